@@ -1,0 +1,281 @@
+"""
+Train the small pretrained agents that ``sb3_ca2e`` ships, with plain Stable-Baselines3.
+
+The agents land in the layout of the RL Zoo, so that whatever reads a zoo folder reads ours::
+
+    sb3_ca2e/priors/agents/<algo>/<ENV>_1/<ENV>.zip
+    sb3_ca2e/priors/agents/<algo>/<ENV>_1/<ENV>/config.yml    hyperparameters
+    sb3_ca2e/priors/agents/<algo>/<ENV>_1/<ENV>/args.yml      how the run was started
+    sb3_ca2e/priors/agents/<algo>/<ENV>_1/<ENV>/results.yml   rewards evaluated on fresh seeds, versions
+
+An agent is the best ``EvalCallback`` checkpoint of its run, evaluated again on seeds that took no part in
+choosing it. Optimizer state and buffers are left out; the zip loads with SB3's own ``load()``.
+
+Usage: ``python benchmarks/train_bundled_agents.py [--env LunarLander-v3] [--algo ppo] [--overwrite]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import stable_baselines3
+import torch as th
+import yaml
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import LinearSchedule
+
+AGENTS_FOLDER = Path(__file__).resolve().parents[1] / "sb3_ca2e" / "priors" / "agents"
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"a2c": A2C, "dqn": DQN, "ppo": PPO}
+MAX_ZIP_BYTES = 300_000
+# Seeds of the environments: training, choosing the checkpoint and the final evaluation never share one.
+CHECKPOINT_SEED_OFFSET = 10_000
+EVALUATION_SEED_OFFSET = 20_000
+N_EVAL_ENVS = 10
+# Run state of no use to someone who only predicts
+EXCLUDED_ATTRIBUTES = ["_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer", "ep_success_buffer"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    How one agent is trained.
+
+    :param algo: Key of ``ALGORITHMS``
+    :param env_id: Gymnasium id of the environment
+    :param n_timesteps: Length of the training run, in transitions
+    :param hyperparams: Arguments of the algorithm; ``lin_<x>`` stands for a linear schedule from x to 0, as in the zoo
+    :param n_envs: Number of training environments
+    :param eval_freq: Transitions between two evaluations
+    :param seed: Seed of the run
+    """
+
+    algo: str
+    env_id: str
+    n_timesteps: int
+    hyperparams: dict[str, Any] = field(default_factory=dict)
+    n_envs: int = 1
+    eval_freq: int = 10_000
+    seed: int = 0
+
+    @property
+    def folder(self) -> Path:
+        return AGENTS_FOLDER / self.algo / f"{self.env_id}_1"
+
+    @property
+    def zip_path(self) -> Path:
+        return self.folder / f"{self.env_id}.zip"
+
+
+# The zoo's hyperparameters with networks of two layers of 64 units (SB3's default), which keep the files small.
+RECIPES = [
+    Recipe(
+        "ppo",
+        "LunarLander-v3",
+        n_timesteps=1_000_000,
+        n_envs=16,
+        eval_freq=50_000,
+        hyperparams={
+            "n_steps": 1024,
+            "batch_size": 64,
+            "gae_lambda": 0.98,
+            "gamma": 0.999,
+            "n_epochs": 4,
+            "ent_coef": 0.01,
+        },
+    ),
+    Recipe(
+        "dqn",
+        "LunarLander-v3",
+        n_timesteps=100_000,
+        hyperparams={
+            "learning_rate": 6.3e-4,
+            "batch_size": 128,
+            "buffer_size": 50_000,
+            "learning_starts": 0,
+            "gamma": 0.99,
+            "target_update_interval": 250,
+            "train_freq": 4,
+            "gradient_steps": -1,
+            "exploration_fraction": 0.12,
+            "exploration_final_eps": 0.1,
+        },
+    ),
+    Recipe(
+        "a2c",
+        "LunarLander-v3",
+        n_timesteps=200_000,
+        n_envs=8,
+        eval_freq=20_000,
+        hyperparams={"n_steps": 5, "gamma": 0.995, "learning_rate": "lin_0.00083", "ent_coef": 1e-5},
+    ),
+    Recipe(
+        "ppo",
+        "CartPole-v1",
+        n_timesteps=100_000,
+        n_envs=8,
+        hyperparams={
+            "n_steps": 32,
+            "batch_size": 256,
+            "gae_lambda": 0.8,
+            "gamma": 0.98,
+            "n_epochs": 20,
+            "ent_coef": 0.0,
+            "learning_rate": "lin_0.001",
+            "clip_range": "lin_0.2",
+        },
+    ),
+    Recipe(
+        "dqn",
+        "CartPole-v1",
+        n_timesteps=50_000,
+        eval_freq=2_500,
+        hyperparams={
+            "learning_rate": 2.3e-3,
+            "batch_size": 64,
+            "buffer_size": 100_000,
+            "learning_starts": 1000,
+            "gamma": 0.99,
+            "target_update_interval": 10,
+            "train_freq": 256,
+            "gradient_steps": 128,
+            "exploration_fraction": 0.16,
+            "exploration_final_eps": 0.04,
+        },
+    ),
+]
+
+
+def resolve_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
+    """Replace the zoo's ``lin_<x>`` strings by SB3 schedules."""
+    return {
+        name: LinearSchedule(float(value.removeprefix("lin_")), 0.0, 1.0) if isinstance(value, str) else value
+        for name, value in hyperparams.items()
+    }
+
+
+def train_best_checkpoint(recipe: Recipe, work_folder: Path) -> BaseAlgorithm:
+    """Train as the recipe says and return the checkpoint with the best mean reward."""
+    algorithm = ALGORITHMS[recipe.algo]
+    env = make_vec_env(recipe.env_id, n_envs=recipe.n_envs, seed=recipe.seed)
+    eval_env = make_vec_env(recipe.env_id, n_envs=N_EVAL_ENVS, seed=recipe.seed + CHECKPOINT_SEED_OFFSET)
+    callback = EvalCallback(
+        eval_env,
+        n_eval_episodes=30,
+        eval_freq=max(recipe.eval_freq // recipe.n_envs, 1),
+        best_model_save_path=str(work_folder),
+        deterministic=True,
+    )
+    model = algorithm("MlpPolicy", env, seed=recipe.seed, device="cpu", **resolve_schedules(recipe.hyperparams))  # type: ignore[call-arg]
+    model.learn(recipe.n_timesteps, callback=callback)
+    env.close()
+    eval_env.close()
+    return algorithm.load(work_folder / "best_model.zip", device="cpu")
+
+
+def save_small(model: BaseAlgorithm, path: Path) -> None:
+    """Save what is needed to act: no optimizer moments, no replay memory, no last observations."""
+    assert model.policy is not None
+    optimizer = model.policy.optimizer
+    optimizer.state.clear()
+    if isinstance(model, DQN):
+        model.buffer_size = 1  # load() allocates this much
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model.save(path, exclude=EXCLUDED_ATTRIBUTES)
+    size = path.stat().st_size
+    if size > MAX_ZIP_BYTES:
+        raise ValueError(f"{path} takes {size} bytes, more than the {MAX_ZIP_BYTES} allowed in the package")
+
+
+def evaluate(recipe: Recipe, n_episodes: int) -> dict[str, Any]:
+    """Evaluate the saved zip on seeds that took no part in training or in choosing the checkpoint."""
+    model = ALGORITHMS[recipe.algo].load(recipe.zip_path, device="cpu")
+    seed = recipe.seed + EVALUATION_SEED_OFFSET
+    env = make_vec_env(recipe.env_id, n_envs=N_EVAL_ENVS, seed=seed)
+    rewards, _ = evaluate_policy(model, env, n_eval_episodes=n_episodes, return_episode_rewards=True)
+    env.close()
+    return {
+        "mean_reward": round(float(np.mean(rewards)), 2),
+        "std_reward": round(float(np.std(rewards)), 2),
+        "min_reward": round(float(np.min(rewards)), 2),
+        "max_reward": round(float(np.max(rewards)), 2),
+        "n_eval_episodes": n_episodes,
+        "deterministic": True,
+        "eval_seed": seed,
+        "training_timesteps_of_checkpoint": int(model.num_timesteps),
+    }
+
+
+def write_yaml(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(content, sort_keys=True), encoding="utf-8")
+
+
+def build(recipe: Recipe, n_eval_episodes: int) -> None:
+    """Train, save, evaluate and describe one agent."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as work_folder:
+        save_small(train_best_checkpoint(recipe, Path(work_folder)), recipe.zip_path)
+    results = evaluate(recipe, n_eval_episodes)
+    results |= {
+        "training_seconds": round(time.monotonic() - started),
+        "versions": {
+            "gymnasium": gym.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "stable_baselines3": stable_baselines3.__version__,
+            "torch": th.__version__.partition("+")[0],
+        },
+    }
+    details = recipe.folder / recipe.env_id
+    config = {"policy": "MlpPolicy", "n_timesteps": float(recipe.n_timesteps), "n_envs": recipe.n_envs}
+    write_yaml(details / "config.yml", config | recipe.hyperparams)
+    args = {
+        "algo": recipe.algo,
+        "env": recipe.env_id,
+        "env_kwargs": None,
+        "eval_freq": recipe.eval_freq,
+        "n_timesteps": recipe.n_timesteps,
+        "seed": recipe.seed,
+    }
+    write_yaml(details / "args.yml", args)
+    # Last: a folder with results is a finished one
+    write_yaml(details / "results.yml", results)
+    print(
+        f"{recipe.algo} {recipe.env_id}: {results['mean_reward']} ± {results['std_reward']}, "
+        f"{recipe.zip_path.stat().st_size} bytes, {results['training_seconds']} s",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", help="Only this environment")
+    parser.add_argument("--algo", choices=sorted(ALGORITHMS), help="Only this algorithm")
+    parser.add_argument("--overwrite", action="store_true", help="Train agents again that are there already")
+    parser.add_argument("--n-eval-episodes", type=int, default=50, help="Episodes of the final evaluation")
+    args = parser.parse_args()
+
+    th.set_num_threads(1)  # small networks: more threads only cost
+    for recipe in RECIPES:
+        if args.env not in (None, recipe.env_id) or args.algo not in (None, recipe.algo):
+            continue
+        if (recipe.folder / recipe.env_id / "results.yml").exists() and not args.overwrite:
+            print(f"{recipe.algo} {recipe.env_id}: already there")
+            continue
+        build(recipe, args.n_eval_episodes)
+
+
+if __name__ == "__main__":
+    main()
