@@ -37,7 +37,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
 
 AGENTS_FOLDER = Path(__file__).resolve().parents[1] / "sb3_ca2e" / "priors" / "agents"
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"a2c": A2C, "dqn": DQN, "ppo": PPO}
+ALGORITHMS: dict[str, Any] = {"a2c": A2C, "dqn": DQN, "ppo": PPO}
 MAX_ZIP_BYTES = 300_000
 # Seeds of the environments: training, choosing the checkpoint and the final evaluation never share one.
 CHECKPOINT_SEED_OFFSET = 10_000
@@ -167,7 +167,7 @@ def resolve_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
 
 def train_best_checkpoint(recipe: Recipe, work_folder: Path) -> BaseAlgorithm:
     """Train as the recipe says and return the checkpoint with the best mean reward."""
-    algorithm = ALGORITHMS[recipe.algo]
+    algorithm: type[BaseAlgorithm] = ALGORITHMS[recipe.algo]
     env = make_vec_env(recipe.env_id, n_envs=recipe.n_envs, seed=recipe.seed)
     eval_env = make_vec_env(recipe.env_id, n_envs=N_EVAL_ENVS, seed=recipe.seed + CHECKPOINT_SEED_OFFSET)
     callback = EvalCallback(
@@ -177,7 +177,7 @@ def train_best_checkpoint(recipe: Recipe, work_folder: Path) -> BaseAlgorithm:
         best_model_save_path=str(work_folder),
         deterministic=True,
     )
-    model = algorithm("MlpPolicy", env, seed=recipe.seed, device="cpu", **resolve_schedules(recipe.hyperparams))  # type: ignore[call-arg]
+    model = algorithm("MlpPolicy", env, seed=recipe.seed, device="cpu", **resolve_schedules(recipe.hyperparams))
     model.learn(recipe.n_timesteps, callback=callback)
     env.close()
     eval_env.close()
