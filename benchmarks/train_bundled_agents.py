@@ -17,6 +17,7 @@ Usage: ``python benchmarks/train_bundled_agents.py [--env LunarLander-v3] [--alg
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import tempfile
 import time
@@ -251,7 +252,7 @@ def build(recipe: Recipe, n_eval_episodes: int) -> None:
     }
     write_yaml(details / "args.yml", args)
     # Last: a folder with results is a finished one
-    write_yaml(details / "results.yml", results)
+    (details / "results.json").write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     print(
         f"{recipe.algo} {recipe.env_id}: {results['mean_reward']} ± {results['std_reward']}, "
         f"{recipe.zip_path.stat().st_size} bytes, {results['training_seconds']} s",
@@ -271,7 +272,7 @@ def main() -> None:
     for recipe in RECIPES:
         if args.env not in (None, recipe.env_id) or args.algo not in (None, recipe.algo):
             continue
-        if (recipe.folder / recipe.env_id / "results.yml").exists() and not args.overwrite:
+        if (recipe.folder / recipe.env_id / "results.json").exists() and not args.overwrite:
             print(f"{recipe.algo} {recipe.env_id}: already there")
             continue
         build(recipe, args.n_eval_episodes)
