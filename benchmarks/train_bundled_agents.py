@@ -6,7 +6,7 @@ The agents land in the layout of the RL Zoo, so that whatever reads a zoo folder
     sb3_ca2e/priors/agents/<algo>/<ENV>_1/<ENV>.zip
     sb3_ca2e/priors/agents/<algo>/<ENV>_1/<ENV>/config.yml    hyperparameters
     sb3_ca2e/priors/agents/<algo>/<ENV>_1/<ENV>/args.yml      how the run was started
-    sb3_ca2e/priors/agents/<algo>/<ENV>_1/<ENV>/results.yml   rewards evaluated on fresh seeds, versions
+    sb3_ca2e/priors/agents/<algo>/<ENV>_1/<ENV>/results.json  rewards evaluated on fresh seeds, versions
 
 An agent is the best ``EvalCallback`` checkpoint of its run, evaluated again on seeds that took no part in
 choosing it. Optimizer state and buffers are left out; the zip loads with SB3's own ``load()``.
