@@ -1,0 +1,13 @@
+"""Replay memory: prioritized, multi-step, one copy of each frame."""
+
+from sb3_ca2e.replay.block import Block, ObservationColumn, lead_frames, observation_columns
+from sb3_ca2e.replay.memory import PrioritizedReplayBuffer, PrioritizedReplaySamples
+
+__all__ = [
+    "Block",
+    "ObservationColumn",
+    "PrioritizedReplayBuffer",
+    "PrioritizedReplaySamples",
+    "lead_frames",
+    "observation_columns",
+]

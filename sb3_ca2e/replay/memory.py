@@ -1,0 +1,340 @@
+"""Prioritized replay memory with multi-step returns, a Stable-Baselines3 replay buffer."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.type_aliases import TensorDict
+from stable_baselines3.common.utils import get_device
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_ca2e.replay.block import OBSERVATION, PRIOR, TERMINATED, TRANSITION, Block, observation_columns
+from sb3_ca2e.replay.n_step import n_step_return
+from sb3_ca2e.replay.steps import Observations, StepBlocks
+from sb3_ca2e.replay.storage import ENDED, SEGMENT_LENGTH, SegmentStorage
+from sb3_ca2e.replay.sum_tree import check_priorities, extremes
+
+
+class PrioritizedReplaySamples(NamedTuple):
+    """
+    Fields of SB3's ``ReplayBufferSamples``, then what prioritized sampling adds.
+
+    :param observations: ``(batch, *obs_shape)``, a dict of such for ``Dict`` spaces
+    :param actions: ``(batch, action_dim)``
+    :param next_observations: ``(batch, *obs_shape)`` after the last step of the return
+    :param dones: ``(batch, 1)`` float32, 1 where the episode terminated with that step (truncation does not count)
+    :param rewards: ``(batch, 1)`` float32, sum of the discounted rewards of up to ``n_steps`` steps
+    :param discounts: ``(batch, 1)`` float32, gamma to the power of the number of steps used
+    :param weights: ``(batch, 1)`` float32 importance-sampling weights, the largest is 1
+    :param indices: ``(batch,)`` int64 rows, for :meth:`PrioritizedReplayBuffer.update_priorities`
+    :param generations: ``(batch,)`` int64, tells a row from what overwrites it later
+    :param prior: ``(batch,)`` bool, made by a prior agent
+    :param ages: ``(batch,)`` int64 transitions committed since
+    """
+
+    observations: th.Tensor | TensorDict
+    actions: th.Tensor
+    next_observations: th.Tensor | TensorDict
+    dones: th.Tensor
+    rewards: th.Tensor
+    discounts: th.Tensor
+    weights: th.Tensor
+    indices: th.Tensor
+    generations: th.Tensor
+    prior: th.Tensor
+    ages: th.Tensor
+
+
+class PrioritizedReplayBuffer(ReplayBuffer):
+    """
+    Proportional prioritized replay (https://arxiv.org/abs/1511.05952) of the single steps of many slots.
+
+    Multi-step returns and frame stacks are formed when a batch is sampled. Memory is reserved when the
+    first transition comes.
+
+    :param buffer_size: number of transitions, of all slots together, that is never exceeded
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param device: PyTorch device of the samples
+    :param n_envs: Number of parallel environments that :meth:`add` is called for
+    :param optimize_memory_usage: Accepted for SB3 but without a meaning: an observation is stored once anyway
+    :param handle_timeout_termination: Bootstrap from the last observation of episodes that :meth:`add` is
+        told were cut by a time limit
+    :param n_steps: steps in a return
+    :param gamma: discount factor of one step
+    :param alpha: P(i) is proportional to priority^alpha
+    :param beta: exponent of the importance-sampling weights; assign it to anneal it
+    :param storage_device: PyTorch device of the memory, ``"auto"``: where the samples go if there is room
+    :param frame_stack: number of frames in an observation, and the axis (not counting the batch) along
+        which they are concatenated
+    :param seed: seed of the draws, ``None``: taken from PyTorch's random numbers
+    :param segment_length: rows that are allotted and freed at once; ``None``: 256, or an eighth of a small buffer
+    :param n_slots: number of slots to expect; more are served with less room for each
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+        *,
+        n_steps: int = 3,
+        gamma: float = 0.99,
+        alpha: float = 0.6,
+        beta: float = 0.4,
+        storage_device: th.device | str = "auto",
+        frame_stack: tuple[int, int] = (1, 0),
+        seed: int | None = None,
+        segment_length: int | None = None,
+        n_slots: int = 16,
+    ):
+        self._storage: SegmentStorage | None = None
+        self.storage_device = storage_device
+        # ReplayBuffer's own constructor would allocate.
+        BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs)
+        self.optimize_memory_usage = optimize_memory_usage
+        self.handle_timeout_termination = handle_timeout_termination
+        self.n_steps = n_steps
+        self.gamma = gamma
+        self.alpha = alpha
+        self.beta = beta
+        self.frame_stack = frame_stack
+        self.segment_length = segment_length or min(SEGMENT_LENGTH, max(1, buffer_size // 8))
+        self.n_slots = n_slots
+        #: largest priority seen: that of transitions which come without one
+        self.max_priority = 1.0
+        self._columns = observation_columns(observation_space, *frame_stack)
+        self._is_dict = isinstance(observation_space, spaces.Dict)
+        self._steps = StepBlocks(self._columns, n_envs, self.action_dim, handle_timeout_termination)
+        # Random numbers are made on the CPU, so that a seed draws the same wherever the memory is.
+        self._generator = th.Generator()
+        self._generator.manual_seed(int(th.randint(2**62, (1,))) if seed is None else seed)
+
+    @property
+    def device(self) -> th.device:
+        """Where samples go. To assign it moves the memory too if ``storage_device`` is ``"auto"``."""
+        return self._device
+
+    @device.setter
+    def device(self, device: th.device | str) -> None:
+        self._device = get_device(device)
+        if self._storage is not None:
+            self._storage.to(self._place(self._storage.nbytes))
+
+    def _place(self, nbytes: int) -> th.device:
+        """Where a memory of that size is to be."""
+        if self.storage_device != "auto":
+            return get_device(self.storage_device)
+        if self._device.type == "cuda":
+            if self._storage is not None and self._storage.rows.device == self._device:
+                return self._device
+            # The rest is for networks, activations and whoever else uses the device.
+            return self._device if nbytes < 0.8 * th.cuda.mem_get_info(self._device)[0] else th.device("cpu")
+        return th.device("cpu")  # MPS too: it has no float64 for the sums of priorities
+
+    def _new_storage(self) -> SegmentStorage:
+        dtype = np.dtype(self._maybe_cast_dtype(self.action_space.dtype))
+        layout = (self._columns, self.action_dim, dtype, self.segment_length)
+        n_slots = max(self.n_slots, self.n_envs)
+        # One segment tells how large all of them will be.
+        n_segments = -(-self.buffer_size // self.segment_length) + n_slots
+        device = self._place(n_segments * SegmentStorage(1, *layout, n_slots=0).nbytes)
+        return SegmentStorage(self.buffer_size, *layout, n_slots, device)
+
+    def size(self) -> int:
+        """
+        :return: The number of transitions held
+        """
+        return 0 if self._storage is None else self._storage.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes reserved, none before the first transition."""
+        return 0 if self._storage is None else self._storage.nbytes
+
+    @property
+    def prior_fraction(self) -> float:
+        """Share of the transitions held that prior agents made."""
+        return 0.0 if self._storage is None else self._storage.n_prior / max(self._storage.size, 1)
+
+    @property
+    def dones(self) -> np.ndarray:  # type: ignore[override]
+        """A throw-away array: with ``optimize_memory_usage`` SB3 marks the newest step in it, see :meth:`add`."""
+        return np.zeros(self.buffer_size, dtype=np.float32)
+
+    def reset(self) -> None:
+        """Forget all transitions, and give their memory back."""
+        super().reset()
+        self._storage = None
+        self._steps.forget()
+
+    def add_block(self, block: Block) -> None:
+        """
+        Append a block to its slot's stream.
+
+        :param block: the rows, with raw priorities
+        """
+        priorities = np.zeros(len(block.flags))
+        is_transition = (block.flags & TRANSITION).astype(bool)
+        raw = block.priorities[is_transition]
+        if len(raw) > 0:
+            check_priorities(float(raw.min()), float(raw.max()), f"slot {block.slot}")
+            self.max_priority = max(self.max_priority, float(raw.max()))
+            priorities[is_transition] = raw**self.alpha
+        if self._storage is None:
+            self._storage = self._new_storage()
+        self._storage.commit(block, priorities)
+        self.pos = self._storage.n_committed % self.buffer_size
+        self.full = self._storage.n_committed >= self.buffer_size
+
+    def end_stream(self, slot: int) -> None:
+        """
+        Say that what comes next from a slot does not continue what came last.
+
+        :param slot: the slot
+        """
+        if self._storage is not None:
+            self._storage.end_stream(slot)
+
+    def end_streams(self) -> None:
+        """Say it of all slots."""
+        self._steps.forget()
+        if self._storage is not None:
+            self._storage.end_streams()
+
+    def add(
+        self,
+        obs: Observations,
+        next_obs: Observations,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """
+        Append a step of every environment, with the largest priority seen so far.
+
+        :param obs: ``(n_envs, *obs_shape)``
+        :param next_obs: the same after the step; an episode's last observation where ``done``
+        :param action: ``(n_envs, action_dim)``
+        :param reward: ``(n_envs,)``
+        :param done: ``(n_envs,)``
+        :param infos: of the environments, ``TimeLimit.truncated`` is read
+        """
+        if self.frame_stack[0] > 1:
+            raise ValueError(
+                f"add() stores whole observations, this memory stores single frames (frame_stack={self.frame_stack}). "
+                "Leave frame_stack at (1, 0), or hand over blocks with add_block()."
+            )
+        for block, continues in self._steps.blocks(obs, next_obs, action, reward, done, infos):
+            if not continues:
+                self.end_stream(block.slot)
+            block.priorities *= self.max_priority
+            self.add_block(block)
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> PrioritizedReplaySamples:  # type: ignore[override]
+        """
+        Draw transitions with probabilities proportional to priority^alpha.
+
+        :param batch_size: Number of transitions, drawn independently
+        :param env: Its statistics normalize observations and the rewards of single steps
+        :return: the samples
+        """
+        if self.size() == 0:
+            raise ValueError("Cannot sample from an empty memory: add transitions first (see `learning_starts`).")
+        assert self._storage is not None
+        return self._get_samples(self._storage.rows.priorities.sample(batch_size, self._generator), env)
+
+    def _get_samples(  # type: ignore[override]
+        self, batch_inds: th.Tensor, env: VecNormalize | None = None
+    ) -> PrioritizedReplaySamples:
+        """The samples that begin with the steps of given rows."""
+        storage = self._storage
+        assert storage is not None
+        rows = storage.rows
+        windows = rows.windows(batch_inds, self.n_steps)
+        flags, rewards = rows.flags.take(windows), rows.rewards.take(windows)
+        if env is not None:
+            rewards = th.from_numpy(env.normalize_reward(rewards.cpu().numpy())).to(rewards.device)
+        ended, available = (flags & int(ENDED)).bool(), (flags & int(TRANSITION)).bool()
+        returns, n_used = n_step_return(rewards, ended, available, self.gamma)
+        n_used = n_used.unsqueeze(1)
+        next_rows = windows.gather(1, n_used - 1).squeeze(1) + 1
+        observations, next_observations = self._observations(batch_inds, next_rows, env)
+        priorities = rows.priorities[batch_inds]
+        return PrioritizedReplaySamples(
+            observations=observations,
+            actions=rows.actions.index_select(0, batch_inds).to(self._device),
+            next_observations=next_observations,
+            dones=(flags.gather(1, n_used - 1) & int(TERMINATED)).bool().float().to(self._device),
+            rewards=returns.unsqueeze(1).to(self._device),
+            discounts=(self.gamma**n_used).float().to(self._device),
+            # (N P(j))^-beta / max_j (N P(j))^-beta: the number N of transitions and the total cancel.
+            weights=((priorities.min() / priorities) ** self.beta).float().unsqueeze(1).to(self._device),
+            indices=batch_inds.to(self._device),
+            generations=storage.generations_of(batch_inds).to(self._device),
+            prior=(flags[:, 0] & int(PRIOR)).bool().to(self._device),
+            ages=(storage.n_committed - rows.inserted_at.take(batch_inds)).to(self._device),
+        )
+
+    def _observations(
+        self, rows: th.Tensor, next_rows: th.Tensor, env: VecNormalize | None
+    ) -> tuple[th.Tensor | TensorDict, th.Tensor | TensorDict]:
+        assert self._storage is not None
+        tensors = self._storage.rows.observations(th.cat([rows, next_rows]))
+        if env is not None:
+            arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}
+            normalized = env.normalize_obs(arrays if self._is_dict else arrays[OBSERVATION])
+            normalized = normalized if isinstance(normalized, dict) else {OBSERVATION: normalized}
+            tensors = {key: th.from_numpy(array) for key, array in normalized.items()}
+        # SB3 gives a Discrete observation an axis of its own.
+        tensors = {key: tensor if tensor.dim() > 1 else tensor.unsqueeze(1) for key, tensor in tensors.items()}
+        tensors = {key: tensor.to(self._device) for key, tensor in tensors.items()}
+        if not self._is_dict:
+            both = tensors[OBSERVATION]
+            return both[: len(rows)], both[len(rows) :]
+        return (
+            {key: both[: len(rows)] for key, both in tensors.items()},
+            {key: both[len(rows) :] for key, both in tensors.items()},
+        )
+
+    def update_priorities(self, indices: th.Tensor, generations: th.Tensor, priorities: th.Tensor) -> None:
+        """
+        Set the priorities of sampled transitions, leaving out those that have been overwritten since.
+
+        :param indices: ``(batch,)`` of the samples
+        :param generations: ``(batch,)`` of the samples
+        :param priorities: ``(batch,)`` absolute temporal-difference errors plus a small constant
+        """
+        storage = self._storage
+        assert storage is not None
+        device = storage.rows.device
+        indices, generations = indices.to(device), generations.to(device)
+        priorities = priorities.detach().to(device, th.float64)
+        low, high = extremes(priorities)
+        check_priorities(low, high)
+        self.max_priority = max(self.max_priority, high)
+        is_current = storage.generations_of(indices) == generations
+        # The sentinel, no transition, takes the place of overwritten rows, and keeps its priority of zero.
+        storage.rows.priorities.update(
+            th.where(is_current, indices, storage.rows.sentinel), th.where(is_current, priorities**self.alpha, 0.0)
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state["_generator"] = self._generator.get_state()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._generator = th.Generator()
+        self._generator.set_state(state["_generator"])
+        self.device = state["_device"]
+        # Whoever made the transitions is gone.
+        self.end_streams()

@@ -1,0 +1,248 @@
+"""First in, first out: segments of rows, each owned by one slot and freed as a whole."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, Block, ObservationColumn, lead_frames
+from sb3_ca2e.replay.rows import Rows, put
+
+#: Data rows of a segment. Its lead and tail are the price of never reading a frame across segments.
+SEGMENT_LENGTH = 256
+
+ENDED = TERMINATED | TRUNCATED
+
+
+@dataclass
+class Segment:
+    """
+    What is known of a segment in use without asking the device.
+
+    :param slot: the slot that owns it
+    :param start: its first data row
+    :param fill: rows written from there; one more than there are data rows if the tail holds the last
+        frame of an episode
+    :param last_flags: flags of the last row written
+    :param cut: what comes next continues nothing
+    :param n_transitions: rows that are transitions
+    :param n_prior: those of them that a prior agent made
+    :param previous: segment in use that the slot filled before
+    :param following: segment in use in which the slot went on
+    """
+
+    slot: int
+    start: int
+    fill: int = 0
+    last_flags: int = 0
+    cut: bool = False
+    n_transitions: int = 0
+    n_prior: int = 0
+    previous: int | None = None
+    following: int | None = None
+
+
+class SegmentStorage:
+    """
+    Holds the newest transitions of all slots.
+
+    A segment is made of the ``lead`` frames that its first stacks need, ``segment_length`` data rows, and
+    a tail row for the frame that comes after them. An episode's last frame takes a row, so that very
+    short episodes leave room for fewer than ``buffer_size`` transitions.
+
+    :param buffer_size: number of transitions that is never exceeded
+    :param columns: how observations are stored
+    :param action_dim: elements of an action
+    :param action_dtype: their dtype
+    :param segment_length: data rows of a segment
+    :param n_slots: expected number of slots; more are served with less room for each
+    :param device: torch device
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        columns: dict[str, ObservationColumn],
+        action_dim: int,
+        action_dtype: np.dtype,
+        segment_length: int = SEGMENT_LENGTH,
+        n_slots: int = 16,
+        device: th.device | str = "cpu",
+    ):
+        self.buffer_size = buffer_size
+        self.segment_length = segment_length
+        self.lead = lead_frames(columns)
+        self.segment_rows = self.lead + segment_length + 1
+        # Every slot keeps a segment open, on top of those that are full.
+        n_segments = -(-buffer_size // segment_length) + n_slots
+        self._row_arguments = (n_segments * self.segment_rows, columns, action_dim, action_dtype)
+        self.rows = Rows(*self._row_arguments, device)
+        #: how often each segment has been freed
+        self.generations = th.zeros(n_segments, dtype=th.int64, device=device)
+        #: segments in use, oldest first
+        self.segments: dict[int, Segment] = {}
+        self._unused = list(range(n_segments))[::-1]
+        #: the segment that each slot wrote to last
+        self._newest: dict[int, int] = {}
+        self.size = 0
+        self.n_prior = 0
+        self.n_committed = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes reserved."""
+        return self.rows.nbytes + self.generations.nbytes
+
+    def to(self, device: th.device | str) -> None:
+        """
+        Move everything.
+
+        :param device: torch device
+        """
+        self.rows.to(device)
+        self.generations = self.generations.to(device)
+
+    def generations_of(self, rows: th.Tensor) -> th.Tensor:
+        """
+        How often the segments of rows have been freed.
+
+        :param rows: ``(batch,)`` int64
+        :return: ``(batch,)`` int64
+        """
+        return self.generations.take(rows // self.segment_rows)
+
+    def commit(self, block: Block, priorities: np.ndarray) -> None:
+        """
+        Append the rows of a block to its slot's stream, and free the oldest segments where there are too many.
+
+        :param block: the rows
+        :param priorities: ``(n_rows,)`` float64 that rows are sampled in proportion to, zero unless transitions
+        """
+        row, n_rows = 0, len(block.flags)
+        n_committed = self.n_committed + len(block)
+        while row < n_rows:
+            segment_id = self._newest.get(block.slot)
+            if segment_id is None or not self._takes(self.segments[segment_id], block, row):
+                segment_id = self._open(block, row)
+            segment = self.segments[segment_id]
+            if segment.fill == self.segment_length:
+                # The episode ended with the last data row: its last frame is in the tail already.
+                segment.fill, segment.last_flags = segment.fill + 1, 0
+                row += 1
+                continue
+            n_written = min(self.segment_length - segment.fill, n_rows - row)
+            self._write(segment, block, slice(row, row + n_written), priorities, n_committed)
+            row += n_written
+            while self.size > self.buffer_size:
+                self._free(next(iter(self.segments)))
+        self.n_committed = n_committed
+
+    def _takes(self, segment: Segment, block: Block, row: int) -> bool:
+        """Whether a row of a block can go into the segment that its slot wrote to last."""
+        if segment.cut and block.ages[row] > 0:
+            return False  # its stack reaches back to frames that are not there
+        is_transition = bool(block.flags[row] & TRANSITION)
+        return segment.fill < self.segment_length or (segment.fill == self.segment_length and not is_transition)
+
+    def _open(self, block: Block, row: int) -> int:
+        """Begin a segment with the lead frames of a row of a block."""
+        if not self._unused:
+            self._free(next(iter(self.segments)))
+        segment_id = self._unused.pop()
+        start = segment_id * self.segment_rows + self.lead
+        for key, frames in self.rows.frames.items():
+            put(frames, start - self.lead, block.frames[key][row : row + self.lead])
+        previous = self._newest.get(block.slot)
+        if previous is not None:
+            self.segments[previous].following = segment_id
+            self._link(self.segments[previous], start)
+        self.segments[segment_id] = Segment(block.slot, start, previous=previous)
+        self._newest[block.slot] = segment_id
+        return segment_id
+
+    def _link(self, segment: Segment, successor: int) -> None:
+        """Set the row of the step that follows the last data row of a segment."""
+        self.rows.successors[segment.start + self.segment_length - 1] = successor
+
+    def _write(self, segment: Segment, block: Block, part: slice, priorities: np.ndarray, n_committed: int) -> None:
+        """Write a part of a block behind what a segment holds, and provisionally the frame that comes next."""
+        rows, start = self.rows, segment.start + segment.fill
+        flags = block.flags[part]
+        for key, frames in rows.frames.items():
+            put(frames, start, block.frames[key][self.lead + part.start : self.lead + part.stop + 1])
+        put(rows.ages, start, block.ages[part.start : part.stop + 1])
+        put(rows.actions, start, block.actions[part])
+        put(rows.rewards, start, block.rewards[part])
+        rows.inserted_at[start : start + len(flags)] = n_committed
+        # Rows become transitions, and can be drawn, when all their fields are there.
+        put(rows.flags, start, flags)
+        rows.priorities.assign(start, priorities[part])
+        is_transition = flags & TRANSITION > 0
+        n_transitions = int(np.count_nonzero(is_transition))
+        n_prior = int(np.count_nonzero(is_transition & (flags & PRIOR > 0)))
+        segment.fill += len(flags)
+        segment.last_flags = int(flags[-1])
+        segment.cut = False
+        segment.n_transitions += n_transitions
+        segment.n_prior += n_prior
+        self.size += n_transitions
+        self.n_prior += n_prior
+
+    def _free(self, segment_id: int) -> None:
+        """Forget a segment: its rows are no transitions any more, and nothing leads into it or out of it."""
+        segment = self.segments.pop(segment_id)
+        first = segment.start - self.lead
+        self.rows.priorities.assign(first, np.zeros(self.segment_rows))
+        self.rows.flags[first : first + self.segment_rows] = 0
+        self.generations[segment_id] += 1
+        self._link(segment, self.rows.sentinel)
+        if segment.previous is not None:
+            self._link(self.segments[segment.previous], self.rows.sentinel)
+            self.segments[segment.previous].following = None
+        if segment.following is not None:
+            self.segments[segment.following].previous = None
+        if self._newest[segment.slot] == segment_id:
+            del self._newest[segment.slot]
+        self.size -= segment.n_transitions
+        self.n_prior -= segment.n_prior
+        self._unused.append(segment_id)
+
+    def end_stream(self, slot: int) -> None:
+        """
+        Cut a slot's stream: its last transition, unless an episode ended with it, counts as truncated.
+
+        :param slot: the slot, which may have written nothing
+        """
+        segment_id = self._newest.get(slot)
+        if segment_id is None:
+            return
+        segment = self.segments[segment_id]
+        segment.cut = True
+        if not segment.last_flags & TRANSITION:
+            return
+        if not segment.last_flags & ENDED:
+            self.rows.flags[segment.start + segment.fill - 1] |= int(TRUNCATED)
+        # The frame after the last transition was provisional; it stays, as values are bootstrapped from it.
+        segment.fill, segment.last_flags = segment.fill + 1, 0
+
+    def end_streams(self) -> None:
+        """Cut the streams of all slots."""
+        for slot in self._newest:
+            self.end_stream(slot)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Only segments in use: the rest of the memory may never have been touched."""
+        state = self.__dict__.copy()
+        state["generations"] = self.generations.cpu()
+        state["rows"] = {
+            segment.start: self.rows.read(segment.start - self.lead, segment.start + self.segment_length + 1)
+            for segment in self.segments.values()
+        }
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.rows = Rows(*self._row_arguments, "cpu")
+        for start, columns in state["rows"].items():
+            self.rows.restore(start - self.lead, columns)
