@@ -1,0 +1,438 @@
+"""An actor: slots that step their environments, nature or prior (Algorithms 1.1 and 1.2 of the paper)."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+
+from sb3_ca2e.actors.envs import EnvRecipe, Observations
+from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout, Board, FlatParameters, Handover
+from sb3_ca2e.priors.agent import PriorAgent
+from sb3_ca2e.replay.block import OBSERVATION, PRIOR, TERMINATED, TRANSITION, TRUNCATED
+from sb3_ca2e.replay.n_step import n_step_return
+
+#: Every so many episodes, a nature slot plays one without exploration, to measure the learner.
+GREEDY_EVERY = 10
+#: Added to absolute TD errors, so that every transition keeps a chance.
+PRIORITY_FLOOR = 1e-6
+
+
+class Behaviour(Protocol):
+    """The hooks of an algorithm that run in the actors; see :class:`~sb3_ca2e.algorithm.CA2EMixin`."""
+
+    @staticmethod
+    def act(modules: dict[str, Any], observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]: ...
+
+    @staticmethod
+    def evaluate(modules: dict[str, Any], steps: "Steps") -> tuple[th.Tensor, th.Tensor]: ...
+
+
+@dataclass(frozen=True)
+class ActorSpec:
+    """
+    All that one actor process is started with; plain data and modules, pickled once.
+
+    :param process: index of the process
+    :param slots: indices of its slots
+    :param n_slots: slots of all processes
+    :param seed: seed of the run; each slot derives its own
+    :param recipe: how to build the environments
+    :param behaviour: the algorithm's hooks
+    :param modules: the learner's networks, on the CPU
+    :param explorations: one a slot of this process
+    :param priors: the prior agent of each slot of this process, or None
+    :param n_steps: multi-step length
+    :param gamma: discount factor
+    :param block_size: transitions in a block
+    :param update_interval: transitions that a slot makes between two looks for newer parameters
+    :param warmup: transitions of all slots for which nature actors act at random
+    :param info_keys: entries of ``info`` that reach the learner's callbacks
+    """
+
+    process: int
+    slots: list[int]
+    n_slots: int
+    seed: int
+    recipe: EnvRecipe
+    behaviour: type[Behaviour]
+    modules: dict[str, th.nn.Module]
+    explorations: list[Exploration]
+    priors: list[PriorAgent | None]
+    n_steps: int
+    gamma: float
+    block_size: int
+    update_interval: int
+    warmup: int = 0
+    info_keys: tuple[str, ...] = ()
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers that the learner publishes."""
+        return FlatParameters(self.modules).size
+
+    @property
+    def layout(self) -> BlockLayout:
+        """Layout of the blocks that its slots fill."""
+        return BlockLayout(self.recipe.columns, self.block_size, *stored_action(self.recipe.action_space))
+
+
+def stored_action(space: spaces.Space) -> tuple[tuple[int, ...], np.dtype]:
+    """
+    :param space: an action space
+    :return: shape and dtype of an action as the learner stores it
+    """
+    if isinstance(space, spaces.Box):
+        return (int(np.prod(space.shape)),), np.dtype(np.float32)
+    return (1,), np.dtype(np.int64)
+
+
+@dataclass
+class Steps:
+    """
+    One slot's block as the networks see it, for :meth:`Behaviour.evaluate`.
+
+    :param frames: ``(lead + n_rows + 1, *frame_shape)``
+    :param ages: ``(n_rows + 1,)``
+    :param n_stack: frames in an observation
+    :param axis: axis of their concatenation
+    :param actions: ``(n_rows + 1, action_dim)``, zero where no step was taken
+    :param outputs: ``(n_rows + 1, ...)`` what :meth:`Behaviour.act` returned beside the actions
+    """
+
+    frames: np.ndarray
+    ages: np.ndarray
+    n_stack: int
+    axis: int
+    actions: th.Tensor
+    outputs: th.Tensor
+
+    @cached_property
+    def observations(self) -> th.Tensor:
+        """``(n_rows + 1, ...)`` observations, built only for algorithms that need them."""
+        n_rows = len(self.ages)
+        lead = self.n_stack - 1
+        parts = []
+        for back in range(lead, -1, -1):
+            part = self.frames[lead - back : lead - back + n_rows]
+            known = (self.ages >= back).reshape(-1, *[1] * (part.ndim - 1))
+            parts.append(np.where(known, part, 0).astype(part.dtype))
+        return th.as_tensor(np.concatenate(parts, axis=self.axis + 1) if lead else parts[0])
+
+
+class Slot:
+    """
+    One environment with a policy on it, writing its steps into the block it fills.
+
+    :param index: index among all slots
+    :param env: its environment
+    :param exploration: how it explores as a nature slot
+    :param prior: its prior agent, None for a nature slot
+    :param seed: seed of the environment and of the exploration
+    """
+
+    def __init__(self, index: int, env: gym.Env, exploration: Exploration, prior: PriorAgent | None, seed: int):
+        self.index, self.env, self.exploration, self.prior = index, env, exploration, prior
+        self.rng = np.random.default_rng(seed)
+        self.state: Any = None
+        self.games = 0
+        self.greedy = False
+        self.age = 0
+        self.raw, _ = env.reset(seed=int(self.rng.integers(2**31)))
+        self._new_game()
+
+    def choose(self, greedy_action: Any, progress: float, warmup: bool) -> Any:
+        """
+        :param greedy_action: the learner's own action
+        :param progress: share of the training that is done
+        :param warmup: learning has not started
+        :return: the action of a nature slot, as the learner stores it
+        """
+        if self.greedy:
+            return greedy_action
+        if warmup:
+            return self.exploration.random(self.rng)
+        return self.exploration.explore(greedy_action, progress, self.rng)
+
+    def reset(self, game_over: bool, retired: bool) -> None:
+        """
+        Begin the next episode.
+
+        :param game_over: the episode was the last of its game (Atari's lives are episodes of one game)
+        :param retired: the prior has been beaten; this slot is a nature slot from now on
+        """
+        self.raw, _ = self.env.reset()
+        self.age, self.state = 0, None
+        self.exploration.reset()
+        if retired and self.prior is not None:
+            self.prior, game_over, self.games = None, True, 0
+        if game_over:
+            self._new_game()
+
+    def _new_game(self) -> None:
+        self.games += 1
+        self.greedy = self.prior is None and self.games % GREEDY_EVERY == 0
+
+
+class Actor:
+    """
+    The slots of one process, stepped together so that one forward pass serves them all.
+
+    :param spec: what to run
+    :param board: what the learner publishes
+    :param buffers: where blocks are written
+    """
+
+    def __init__(self, spec: ActorSpec, board: Board, buffers: BlockBuffers):
+        self.spec, self.board, self.buffers = spec, board, buffers
+        self.flat = FlatParameters(spec.modules).bind()
+        self.version, self.sequence, self.steps = 0, 0, 0
+        self.collecting = -1  # the slot whose environment is being called, to name it when that fails
+        self.slots: list[Slot] = []
+        for index, exploration, prior in zip(spec.slots, spec.explorations, spec.priors, strict=True):
+            self.collecting = index
+            self.slots.append(Slot(index, spec.recipe.build(index), exploration, prior, self.seed_of(index)))
+        self.collecting = -1
+        self.observations = Observations(spec.recipe, len(self.slots))
+        self.column = spec.recipe.columns[OBSERVATION]
+        self.lead = buffers.layout.lead
+        for position, slot in enumerate(self.slots):
+            self.observations.reset(position, self.observations.frame(slot.raw))
+        space = spec.recipe.action_space
+        self._box = space if isinstance(space, spaces.Box) else None
+
+    def seed_of(self, slot: int) -> int:
+        """
+        :param slot: index of a slot
+        :return: the seed that its environment and exploration are made with
+        """
+        return int(np.random.SeedSequence([self.spec.seed, slot]).generate_state(1)[0])
+
+    @th.inference_mode()
+    def collect(self, waited: float = 0.0) -> Handover:
+        """
+        Fill one block for each slot.
+
+        :param waited: seconds that this actor waited before
+        :return: the announcement to send
+        """
+        started = time.perf_counter()
+        self._refresh()
+        buffer = self.buffers.views[self.sequence % len(self.buffers.views)]
+        recorders = [self._open(position, views) for position, views in enumerate(buffer)]
+        handover = Handover(self.spec.process, self.sequence, version=self.version)
+        for t in range(self.spec.block_size):
+            if self.board.stopped:
+                break
+            self._step(t, recorders, handover)
+        self._close(recorders)
+        handover.n_rows = [recorder.n_rows for recorder in recorders]
+        handover.seconds = (time.perf_counter() - started, waited)
+        self.sequence += 1
+        return handover
+
+    def close(self) -> None:
+        """Close the environments."""
+        for slot in self.slots:
+            self.collecting = slot.index
+            slot.env.close()
+
+    def _refresh(self) -> None:
+        """Look for newer parameters (Algorithm 1.2), only between blocks: a block has one version."""
+        every = max(round(self.spec.update_interval / self.spec.block_size), 1)
+        if (self.version == 0 or self.sequence % every == 0) and self.board.version != self.version:
+            self.version = self.board.read(self.flat)
+
+    def _open(self, position: int, views: dict[str, np.ndarray]) -> "Recorder":
+        slot = self.slots[position]
+        recorder = Recorder(views, self.lead, prior=slot.prior is not None)
+        column = self.column
+        stack = np.split(self.observations.batch[position], column.n_stack, column.axis) if self.lead else []
+        for row, frame in enumerate(stack[:-1]):  # what the first rows' stacks reach back to
+            recorder.frames[row] = frame
+        recorder.frame(stack[-1] if stack else self.observations.batch[position], slot.age)
+        return recorder
+
+    def _step(self, t: int, recorders: Sequence["Recorder"], handover: Handover) -> None:
+        """One step of every slot."""
+        actions, outputs = self.spec.behaviour.act(self.spec.modules, th.as_tensor(self.observations.batch))
+        greedy, outputs = actions.numpy(), outputs.numpy()
+        progress = self.board.progress
+        for position, slot in enumerate(self.slots):
+            self.collecting = slot.index
+            recorder = recorders[position]
+            if slot.prior is None:
+                stored = slot.choose(greedy[position], progress, warmup=self.steps * self.spec.n_slots < self.spec.warmup)
+                action = self._unscaled(stored)
+            else:
+                action, slot.state = slot.prior.predict(
+                    self.observations.batch[position][None], slot.state, np.array([slot.age == 0])
+                )
+                action = action[0]
+                stored = self._scaled(action)
+            raw, reward, terminated, truncated, info = slot.env.step(action)
+            recorder.step(stored, float(reward), terminated, truncated, outputs[position])
+            slot.age += 1
+            frame = self.observations.frame(raw)
+            self.observations.push(position, frame)
+            recorder.frame(frame, slot.age)
+            if terminated or truncated:
+                self._episode_end(t, position, recorder, info, truncated and not terminated, handover)
+            elif self.spec.info_keys and (kept := {k: info[k] for k in self.spec.info_keys if k in info}):
+                handover.infos[t, position] = kept
+        self.collecting = -1
+        self.steps += 1
+
+    def _episode_end(
+        self, t: int, position: int, recorder: "Recorder", info: dict, truncated: bool, handover: Handover
+    ) -> None:
+        slot = self.slots[position]
+        recorder.end_episode(self.observations.batch[position])
+        kept = {key: info[key] for key in ("episode", "is_success", *self.spec.info_keys) if key in info}
+        handover.infos[t, position] = {**kept, "TimeLimit.truncated": truncated}
+        game = info.get("episode")
+        if game is not None:
+            handover.games[t, position] = float(game["r"]), slot.greedy
+        slot.reset(game_over=game is not None, retired=self.board.retired(slot.index))
+        recorder.prior = slot.prior is not None
+        self.observations.reset(position, self.observations.frame(slot.raw))
+        recorder.frame(self.observations.frame(slot.raw), slot.age)
+
+    def _close(self, recorders: Sequence["Recorder"]) -> None:
+        """Priorities of the blocks, by the parameters that chose the actions (Algorithm 2)."""
+        outputs = self.spec.behaviour.act(self.spec.modules, th.as_tensor(self.observations.batch))[1].numpy()
+        for position, recorder in enumerate(recorders):
+            self._fill_last_outputs(recorder, outputs[position])
+            steps = recorder.steps(self.column.n_stack, self.column.axis)
+            q_taken, values = self.spec.behaviour.evaluate(self.spec.modules, steps)
+            recorder.write_priorities(q_taken, values, self.spec.n_steps, self.spec.gamma)
+
+    def _fill_last_outputs(self, recorder: "Recorder", closing: np.ndarray) -> None:
+        """What the networks say about the last observations of episodes, on which no step was taken."""
+        if recorder.terminal:
+            rows, observations = zip(*recorder.terminal, strict=True)
+            outputs = self.spec.behaviour.act(self.spec.modules, th.as_tensor(np.stack(observations)))[1].numpy()
+            for row, output in zip(rows, outputs, strict=True):
+                recorder.outputs[row] = output
+        recorder.outputs[recorder.n_rows] = closing
+
+    def _unscaled(self, stored: Any) -> Any:
+        """From an action as the learner stores it to one that the environment takes."""
+        if self._box is None:
+            return int(stored)
+        low, high = self._box.low, self._box.high
+        return (low + 0.5 * (np.reshape(stored, low.shape) + 1.0) * (high - low)).astype(self._box.dtype)
+
+    def _scaled(self, action: Any) -> Any:
+        if self._box is None:
+            return action
+        low, high = self._box.low, self._box.high
+        return (2.0 * (np.clip(action, low, high) - low) / (high - low) - 1.0).reshape(-1)
+
+
+class Recorder:
+    """
+    Writes the rows of one slot's block in place.
+
+    :param views: the block's fields
+    :param lead: frames before the first row
+    :param prior: the steps are a prior agent's
+    """
+
+    def __init__(self, views: dict[str, np.ndarray], lead: int, prior: bool):
+        self.views, self.lead, self.prior = views, lead, prior
+        self.frames = views[f"frames/{OBSERVATION}"]
+        self.actions, self.rewards = views["actions"], views["rewards"]
+        self.flags, self.ages = views["flags"], views["ages"]
+        self.n_rows = 0
+        self.outputs: list[Any] = [None] * len(self.ages)
+        self.terminal: list[tuple[int, np.ndarray]] = []
+
+    def frame(self, frame: np.ndarray, age: int) -> None:
+        """
+        The frame of the row that comes next.
+
+        :param frame: it
+        :param age: steps since the episode began
+        """
+        self.frames[self.lead + self.n_rows] = frame
+        self.ages[self.n_rows] = min(age, self.lead)
+
+    def step(self, action: Any, reward: float, terminated: bool, truncated: bool, outputs: np.ndarray) -> None:
+        """
+        A step from the frame that stands there.
+
+        :param action: as the learner stores it
+        :param reward: raw reward
+        :param terminated: the episode ended here, worth nothing more
+        :param truncated: it was cut off here
+        :param outputs: what the networks said about the observation
+        """
+        row = self.n_rows
+        self.actions[row] = action
+        self.rewards[row] = reward
+        ended = TERMINATED if terminated else TRUNCATED if truncated else np.uint8(0)
+        self.flags[row] = TRANSITION | ended | (PRIOR if self.prior else np.uint8(0))
+        self.outputs[row] = outputs
+        self.n_rows += 1
+
+    def end_episode(self, observation: np.ndarray) -> None:
+        """
+        Keep the frame that stands there as the episode's last.
+
+        :param observation: the whole last observation
+        """
+        row = self.n_rows
+        self.flags[row], self.rewards[row], self.actions[row] = 0, 0, 0
+        self.terminal.append((row, observation.copy()))
+        self.n_rows += 1
+
+    def steps(self, n_stack: int, axis: int) -> Steps:
+        """
+        :param n_stack: frames in an observation
+        :param axis: axis of their concatenation
+        :return: the block as the networks see it
+        """
+        n = self.n_rows
+        self.actions[n:] = 0
+        return Steps(
+            self.frames[: self.lead + n + 1],
+            self.ages[: n + 1],
+            n_stack,
+            axis,
+            th.as_tensor(self.actions[: n + 1]) if n < len(self.actions) else _with_zero(self.actions),
+            th.as_tensor(np.stack(self.outputs[: n + 1])),
+        )
+
+    def write_priorities(self, q_taken: th.Tensor, values: th.Tensor, n_steps: int, gamma: float) -> None:
+        """
+        Priorities |R + gamma^k v(s_k) - q(s, a)|, with as many steps as the memory would use now.
+
+        :param q_taken: ``(n_rows + 1,)`` q(s, a)
+        :param values: ``(n_rows + 1,)`` the value to bootstrap from
+        :param n_steps: multi-step length
+        :param gamma: discount factor
+        """
+        flags = th.as_tensor(self.flags[: self.n_rows])
+        rows = th.arange(self.n_rows)
+        window = rows[:, None] + th.arange(n_steps)
+        within = window.clamp(max=self.n_rows - 1)
+        available = (window < self.n_rows) & (flags[within] & int(TRANSITION) > 0)
+        ended = flags[within] & int(TERMINATED | TRUNCATED) > 0
+        rewards = th.as_tensor(self.rewards[: self.n_rows])[within]
+        returns, length = n_step_return(rewards, ended, available, gamma)
+        bootstrapped = flags[(rows + length - 1).clamp(min=0)] & int(TERMINATED) == 0
+        targets = returns + bootstrapped * gamma**length * values[rows + length]
+        error = (targets - q_taken[:-1]).abs().double() + PRIORITY_FLOOR
+        transition = flags & int(TRANSITION) > 0
+        self.views["priorities"][: self.n_rows] = th.where(transition, error, 0.0).numpy()
+
+
+def _with_zero(actions: np.ndarray) -> th.Tensor:
+    return th.as_tensor(np.concatenate([actions, np.zeros_like(actions[:1])]))

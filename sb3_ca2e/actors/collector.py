@@ -1,0 +1,240 @@
+"""Turns the actors' blocks into committed transitions, ticks for SB3's callbacks, statistics and retirements."""
+
+import collections
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.logger import Logger
+
+from sb3_ca2e.actors.actor import ActorSpec
+from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.actors.pool import ActorPool
+from sb3_ca2e.actors.transport import Handover
+from sb3_ca2e.priors.retirement import Retirement
+from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, Block
+from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
+
+
+@dataclass
+class Tick:
+    """
+    ``n_envs`` committed transitions, what SB3 calls a step of its vectorized environment.
+
+    :param rewards: ``(n_envs,)`` raw rewards
+    :param dones: ``(n_envs,)`` whether an episode ended
+    :param infos: one dictionary each
+    :param actor_ids: ``(n_envs,)`` slots
+    :param actor_kinds: "nature" or "prior" each
+    """
+
+    rewards: np.ndarray
+    dones: np.ndarray
+    infos: list[dict[str, Any]]
+    actor_ids: np.ndarray
+    actor_kinds: list[str]
+
+
+@dataclass
+class SlotStats:
+    """What is known of one slot; all counts are of this slot alone."""
+
+    transitions: int = 0
+    episodes: int = 0
+    seconds: float = 0.0
+    fps: float = 0.0
+    param_age: int = 0
+    kind: str = "nature"
+    returns: collections.deque = field(default_factory=lambda: collections.deque(maxlen=100))
+
+    @property
+    def ep_rew_mean(self) -> float | None:
+        """Mean return of its last hundred games."""
+        return float(np.mean(self.returns)) if self.returns else None
+
+
+class Collector:
+    """
+    The learner's end of the actors.
+
+    :param pool: the actors
+    :param specs: what they were started with
+    :param memory: where transitions are committed
+    :param n_envs: transitions in a tick
+    :param explorations: one a slot
+    :param retirement: the rule by which priors retire
+    :param prior_of: index of the prior agent of each prior slot, retired or not
+    :param parameters: gives the newest parameters, ``(n_parameters,)`` float32
+    """
+
+    def __init__(
+        self,
+        pool: ActorPool,
+        specs: list[ActorSpec],
+        memory: PrioritizedReplayBuffer,
+        n_envs: int,
+        explorations: list[Exploration],
+        retirement: Retirement,
+        prior_of: dict[int, int],
+        parameters: Callable[[], np.ndarray],
+    ):
+        self.pool, self.specs, self.memory, self.n_envs = pool, specs, memory, n_envs
+        self.explorations, self.retirement, self.prior_of = explorations, retirement, prior_of
+        self._parameters = parameters
+        self.stats = [SlotStats() for _ in explorations]
+        for slot, index in prior_of.items():
+            self.stats[slot].kind = "nature" if retirement.retired(index) else "prior"
+        self._ticks: collections.deque[tuple[Any, ...]] = collections.deque()
+        self.just_retired: list[int] = []
+        self.learner_wait = self.actor_wait = self.actor_busy = 0.0
+        self._started = time.perf_counter()
+
+    @property
+    def n_ready(self) -> int:
+        """Transitions committed that have not been ticked."""
+        return len(self._ticks)
+
+    def collect(self, at_most: int, timestep: int, progress: float, wait: bool = True) -> None:
+        """
+        Commit the next blocks.
+
+        :param at_most: transitions to commit; what the blocks hold beyond it is dropped
+        :param timestep: transitions committed so far
+        :param progress: share of the training that is done
+        :param wait: sleep until there are some
+        """
+        board = self.pool.board
+        board.publish(self._parameters())
+        board.set_progress(progress)
+        started = time.perf_counter()
+        collected = self.pool.collect(wait)
+        self.learner_wait += time.perf_counter() - started
+        if collected is None:
+            return
+        handover, blocks = collected
+        n_slots = len(blocks)
+        shares = [(at_most + n_slots - 1 - position) // n_slots for position in range(n_slots)]
+        blocks = [block.first(share) for block, share in zip(blocks, shares, strict=True)]
+        for block in blocks:
+            if len(block):
+                self.memory.add_block(block)
+        self._tick(handover, blocks)
+        self._count(handover, blocks, timestep)
+
+    def _tick(self, handover: Handover, blocks: list[Block]) -> None:
+        """Line up the transitions in the order in which they were made."""
+        columns = []
+        for position, block in enumerate(blocks):
+            flags = block.flags[block.flags & TRANSITION > 0]
+            rewards = block.rewards[block.flags & TRANSITION > 0]
+            dones, priors = flags & (TERMINATED | TRUNCATED) > 0, flags & PRIOR > 0
+            columns.append(
+                [
+                    (reward, done, handover.infos.get((t, position)), block.slot, prior)
+                    for t, (reward, done, prior) in enumerate(zip(rewards, dones, priors, strict=True))
+                ]
+            )
+        longest = max(map(len, columns))
+        for t in range(longest):
+            self._ticks.extend(column[t] for column in columns if t < len(column))
+
+    def tick(self) -> Tick:
+        """
+        :return: the next tick; there must be enough transitions ready
+        """
+        rows = [self._ticks.popleft() for _ in range(self.n_envs)]
+        rewards, dones, infos, slots, priors = zip(*rows, strict=True)
+        return Tick(
+            np.array(rewards, dtype=np.float32),
+            np.array(dones),
+            [dict(info) if info else {} for info in infos],
+            np.array(slots),
+            ["prior" if prior else "nature" for prior in priors],
+        )
+
+    def _count(self, handover: Handover, blocks: list[Block], timestep: int) -> None:
+        collecting, waited = handover.seconds
+        self.actor_wait += waited
+        self.actor_busy += collecting
+        for position, block in enumerate(blocks):
+            n = len(block)
+            stats = self.stats[block.slot]
+            stats.transitions += n
+            stats.seconds += collecting + waited
+            stats.fps = stats.transitions / max(stats.seconds, 1e-9)
+            stats.param_age = self.pool.board.version - handover.version
+            if n:
+                last = block.flags[block.flags & TRANSITION > 0][-1]
+                stats.kind = "prior" if last & PRIOR else "nature"
+            for t in range(n):
+                if (t, position) in handover.games:
+                    was_prior = bool(block.flags[np.flatnonzero(block.flags & TRANSITION)[t]] & PRIOR)
+                    self._game_over(block.slot, was_prior, *handover.games[t, position], timestep)
+
+    def _game_over(self, slot: int, was_prior: bool, game_return: float, greedy: bool, timestep: int) -> None:
+        self.stats[slot].episodes += 1
+        self.stats[slot].returns.append(game_return)
+        if was_prior:
+            self.retirement.prior_episode(self.prior_of[slot], game_return)
+        elif greedy:
+            for index in self.retirement.greedy_episode(game_return, timestep):
+                beaten = next(slot for slot, prior in self.prior_of.items() if prior == index)
+                self.pool.board.retire(beaten)
+                self.stats[beaten].returns.clear()
+                self.just_retired.append(index)
+
+    def actor_stats(self, progress: float) -> list[dict[str, Any]]:
+        """
+        :param progress: share of the training that is done
+        :return: one plain dictionary a slot
+        """
+        rows = []
+        for slot, stats in enumerate(self.stats):
+            prior = self.retirement.prior(self.prior_of[slot]) if slot in self.prior_of else None
+            rows.append(
+                {
+                    "slot": slot,
+                    "kind": stats.kind,
+                    "epsilon": self.explorations[slot].rate(progress) if stats.kind == "nature" else 0.0,
+                    "ep_rew_mean": stats.ep_rew_mean,
+                    "episodes": stats.episodes,
+                    "transitions": stats.transitions,
+                    "baseline": prior["baseline"] if prior else None,
+                    "retired_at": prior["retired_at"] if prior else None,
+                    "restarts": 0,
+                    "fps": stats.fps,
+                    "param_age": stats.param_age,
+                }
+            )
+        return rows
+
+    def log(self, logger: Logger, progress: float) -> None:
+        """
+        Record what the actors do. Per-slot keys stay out of the printed table, which they would flood.
+
+        :param logger: SB3's logger
+        :param progress: share of the training that is done
+        """
+        for row in self.actor_stats(progress):
+            for key in ("kind", "epsilon", "ep_rew_mean", "fps", "param_age"):
+                if row[key] is not None:
+                    logger.record(f"actors/{row['slot']}/{key}", row[key], exclude="stdout")
+        for slot, index in self.prior_of.items():
+            prior = self.retirement.prior(index)
+            own = float(np.mean(prior["returns"])) if prior["returns"] else None
+            values = {"ep_rew_mean": own, **{key: prior[key] for key in ("baseline", "learner_reward", "retired_at")}}
+            for key, value in values.items():
+                if value is not None:
+                    logger.record(f"priors/{slot}/{key}", value)
+        elapsed = time.perf_counter() - self._started
+        logger.record("time/learner_wait", self.learner_wait / elapsed)
+        logger.record("time/actor_wait", self.actor_wait / max(self.actor_wait + self.actor_busy, 1e-9))
+        logger.record("replay/size", self.memory.size())
+        logger.record("replay/prior_fraction", self.memory.prior_fraction)
+
+    def stop(self) -> None:
+        """End the actors; episodes that were under way are cut off in the memory."""
+        self.pool.stop()
+        self.memory.end_streams()

@@ -1,0 +1,256 @@
+"""Starts, watches and stops the actors; their only owner."""
+
+import collections
+import json
+import os
+import pathlib
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Protocol
+
+import cloudpickle
+
+from sb3_ca2e.actors.actor import Actor, ActorSpec
+from sb3_ca2e.actors.transport import BUFFERS, BlockBuffers, Board, Handover, MessageReader, shared_file
+from sb3_ca2e.replay.block import Block
+
+#: Seconds that the server has to end before it is killed.
+SHUTDOWN = 10.0
+
+
+class ActorError(RuntimeError):
+    """
+    An actor failed; the message names the slot, its seed and the cause.
+
+    What was committed stays in the memory, and the model can be used and saved.
+    """
+
+
+class ActorPool(Protocol):
+    """What the learner knows of its actors."""
+
+    board: Board
+
+    def collect(self, wait: bool = True) -> tuple[Handover, list[Block]] | None:
+        """
+        The next blocks. Those handed out before are the actors' to overwrite from now on.
+
+        :param wait: sleep until there are some; else return None where there are none
+        :return: the announcement and a block for each slot of that actor
+        :raises ActorError: if an actor failed
+        """
+
+    def stop(self) -> None:
+        """End the actors. May be called twice."""
+
+
+class SyncActors:
+    """
+    All slots in this process, collecting when asked: the same actor code, repeatable bit for bit.
+
+    :param spec: the slots
+    """
+
+    def __init__(self, spec: ActorSpec):
+        self.board = Board(spec.n_slots, spec.n_parameters)
+        self._spec = spec
+        self._actor: Actor | None = None
+
+    def collect(self, wait: bool = True) -> tuple[Handover, list[Block]] | None:
+        if self._actor is None:
+            self._actor = Actor(self._spec, self.board, BlockBuffers(self._spec.layout, self._spec.slots))
+        handover = self._actor.collect()
+        return handover, self._actor.buffers.blocks(handover.sequence, handover.n_rows)
+
+    def stop(self) -> None:
+        if self._actor is not None:
+            self._actor.close()
+            self._actor = None
+
+
+class AsyncActors:
+    """
+    Actor processes, forked from a server of ours.
+
+    With ``rate_limit``, no process is more than two blocks ahead of the slowest, and blocks count as consumed
+    once the learner has done the updates that they ask for; so neither side runs away from the other.
+
+    :param specs: one a process
+    :param rate_limit: bound how far actors run ahead of each other
+    """
+
+    def __init__(self, specs: Sequence[ActorSpec], rate_limit: bool = True):
+        self._specs, self._rate_limit = list(specs), rate_limit
+        self._selector = selectors.DefaultSelector()
+        self._ready: collections.deque[Handover] = collections.deque()
+        self._consumed = [0] * len(specs)
+        self._handed_out: Handover | None = None
+        self._exit_codes: dict[int, int] = {}
+        self._fds: list[int] = []
+        self._wake: list[int] = []
+        self._readers: list[MessageReader] = []
+        self._server: subprocess.Popen | None = None
+        self._control: socket.socket | None = None
+        self._buffers: list[BlockBuffers] = []
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    # Starting.
+
+    def _start(self) -> None:
+        first = self._specs[0]
+        board_fd = self._keep(shared_file(Board.size(first.n_slots, first.n_parameters), "board"))
+        self.board = Board(first.n_slots, first.n_parameters, board_fd)
+        for spec in self._specs:
+            self.board.grant(spec.process, BUFFERS)
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            self._server = _start_server(theirs)
+        self._selector.register(self._control, selectors.EVENT_READ)
+        for spec in self._specs:
+            self._spawn(spec, board_fd)
+
+    def _spawn(self, spec: ActorSpec, board_fd: int) -> None:
+        layout = spec.layout
+        buffers_fd = self._keep(shared_file(BlockBuffers.size(layout, len(spec.slots)), "blocks"))
+        self._buffers.append(BlockBuffers(layout, spec.slots, buffers_fd))
+        payload = cloudpickle.dumps(spec)
+        spec_fd = self._keep(shared_file(len(payload), "spec"))
+        os.pwrite(spec_fd, payload, 0)
+        wake_read, wake_write = os.pipe()
+        messages_read, messages_write = os.pipe()
+        os.set_blocking(wake_write, False)
+        self._wake.append(self._keep(wake_write))
+        self._readers.append(MessageReader(self._keep(messages_read)))
+        self._selector.register(messages_read, selectors.EVENT_READ, spec.process)
+        assert self._control is not None
+        fds = [spec_fd, board_fd, buffers_fd, wake_read, messages_write]
+        try:
+            socket.send_fds(self._control, [f"{spec.process:16d}".encode()], fds)
+        finally:
+            os.close(wake_read)
+            os.close(messages_write)
+
+    def _keep(self, fd: int) -> int:
+        self._fds.append(fd)
+        return fd
+
+    # Collecting.
+
+    def collect(self, wait: bool = True) -> tuple[Handover, list[Block]] | None:
+        self._release()
+        self._receive(0.0)
+        while not self._ready:
+            if not wait:
+                return None
+            self._receive(None)
+        self._handed_out = handover = self._ready.popleft()
+        return handover, self._buffers[handover.process].blocks(handover.sequence, handover.n_rows)
+
+    def _release(self) -> None:
+        """Let actors overwrite the blocks handed out before."""
+        if self._handed_out is None:
+            return
+        self._consumed[self._handed_out.process] += 1
+        self._handed_out = None
+        slowest = min(self._consumed)
+        for process, consumed in enumerate(self._consumed):
+            credit = (slowest if self._rate_limit else consumed) + BUFFERS
+            if credit > self.board.credit(process):
+                self.board.grant(process, credit)
+                _poke(self._wake[process])
+
+    def _receive(self, timeout: float | None) -> None:
+        for key, _ in self._selector.select(timeout):
+            if key.fileobj is self._control:
+                self._server_spoke()
+                continue
+            messages, closed = self._readers[key.data].receive()
+            for message in messages:
+                if message.error is not None:
+                    raise ActorError(self._failure(message))
+                self._ready.append(message)
+            if closed:
+                self._selector.unregister(key.fileobj)
+                self._died(key.data)
+
+    def _server_spoke(self) -> None:
+        assert self._control is not None
+        data = self._control.recv(4096)
+        if not data:
+            raise ActorError("The server that actors are forked from has ended; see its output above.")
+        for report in data.decode().split(";")[:-1]:
+            process, code = map(int, report.split())
+            self._exit_codes[process] = code
+
+    def _died(self, process: int) -> None:
+        """Its pipe is closed: wait for the server to say how it ended."""
+        while process not in self._exit_codes:
+            self._server_spoke()
+        code = self._exit_codes[process]
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+        spec = self._specs[process]
+        raise ActorError(
+            f"Actor process {process} (slots {spec.slots}, seed {spec.seed}) {how}. What it had handed over is kept. "
+            + ("The system may be short of memory: lower n_actors or buffer_size." if code == -signal.SIGKILL else "")
+        )
+
+    def _failure(self, message: Handover) -> str:
+        spec = self._specs[message.process]
+        slot = f"slot {message.failed_slot}" if message.failed_slot >= 0 else f"slots {spec.slots}"
+        return f"Actor process {message.process}, {slot}, seed {spec.seed}, failed:\n{message.error}"
+
+    # Stopping.
+
+    def stop(self) -> None:
+        if hasattr(self, "board"):
+            self.board.stop()
+        for fd in self._wake:
+            _poke(fd)
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._server is not None:
+            try:
+                self._server.wait(SHUTDOWN)
+            except subprocess.TimeoutExpired:  # pragma: no cover - the server kills its actors long before
+                warnings.warn("The actors' server did not end in time and was killed.", stacklevel=2)
+                self._server.kill()
+                self._server.wait()
+            self._server = None
+        self._selector.close()
+        while self._fds:
+            os.close(self._fds.pop())
+        self._wake.clear()
+
+
+def _poke(fd: int) -> None:
+    try:
+        os.write(fd, b"\0")
+    except (BlockingIOError, BrokenPipeError):
+        pass  # it has enough to read, or is gone
+
+
+def _start_server(control: socket.socket) -> subprocess.Popen:
+    """Start the server with this process's import path; the user's ``__main__`` is never imported."""
+    code = (
+        "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+        "from sb3_ca2e.actors.server import main; main(int(sys.argv[2]))"
+    )
+    path = [entry or str(pathlib.Path.cwd()) for entry in sys.path]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+    return subprocess.Popen(
+        [sys.executable, "-c", code, json.dumps(path), str(control.fileno())],
+        pass_fds=[control.fileno()],
+        env={**os.environ, **threads, "CUDA_VISIBLE_DEVICES": ""},
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )

@@ -1,0 +1,160 @@
+"""
+The small process that actors are forked from.
+
+It is started afresh with no CUDA device and one thread set before torch is imported, has torch and SB3
+imported once for all actors, and never imports the user's script: what actors need arrives pickled.
+It ends with the learner, however that ends, and takes the actors along.
+"""
+
+import contextlib
+import ctypes
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+
+#: Seconds that actors have to close their environments before they are killed.
+GRACE = 5.0
+#: What a spawn request brings along, in this order.
+FDS = ("spec", "board", "buffers", "wake", "messages")
+
+
+def main(control_fd: int) -> None:
+    """
+    Serve until the learner closes the control channel.
+
+    :param control_fd: a socket to the learner
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the learner's to handle
+    import sb3_ca2e.actors.actor  # noqa: F401 - imported once here, for all actors
+
+    gc.freeze()
+    wakeup_read, wakeup_write = os.pipe()
+    os.set_blocking(wakeup_write, False)
+    os.set_blocking(wakeup_read, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
+    control = socket.socket(fileno=control_fd)
+    children: dict[int, int] = {}
+    while True:
+        readable, _, _ = select.select([control, wakeup_read], [], [])
+        if wakeup_read in readable:
+            with contextlib.suppress(BlockingIOError):
+                os.read(wakeup_read, 4096)
+            _report_exits(children, control)
+        if control in readable:
+            message, fds, _, _ = socket.recv_fds(control, 16, len(FDS))
+            if not message:
+                break
+            children[_fork(dict(zip(FDS, fds, strict=True)), control)] = int(message)
+    _reap(children)
+
+
+def _fork(fds: dict[str, int], control: socket.socket) -> int:
+    server = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            control.close()
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _die_with_parent(server)
+            status = run_actor(fds)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    for fd in fds.values():
+        os.close(fd)
+    return pid
+
+
+def _die_with_parent(parent: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it died before that call
+            os._exit(1)
+
+
+def run_actor(fds: dict[str, int]) -> int:
+    """
+    An actor's life.
+
+    :param fds: what the spawn request brought along
+    :return: exit status
+    """
+    import cloudpickle
+    import torch as th
+    from stable_baselines3.common.utils import set_random_seed
+
+    from sb3_ca2e.actors.actor import Actor, ActorSpec
+    from sb3_ca2e.actors.transport import BlockBuffers, Board, Handover, MessageWriter, wait_readable
+
+    th.set_num_threads(1)
+    messages = MessageWriter(fds["messages"])
+    actor = None
+    spec = None
+    try:
+        with os.fdopen(fds["spec"], "rb") as file:
+            file.seek(0)
+            spec: ActorSpec = cloudpickle.load(file)
+        set_random_seed((spec.seed + 7919 * spec.process) % 2**31)
+        board = Board(spec.n_slots, spec.n_parameters, fds["board"])
+        actor = Actor(spec, board, BlockBuffers(spec.layout, spec.slots, fds["buffers"]))
+        while not board.stopped:
+            started = time.perf_counter()
+            while board.credit(spec.process) <= actor.sequence and not board.stopped:
+                if not wait_readable(fds["wake"]):
+                    return 0  # the learner is gone
+            if board.stopped:
+                break
+            messages.send(actor.collect(time.perf_counter() - started))
+        actor.close()
+    except BrokenPipeError:
+        return 0
+    except Exception:
+        slot = actor.collecting if actor is not None else -1
+        failed = Handover(spec.process if spec is not None else -1, error=traceback.format_exc(), failed_slot=slot)
+        with contextlib.suppress(BrokenPipeError):
+            messages.send(failed)
+        return 1
+    return 0
+
+
+def _report_exits(children: dict[int, int], control: socket.socket) -> None:
+    """Tell the learner which actors ended, and how."""
+    for pid in list(children):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            process = children.pop(pid)
+            with contextlib.suppress(OSError):
+                control.send(f"{process} {os.waitstatus_to_exitcode(status)};".encode())
+
+
+def _reap(children: dict[int, int]) -> None:
+    """Give the actors time to close their environments, then kill them."""
+    deadline = time.monotonic() + GRACE
+    wakeup_read, wakeup_write = os.pipe()
+    os.set_blocking(wakeup_write, False)
+    signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
+    while children:
+        for pid in list(children):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                del children[pid]
+        left = deadline - time.monotonic()
+        if children and left <= 0:
+            for pid in children:
+                os.kill(pid, signal.SIGKILL)
+            deadline = float("inf")
+        elif children:
+            select.select([wakeup_read], [], [], min(left, 3600.0))
+            with contextlib.suppress(BlockingIOError):
+                os.set_blocking(wakeup_read, False)
+                os.read(wakeup_read, 4096)

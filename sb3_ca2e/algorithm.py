@@ -1,0 +1,430 @@
+"""What turns an off-policy algorithm of SB3 into a CA2E learner."""
+
+import copy
+import os
+import pathlib
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.save_util import recursive_getattr
+from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ca2e.actors.actor import PRIORITY_FLOOR, ActorSpec, Steps
+from sb3_ca2e.actors.collector import Collector
+from sb3_ca2e.actors.envs import as_env, recipe_from
+from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.actors.pool import ActorPool, AsyncActors, SyncActors
+from sb3_ca2e.actors.transport import FlatParameters
+from sb3_ca2e.priors.agent import PriorAgent
+from sb3_ca2e.priors.retirement import Retirement
+from sb3_ca2e.replay.memory import PrioritizedReplayBuffer, PrioritizedReplaySamples
+
+#: What a user may put into ``prior_agents``.
+PriorSource = str | pathlib.Path | BaseAlgorithm | PriorAgent
+#: Slots where neither the user nor the environment says how many: the paper's.
+DEFAULT_ACTORS = 8
+
+
+class CA2EMixin(OffPolicyAlgorithm):
+    """
+    Asynchronous actors, prioritized multi-step memory and prior agents for an off-policy algorithm of SB3.
+
+    SB3's own ``learn`` drives it: ``collect_rollouts`` takes transitions that actors have made instead of making
+    them, and ``train`` adds importance weights and new priorities. An algorithm supplies five hooks:
+    :meth:`published_modules`, :meth:`explorations`, :meth:`act`, :meth:`evaluate` and :meth:`update`.
+    """
+
+    replay_buffer: PrioritizedReplayBuffer  # type: ignore[assignment]
+
+    # The hooks.
+
+    def published_modules(self) -> dict[str, th.nn.Module]:
+        """
+        :return: the networks that actors need to act and to compute priorities
+        """
+        raise NotImplementedError
+
+    def explorations(self) -> list[Exploration]:
+        """
+        :return: the exploration of each of the ``n_slots`` slots
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def act(modules: dict[str, Any], observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param modules: copies of the published networks
+        :param observations: ``(batch, ...)``
+        :return: ``(batch, ...)`` greedy actions, as the learner stores them, and what :meth:`evaluate` is to get
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def evaluate(modules: dict[str, Any], steps: Steps) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param modules: copies of the published networks
+        :param steps: consecutive steps of one slot
+        :return: ``(rows,)`` q(s, a) and ``(rows,)`` the value of s, for |R + gamma^k v(s_k) - q(s, a)|
+        """
+        raise NotImplementedError
+
+    def update(self, batch: PrioritizedReplaySamples) -> tuple[th.Tensor, dict[str, th.Tensor]]:
+        """
+        :param batch: a prioritized batch
+        :return: ``(batch,)`` TD errors, and scalars to log under ``train/``
+        """
+        raise NotImplementedError
+
+    # Arguments.
+
+    @staticmethod
+    def _env_from(env: Any) -> Any:
+        return as_env(env)
+
+    def _set_ca2e_arguments(self, prior_agents: Sequence[PriorSource], **arguments: Any) -> None:
+        """Keep the arguments as given: ``load`` writes them back under their own names."""
+        if isinstance(prior_agents, str | pathlib.Path | BaseAlgorithm | PriorAgent):
+            raise TypeError(f"prior_agents takes a list of agents, one a slot; write [{prior_agents!r}].")
+        self.prior_agents = [PriorAgent.of(a) if isinstance(a, BaseAlgorithm) else a for a in prior_agents]
+        self.n_actors: int | None = arguments["n_actors"]
+        self.n_processes: int | None = arguments["n_processes"]
+        self.execution: str = arguments["execution"]
+        self.prior_alpha: float = arguments["prior_alpha"]
+        self.prior_patience: int = arguments["prior_patience"]
+        self.local_buffer_size: int = arguments["local_buffer_size"]
+        self.actor_update_interval: int = arguments["actor_update_interval"]
+        self.rate_limit: bool = arguments["rate_limit"]
+        self.info_keys: tuple[str, ...] = tuple(arguments["info_keys"])
+        self.retirement_state: dict[str, Any] | None = None
+        self.actor_stats: list[dict[str, Any]] = []
+        self._collector: Collector | None = None
+        self._last_batch: tuple[PrioritizedReplaySamples, th.Tensor] | None = None
+
+    @property
+    def n_slots(self) -> int:
+        """Number of slots, priors included."""
+        if self.n_actors is not None:
+            return self.n_actors
+        return self.n_envs if self.n_envs > 1 else DEFAULT_ACTORS
+
+    def _prior_slots(self) -> dict[int, int]:
+        """The prior agents take the last slots, which explore least once they become nature slots."""
+        first = self.n_slots - len(self.prior_agents)
+        return {first + index: index for index in range(len(self.prior_agents))}
+
+    def _nature_explorations(self) -> list[Exploration]:
+        """Explorations of the slots that have no prior agent, or none any more."""
+        retirement = self._retirement()
+        with_prior = {slot for slot, index in self._prior_slots().items() if not retirement.retired(index)}
+        return [each for slot, each in enumerate(self.explorations()) if slot not in with_prior]
+
+    def _nature_slots_changed(self) -> None:
+        """A prior slot has become a nature slot."""
+
+    def _retirement(self) -> Retirement:
+        retirement = Retirement(self.prior_alpha, self.prior_patience, self.retirement_state)
+        for index in range(len(self.prior_agents)):
+            retirement.add_prior(index)
+        return retirement
+
+    def _check_arguments(self) -> None:
+        counts = ("local_buffer_size", "actor_update_interval", "prior_patience", "n_steps", "n_slots")
+        for name in (*counts, *(["n_processes"] if self.n_processes is not None else [])):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+                name = name.replace("n_slots", "n_actors")
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
+        if self.execution not in ("async", "sync"):
+            raise ValueError(f"execution must be 'async' or 'sync', not {self.execution!r}.")
+        if self.n_slots <= len(self.prior_agents):
+            raise ValueError(
+                f"{len(self.prior_agents)} prior agents leave no nature slot of n_actors={self.n_slots}; each prior "
+                f"takes one slot, and the learner needs at least one: set n_actors >= {len(self.prior_agents) + 1}."
+            )
+        if not (self.replay_buffer_class is None or issubclass(self.replay_buffer_class, PrioritizedReplayBuffer)):
+            raise ValueError(
+                f"replay_buffer_class={self.replay_buffer_class.__name__} can't take blocks from actors; "
+                "leave it out, or subclass sb3_ca2e.PrioritizedReplayBuffer."
+            )
+        self._convert_train_freq()
+        assert isinstance(self.train_freq, TrainFreq)
+        if self.train_freq.unit != TrainFrequencyUnit.STEP:
+            raise ValueError(
+                f"train_freq=({self.train_freq.frequency}, 'episode') can't be held: many actors are in many episodes "
+                "at once. Give a number of steps."
+            )
+
+    # Setting up.
+
+    def _setup_model(self) -> None:
+        self._check_arguments()
+        self.explorations()  # refuses lists of the wrong length
+        if self.env is not None:
+            recipe_from(self.env)  # refuses what actors can't rebuild
+        if self.replay_buffer is None:
+            self.replay_buffer = self._make_memory()
+        # SB3 warns of n_steps > 1 with a buffer class of one's own: this one has them already.
+        n_steps, self.n_steps = self.n_steps, 1
+        try:
+            super()._setup_model()
+        finally:
+            self.n_steps = n_steps
+
+    def _make_memory(self) -> PrioritizedReplayBuffer:
+        """The memory reserves nothing until transitions come."""
+        self.replay_buffer_class = self.replay_buffer_class or PrioritizedReplayBuffer
+        recipe = recipe_from(self.env) if self.env is not None else None
+        memory = self.replay_buffer_class(
+            self.buffer_size,
+            self.observation_space,
+            self.action_space,
+            device=self.device,
+            n_envs=self.n_envs,
+            n_steps=self.n_steps,
+            gamma=self.gamma,
+            frame_stack=(recipe.n_stack, recipe.stack_axis) if recipe is not None else (1, 0),
+            seed=self.seed,
+            **self.replay_buffer_kwargs,
+        )
+        assert isinstance(memory, PrioritizedReplayBuffer)
+        return memory
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_collector", "_last_batch"]
+
+    # Learning.
+
+    def learn(self, *args: Any, **kwargs: Any) -> Any:
+        """
+        Train as SB3 does; see :meth:`stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm.learn`.
+
+        Actor processes start here and are gone when this returns, raises or is interrupted.
+
+        :param args: as in SB3
+        :param kwargs: as in SB3
+        :return: the model
+        :raises ActorError: if an actor fails; the model can be used and saved
+        """
+        try:
+            return super().learn(*args, **kwargs)
+        finally:
+            self._stop_actors()
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        noise, self.action_noise = self.action_noise, None  # SB3 would vectorize it; here each slot has its own copy
+        try:
+            set_up = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        finally:
+            self.action_noise = noise
+        self._start_actors()
+        return set_up
+
+    def _start_actors(self) -> None:
+        assert self.env is not None
+        recipe = recipe_from(self.env)
+        if self.replay_buffer.size() == 0:
+            self.replay_buffer = self._make_memory()  # the environment's stacks may be others than at construction
+        retirement = self._retirement()
+        self.retirement_state = retirement.state
+        prior_of = self._prior_slots()
+        priors: list[PriorAgent | None] = [None] * self.n_slots
+        for slot, index in prior_of.items():
+            if not retirement.retired(index):
+                agent = self._resolved_prior(index)
+                retirement.set_baseline(index, agent.mean_reward)
+                priors[slot] = agent.for_actor()
+        explorations = self.explorations()
+        n_processes = min(self.n_processes or _cpu_count(), self.n_slots) if self.execution == "async" else 1
+        modules = {name: _for_actors(module) for name, module in self.published_modules().items()}
+        seed = self.seed if self.seed is not None else secrets.randbits(31)
+        specs = []
+        for process in range(n_processes):
+            slots = list(range(process, self.n_slots, n_processes))  # deals the prior slots out evenly
+            specs.append(
+                ActorSpec(
+                    process=process,
+                    slots=slots,
+                    n_slots=self.n_slots,
+                    seed=(seed + self.num_timesteps) % 2**31,  # a resumed run sees new episodes
+                    recipe=recipe,
+                    behaviour=type(self),
+                    modules=modules,
+                    explorations=[explorations[slot] for slot in slots],
+                    priors=[priors[slot] for slot in slots],
+                    n_steps=self.n_steps,
+                    gamma=self.gamma,
+                    block_size=self.local_buffer_size,
+                    update_interval=self.actor_update_interval,
+                    warmup=self.learning_starts - self.num_timesteps,
+                    info_keys=self.info_keys,
+                )
+            )
+        self.policy.set_training_mode(False)
+        pool: ActorPool = SyncActors(specs[0]) if self.execution == "sync" else AsyncActors(specs, self.rate_limit)
+        parameters = FlatParameters(self.published_modules())
+        self._collector = Collector(
+            pool, specs, self.replay_buffer, self.n_envs, explorations, retirement, prior_of, parameters.get
+        )
+
+    def _resolved_prior(self, index: int) -> PriorAgent:
+        assert self.env is not None
+        agent = PriorAgent.of(self.prior_agents[index])
+        spec = self.env.get_attr("spec", 0)[0]
+        return agent.resolve(self.observation_space, self.action_space, spec.id if spec is not None else None)
+
+    def _stop_actors(self) -> None:
+        if self._collector is not None:
+            collector, self._collector = self._collector, None
+            self.actor_stats = collector.actor_stats(1.0 - self._current_progress_remaining)
+            collector.stop()
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        train_freq: TrainFreq,
+        replay_buffer: ReplayBuffer,
+        action_noise: ActionNoise | None = None,
+        learning_starts: int = 0,
+        log_interval: int | None = None,
+    ) -> RolloutReturn:
+        """
+        Take transitions that the actors have made: the ratio of updates to transitions is SB3's by construction.
+
+        Where the rate is not limited, take all that are ready and wait for none.
+
+        :param env: unused, as are ``replay_buffer``, ``action_noise`` and ``learning_starts``
+        :param callback: called once a tick
+        :param train_freq: ticks to take
+        :param replay_buffer: unused
+        :param action_noise: unused
+        :param learning_starts: unused
+        :param log_interval: log every so many episodes
+        :return: how much was collected
+        """
+        assert self._collector is not None
+        callback.on_rollout_start()
+        n_ticks = n_episodes = 0
+        frequency = train_freq.frequency
+        if not self.rate_limit:
+            frequency = max(frequency, self.n_slots * self.local_buffer_size // self.n_envs)
+        while n_ticks < frequency and self._collect_for_tick(train_freq):
+            tick = self._collector.tick()
+            rewards, dones, infos = tick.rewards, tick.dones, tick.infos
+            actor_ids, actor_kinds = tick.actor_ids, tick.actor_kinds
+            n_ticks += 1
+            self.num_timesteps += self.n_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return RolloutReturn(n_ticks * self.n_envs, n_episodes, continue_training=False)
+            nature = [i for i, kind in enumerate(actor_kinds) if kind == "nature"]
+            self._update_info_buffer([infos[i] for i in nature], dones[nature])
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+            self._on_step()
+            for _ in range(int(dones.sum())):
+                n_episodes += 1
+                self._episode_num += 1
+                if log_interval is not None and self._episode_num % log_interval == 0:
+                    self.dump_logs()
+        callback.on_rollout_end()
+        return RolloutReturn(n_ticks * self.n_envs or 1, n_episodes, continue_training=True)
+
+    def _collect_for_tick(self, train_freq: TrainFreq) -> bool:
+        """Have the transitions of a tick ready; False if there are none and the rate is not limited."""
+        assert self._collector is not None
+        collector = self._collector
+        group = train_freq.frequency * self.n_envs
+        asked = self._total_timesteps - self._num_timesteps_at_start
+        end = self._num_timesteps_at_start + -(-asked // group) * group  # where SB3's loop will stop
+        learning = self.num_timesteps > self.learning_starts and self.gradient_steps != 0
+        while collector.n_ready < self.n_envs:
+            ready = collector.n_ready
+            at_most = end - self.num_timesteps - ready
+            if at_most <= 0:
+                return False
+            progress = self.num_timesteps / self._total_timesteps
+            collector.collect(at_most, self.num_timesteps, progress, wait=self.rate_limit or not learning)
+            if collector.just_retired:
+                collector.just_retired.clear()
+                self._nature_slots_changed()
+            if collector.n_ready == ready:
+                return False
+        return True
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        """
+        Update from the memory, without collecting.
+
+        :param gradient_steps: number of updates
+        :param batch_size: transitions in each
+        """
+        self.policy.set_training_mode(True)
+        names, _ = self._get_torch_save_params()
+        self._update_learning_rate([recursive_getattr(self, name) for name in names if name.endswith("optimizer")])
+        memory = self.replay_buffer
+        beta = self.replay_buffer_kwargs.get("beta", 0.4)
+        memory.beta = beta + (1.0 - beta) * (1.0 - max(self._current_progress_remaining, 0.0))
+        sums: dict[str, th.Tensor] = {}
+        for _ in range(gradient_steps):
+            batch = memory.sample(batch_size, env=self._vec_normalize_env)
+            self._n_updates += 1
+            td_errors, metrics = self.update(batch)
+            memory.update_priorities(batch.indices, batch.generations, td_errors.abs() + PRIORITY_FLOOR)
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + value
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for name, value in sums.items():
+            self.logger.record(f"train/{name}", (value / gradient_steps).item())
+        if gradient_steps > 0:
+            self._last_batch = batch, td_errors
+
+    def _record_batch(self) -> None:
+        """Who fed the last batch, and what it taught."""
+        batch, td_errors = self._last_batch or (None, None)
+        if batch is None or td_errors is None:
+            return
+        self.logger.record("replay/sampled_prior_fraction", batch.prior.float().mean().item())
+        self.logger.record("replay/sample_age", batch.ages.float().mean().item())
+        self.logger.record("replay/samples_per_insert", self._n_updates * len(td_errors) / max(self.num_timesteps, 1))
+        for name, which in (("prior", batch.prior), ("nature", ~batch.prior)):
+            if which.any():
+                self.logger.record(f"replay/td_error_{name}", td_errors.abs()[which].mean().item())
+
+    def dump_logs(self) -> None:
+        """Write the logs: SB3's, and what the actors, the priors and the memory do."""
+        if self._collector is not None:
+            self._collector.log(self.logger, 1.0 - self._current_progress_remaining)
+            self._record_batch()
+        super().dump_logs()
+
+
+def _cpu_count() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _for_actors(module: th.nn.Module) -> th.nn.Module:
+    """A copy on the CPU, without the optimiser that SB3 hangs onto networks."""
+    optimizer = module.__dict__.pop("optimizer", None)
+    try:
+        copied = copy.deepcopy(module).cpu()
+    finally:
+        if optimizer is not None:
+            module.optimizer = optimizer  # type: ignore[assignment]
+    copied.train(False)
+    return copied

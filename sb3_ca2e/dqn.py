@@ -1,0 +1,208 @@
+"""CA2E-DQN: double Q-learning from multi-step returns, with many actors."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch as th
+from stable_baselines3 import DQN
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import LinearSchedule
+
+from sb3_ca2e.actors.actor import Steps
+from sb3_ca2e.actors.exploration import EpsilonGreedy, Exploration, epsilon_ladder
+from sb3_ca2e.algorithm import CA2EMixin, PriorSource
+from sb3_ca2e.policies import CA2EDQNCnnPolicy, CA2EDQNMultiInputPolicy, CA2EDQNPolicy
+from sb3_ca2e.replay.memory import PrioritizedReplaySamples
+
+
+class CA2EDQN(CA2EMixin, DQN):
+    """
+    Deep Q-Network with Compound Asynchronous Exploration and Exploitation.
+
+    Takes what :class:`stable_baselines3.DQN` takes, with the same meaning, and after it:
+
+    :param prior_agents: pretrained agents; each takes one slot until the learner has beaten it. A model, a path,
+        ``"zoo:ppo"``, or a :class:`~sb3_ca2e.PriorAgent`
+    :param n_actors: slots, priors included; None for ``env.num_envs`` where that is over 1, else 8
+    :param n_processes: actor processes; None for one a CPU, at most one a slot
+    :param execution: ``"async"``, or ``"sync"`` for the same actors and learner in one process, repeatable
+    :param prior_alpha: a prior retires at r >= baseline + (alpha - 1) |baseline|
+    :param prior_patience: looks in a row that must find so
+    :param double_q: let the online network choose the action whose value the target network gives
+    :param local_buffer_size: transitions that a slot hands over at once (B of the paper)
+    :param actor_update_interval: transitions that a slot makes between two looks for newer parameters
+    :param rate_limit: hold updates per transition at ``gradient_steps / (train_freq * n_envs)``; False lets actors
+        and learner run free, as in the paper
+    :param info_keys: entries of ``info`` that callbacks are to see
+    :param n_steps: steps of a multi-step return
+    :param exploration_initial_eps: epsilon at the start: None for evenly from 1.0 to 0.2 over the slots, one
+        number for all, or a list with one a slot
+    :param exploration_final_eps: epsilon at the end: one number for all, or a list with one a slot
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": CA2EDQNPolicy,
+        "CnnPolicy": CA2EDQNCnnPolicy,
+        "MultiInputPolicy": CA2EDQNMultiInputPolicy,
+    }
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | Any,
+        learning_rate: float | Schedule = 1e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 32,
+        tau: float = 1.0,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 4,
+        gradient_steps: int = 1,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 3,
+        target_update_interval: int = 10000,
+        exploration_fraction: float = 0.1,
+        exploration_initial_eps: float | Sequence[float] | None = None,
+        exploration_final_eps: float | Sequence[float] = 0.1,
+        max_grad_norm: float = 10,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        prior_agents: Sequence[PriorSource] = (),
+        n_actors: int | None = None,
+        n_processes: int | None = None,
+        execution: str = "async",
+        prior_alpha: float = 1.0,
+        prior_patience: int = 3,
+        double_q: bool = True,
+        local_buffer_size: int = 50,
+        actor_update_interval: int = 100,
+        rate_limit: bool = True,
+        info_keys: Sequence[str] = (),
+    ) -> None:
+        super().__init__(
+            policy,  # type: ignore[arg-type]
+            self._env_from(env),
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            target_update_interval=target_update_interval,
+            exploration_fraction=exploration_fraction,
+            exploration_initial_eps=exploration_initial_eps,  # type: ignore[arg-type]
+            exploration_final_eps=exploration_final_eps,  # type: ignore[arg-type]
+            max_grad_norm=max_grad_norm,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        self.double_q = double_q
+        self._set_ca2e_arguments(
+            prior_agents=prior_agents,
+            n_actors=n_actors,
+            n_processes=n_processes,
+            execution=execution,
+            prior_alpha=prior_alpha,
+            prior_patience=prior_patience,
+            local_buffer_size=local_buffer_size,
+            actor_update_interval=actor_update_interval,
+            rate_limit=rate_limit,
+            info_keys=info_keys,
+        )
+        if _init_setup_model:
+            self._setup_model()
+
+    # What runs in the learner (Algorithm 3).
+
+    def update(self, batch: PrioritizedReplaySamples) -> tuple[th.Tensor, dict[str, th.Tensor]]:
+        """
+        One step on the loss of a prioritized batch of n-step transitions.
+
+        y = sum_{k<n} gamma^k r_{t+k+1} + gamma^n q(s_{t+n}, argmax_a q(s_{t+n}, a; theta); theta^-)
+
+        :param batch: the batch
+        :return: ``(batch,)`` TD errors y - q(s_t, a_t; theta), from which the new priorities come, and what to log
+        """
+        with th.no_grad():
+            next_q_values = self.q_net_target(batch.next_observations)
+            chooser = self.q_net(batch.next_observations) if self.double_q else next_q_values
+            next_q_values = next_q_values.gather(1, chooser.argmax(dim=1, keepdim=True))
+            target_q_values = batch.rewards + (1 - batch.dones) * batch.discounts * next_q_values
+        q_values = self.q_net(batch.observations).gather(1, batch.actions.long())
+        td_errors = target_q_values - q_values
+        loss = (batch.weights * td_errors.square()).mean()
+
+        self.policy.optimizer.zero_grad()
+        loss.backward()
+        th.nn.utils.clip_grad_norm_(self.q_net.parameters(), self.max_grad_norm)
+        self.policy.optimizer.step()
+        return td_errors.detach().flatten(), {"loss": loss.detach(), "q_value": q_values.detach().mean()}
+
+    def published_modules(self) -> dict[str, th.nn.Module]:
+        """
+        :return: the networks that actors need
+        """
+        return {"q_net": self.q_net}
+
+    def explorations(self) -> list[Exploration]:
+        """
+        :return: the exploration of each slot
+        """
+        n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
+        starts, ends = self.exploration_initial_eps, self.exploration_final_eps
+        ladder = epsilon_ladder(self.n_slots, n_actions, starts, ends, self.exploration_fraction)
+        return list[Exploration](ladder)
+
+    # What runs in the actors (Algorithms 1.2 and 2).
+
+    @staticmethod
+    def act(modules: dict[str, Any], observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param modules: the published networks
+        :param observations: ``(slots, ...)``
+        :return: ``(slots,)`` greedy actions and ``(slots, n_actions)`` Q-values, kept for the priorities
+        """
+        q_values = modules["q_net"](observations)
+        return q_values.argmax(dim=1), q_values
+
+    @staticmethod
+    def evaluate(modules: dict[str, Any], steps: Steps) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param modules: the published networks
+        :param steps: a block, with the Q-values that :meth:`act` gave
+        :return: ``(rows,)`` q(s, a) of the actions taken and ``(rows,)`` max_a q(s, a) to bootstrap from
+        """
+        q_values = steps.outputs
+        return q_values.gather(1, steps.actions).flatten(), q_values.max(dim=1).values
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self._nature_slots_changed()
+
+    def _nature_slots_changed(self) -> None:
+        """``exploration_rate``, which SB3's ``predict`` uses, is the mean epsilon of the nature slots."""
+        ladder = [each for each in self._nature_explorations() if isinstance(each, EpsilonGreedy)]
+        initial = sum(each.initial for each in ladder) / len(ladder)
+        final = sum(each.final for each in ladder) / len(ladder)
+        self.exploration_schedule = LinearSchedule(initial, final, self.exploration_fraction)

@@ -1,0 +1,149 @@
+"""The paper's networks as SB3 policies: layer normalisation in the fully connected part, linear outputs."""
+
+from typing import Any
+
+import gymnasium as gym
+import torch as th
+from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN, create_mlp
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from stable_baselines3.td3.policies import Actor, TD3Policy
+from torch import nn
+
+NORM = [nn.LayerNorm]
+
+
+class LayerNormCNN(NatureCNN):
+    """
+    The convolutions of the Nature paper, with a layer normalisation in the fully connected layer after them.
+
+    :param observation_space: image space, channels first
+    :param features_dim: width of the fully connected layer
+    :param normalized_image: whether images are already scaled to 0 to 1
+    """
+
+    def __init__(self, observation_space: gym.Space, features_dim: int = 512, normalized_image: bool = False) -> None:
+        super().__init__(observation_space, features_dim, normalized_image)  # type: ignore[arg-type]
+        hidden, activation = self.linear
+        self.linear = nn.Sequential(hidden, nn.LayerNorm(features_dim), activation)
+
+
+class LayerNormQNetwork(QNetwork):
+    """A Q-network with layer normalisation in every hidden layer; parameters as SB3's ``QNetwork``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        n_actions = int(self.action_space.n)
+        layers = create_mlp(self.features_dim, n_actions, self.net_arch, self.activation_fn, post_linear_modules=NORM)
+        self.q_net = nn.Sequential(*layers)
+
+
+class LayerNormActor(Actor):
+    """A deterministic actor with layer normalisation in every hidden layer; parameters as SB3's ``Actor``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        n_actions = get_action_dim(self.action_space)
+        layers = create_mlp(
+            self.features_dim,
+            n_actions,
+            self.net_arch,
+            self.activation_fn,
+            squash_output=True,
+            post_linear_modules=NORM,
+        )
+        self.mu = nn.Sequential(*layers)
+
+
+class LayerNormCritic(ContinuousCritic):
+    """A critic with layer normalisation in every hidden layer; parameters as SB3's ``ContinuousCritic``."""
+
+    def __init__(
+        self,
+        observation_space: gym.Space,
+        action_space: gym.spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            observation_space, action_space, net_arch, features_extractor, features_dim, activation_fn, **kwargs
+        )
+        width = features_dim + get_action_dim(action_space)
+        for index in range(self.n_critics):
+            q_net = nn.Sequential(*create_mlp(width, 1, net_arch, activation_fn, post_linear_modules=NORM))
+            self.add_module(f"qf{index}", q_net)
+            self.q_networks[index] = q_net
+
+
+class CA2EDQNPolicy(DQNPolicy):
+    """The Q-network of CA2E-DQN for vectors: 64, 64 with layer normalisation; parameters as SB3's ``DQNPolicy``."""
+
+    def make_q_net(self) -> QNetwork:
+        net_args = self._update_features_extractor(self.net_args, features_extractor=None)
+        return LayerNormQNetwork(**net_args).to(self.device)
+
+
+class CA2EDQNCnnPolicy(CA2EDQNPolicy):
+    """The Q-network of CA2E-DQN for images; parameters as SB3's ``DQNPolicy``."""
+
+    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = LayerNormCNN, **kwargs: Any):
+        if features_extractor_class is LayerNormCNN:  # the extractor's layer of 512 is the hidden layer
+            kwargs["net_arch"] = kwargs.get("net_arch") or []
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class CA2EDQNMultiInputPolicy(CA2EDQNPolicy):
+    """The Q-network of CA2E-DQN for dictionaries; parameters as SB3's ``DQNPolicy``."""
+
+    def __init__(
+        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
+    ):
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class CA2EDDPGPolicy(TD3Policy):
+    """Actor and critic of CA2E-DDPG, 64, 64 with layer normalisation each; parameters as SB3's ``TD3Policy``."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        if len(args) < 4:
+            kwargs["net_arch"] = [64, 64] if kwargs.get("net_arch") is None else kwargs["net_arch"]
+        super().__init__(*args, **kwargs)
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
+        actor_kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        return LayerNormActor(**actor_kwargs).to(self.device)
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
+        critic_kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
+        return LayerNormCritic(**critic_kwargs).to(self.device)
+
+
+class CA2EDDPGCnnPolicy(CA2EDDPGPolicy):
+    """Actor and critic of CA2E-DDPG for images; parameters as SB3's ``TD3Policy``."""
+
+    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = LayerNormCNN, **kwargs: Any):
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class CA2EDDPGMultiInputPolicy(CA2EDDPGPolicy):
+    """Actor and critic of CA2E-DDPG for dictionaries; parameters as SB3's ``TD3Policy``."""
+
+    def __init__(
+        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
+    ):
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+def l2_penalty(module: nn.Module) -> th.Tensor:
+    """
+    Half the sum of squared weights; biases and gains of normalisations are left free.
+
+    :param module: a network
+    :return: scalar
+    """
+    weights = [parameter for parameter in module.parameters() if parameter.ndim > 1]
+    return 0.5 * sum(weight.square().sum() for weight in weights)  # type: ignore[return-value]

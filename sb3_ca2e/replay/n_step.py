@@ -1,0 +1,21 @@
+"""Multi-step returns, formed by the same code for an actor's priorities and for a sampled batch."""
+
+import torch as th
+
+
+def n_step_return(
+    rewards: th.Tensor, ended: th.Tensor, available: th.Tensor, gamma: float
+) -> tuple[th.Tensor, th.Tensor]:
+    """
+    Discounted sum of the rewards up to the end of the episode, of the window or of what is known.
+
+    :param rewards: ``(batch, n_steps)`` rewards of consecutive steps of one slot
+    :param ended: ``(batch, n_steps)`` bool, the episode ended with that step
+    :param available: ``(batch, n_steps)`` bool, the step has been made; the first always has
+    :param gamma: discount factor of one step
+    :return: ``(batch,)`` returns R = sum of gamma^k r_{t+k+1} and ``(batch,)`` int64 number of steps in each
+    """
+    before_end = th.cumsum(ended, dim=1) - ended.long() == 0
+    used = before_end & th.cummin(available.byte(), dim=1).values.bool()
+    powers = gamma ** th.arange(rewards.shape[1], dtype=th.float64, device=rewards.device)
+    return (rewards * used * powers.to(rewards.dtype)).sum(dim=1), used.sum(dim=1)
