@@ -1,7 +1,8 @@
 """Replay memory: prioritized, multi-step, one copy of each frame."""
 
 from sb3_ca2e.replay.block import Block, ObservationColumn, lead_frames, observation_columns
-from sb3_ca2e.replay.memory import PrioritizedReplayBuffer, PrioritizedReplaySamples
+from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
+from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 
 __all__ = [
     "Block",

@@ -1,6 +1,6 @@
 """Prioritized replay memory with multi-step returns, a Stable-Baselines3 replay buffer."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -12,39 +12,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ca2e.replay.block import OBSERVATION, PRIOR, TERMINATED, TRANSITION, Block, observation_columns
 from sb3_ca2e.replay.n_step import n_step_return
+from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 from sb3_ca2e.replay.steps import Observations, StepBlocks
 from sb3_ca2e.replay.storage import ENDED, SEGMENT_LENGTH, SegmentStorage
 from sb3_ca2e.replay.sum_tree import check_priorities, extremes
-
-
-class PrioritizedReplaySamples(NamedTuple):
-    """
-    Fields of SB3's ``ReplayBufferSamples``, then what prioritized sampling adds.
-
-    :param observations: ``(batch, *obs_shape)``, a dict of such for ``Dict`` spaces
-    :param actions: ``(batch, action_dim)``
-    :param next_observations: ``(batch, *obs_shape)`` after the last step of the return
-    :param dones: ``(batch, 1)`` float32, 1 where the episode terminated with that step (truncation does not count)
-    :param rewards: ``(batch, 1)`` float32, sum of the discounted rewards of up to ``n_steps`` steps
-    :param discounts: ``(batch, 1)`` float32, gamma to the power of the number of steps used
-    :param weights: ``(batch, 1)`` float32 importance-sampling weights, the largest is 1
-    :param indices: ``(batch,)`` int64 rows, for :meth:`PrioritizedReplayBuffer.update_priorities`
-    :param generations: ``(batch,)`` int64, tells a row from what overwrites it later
-    :param prior: ``(batch,)`` bool, made by a prior agent
-    :param ages: ``(batch,)`` int64 transitions committed since
-    """
-
-    observations: th.Tensor | TensorDict
-    actions: th.Tensor
-    next_observations: th.Tensor | TensorDict
-    dones: th.Tensor
-    rewards: th.Tensor
-    discounts: th.Tensor
-    weights: th.Tensor
-    indices: th.Tensor
-    generations: th.Tensor
-    prior: th.Tensor
-    ages: th.Tensor
 
 
 class PrioritizedReplayBuffer(ReplayBuffer):
@@ -316,7 +287,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         assert storage is not None
         device = storage.rows.device
         indices, generations = indices.to(device), generations.to(device)
-        priorities = priorities.detach().to(device, th.float64)
+        priorities = priorities.detach().to(device, th.float64).flatten()
         low, high = extremes(priorities)
         check_priorities(low, high)
         self.max_priority = max(self.max_priority, high)

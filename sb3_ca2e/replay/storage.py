@@ -71,7 +71,8 @@ class SegmentStorage:
         device: th.device | str = "cpu",
     ):
         self.buffer_size = buffer_size
-        self.segment_length = segment_length
+        # A longer one would have to be freed before it is full, with all that there is.
+        self.segment_length = segment_length = min(segment_length, buffer_size)
         self.lead = lead_frames(columns)
         self.segment_rows = self.lead + segment_length + 1
         # Every slot keeps a segment open, on top of those that are full.
@@ -119,6 +120,7 @@ class SegmentStorage:
         :param block: the rows
         :param priorities: ``(n_rows,)`` float64 that rows are sampled in proportion to, zero unless transitions
         """
+        self._check(block)
         row, n_rows = 0, len(block.flags)
         n_committed = self.n_committed + len(block)
         while row < n_rows:
@@ -137,6 +139,22 @@ class SegmentStorage:
             while self.size > self.buffer_size:
                 self._free(next(iter(self.segments)))
         self.n_committed = n_committed
+
+    def _check(self, block: Block) -> None:
+        """Refuse a block that does not fit before anything of it is written."""
+        n_rows = len(block.flags)
+        frames = {
+            f"frames[{key!r}]": (block.frames[key], (self.lead + n_rows + 1, *column.frame_shape))
+            for key, column in self.rows.observation_columns.items()
+        }
+        actions = {"actions": (block.actions, (n_rows, self.rows.actions.shape[1]))}
+        others = {"rewards": (block.rewards, (n_rows,)), "ages": (block.ages, (n_rows + 1,))}
+        for name, (array, shape) in {**frames, **actions, **others}.items():
+            if array.shape != shape:
+                raise ValueError(
+                    f"A block of {n_rows} rows from slot {block.slot} has {name} of shape {array.shape}, "
+                    f"expected {shape}. The slot and the memory must be made for the same spaces and frame stack."
+                )
 
     def _takes(self, segment: Segment, block: Block, row: int) -> bool:
         """Whether a row of a block can go into the segment that its slot wrote to last."""

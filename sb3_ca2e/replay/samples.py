@@ -1,0 +1,36 @@
+"""What the prioritized memory gives its learner."""
+
+from typing import NamedTuple
+
+import torch as th
+from stable_baselines3.common.type_aliases import TensorDict
+
+
+class PrioritizedReplaySamples(NamedTuple):
+    """
+    Fields of SB3's ``ReplayBufferSamples``, then what prioritized sampling adds.
+
+    :param observations: ``(batch, *obs_shape)``, a dict of such for ``Dict`` spaces
+    :param actions: ``(batch, action_dim)``
+    :param next_observations: ``(batch, *obs_shape)`` after the last step of the return
+    :param dones: ``(batch, 1)`` float32, 1 where the episode terminated with that step (truncation does not count)
+    :param rewards: ``(batch, 1)`` float32, sum of the discounted rewards of up to ``n_steps`` steps
+    :param discounts: ``(batch, 1)`` float32, gamma to the power of the number of steps used
+    :param weights: ``(batch, 1)`` float32 importance-sampling weights, the largest is 1
+    :param indices: ``(batch,)`` int64 rows, for :meth:`PrioritizedReplayBuffer.update_priorities`
+    :param generations: ``(batch,)`` int64, tells a row from what overwrites it later
+    :param prior: ``(batch,)`` bool, made by a prior agent
+    :param ages: ``(batch,)`` int64 transitions committed since
+    """
+
+    observations: th.Tensor | TensorDict
+    actions: th.Tensor
+    next_observations: th.Tensor | TensorDict
+    dones: th.Tensor
+    rewards: th.Tensor
+    discounts: th.Tensor
+    weights: th.Tensor
+    indices: th.Tensor
+    generations: th.Tensor
+    prior: th.Tensor
+    ages: th.Tensor

@@ -1,0 +1,30 @@
+import numpy as np
+import pytest
+from gymnasium import spaces
+from recorded_slot import RecordedSlot
+
+from sb3_ca2e.replay import lead_frames, observation_columns
+from sb3_ca2e.replay.block import OBSERVATION
+
+
+@pytest.mark.parametrize("n_stack", [1, 4])
+def test_the_first_transitions_of_a_block(n_stack):
+    """Cut off anywhere, and equal to the block that a slot which stops there hands over."""
+    for n in range(1, 31):
+        slots = [RecordedSlot(0, (2,), np.float32, n_stack, 0, np.random.default_rng(0), 0.4) for _ in range(2)]
+        whole, expected = slots[0].block(30, 0), slots[1].block(n, 0)
+        first = whole.first(n)
+        assert len(first) == n
+        np.testing.assert_array_equal(first.frames[OBSERVATION], expected.frames[OBSERVATION])
+        for name in ("actions", "rewards", "flags", "ages", "priorities"):
+            np.testing.assert_array_equal(getattr(first, name), getattr(expected, name))
+        assert whole.first(99) is whole
+
+
+def test_columns_of_a_dict():
+    space = spaces.Dict({"a": spaces.Box(0, 255, (4, 8, 8), np.uint8), "b": spaces.Box(-1, 1, (12,), np.float64)})
+    columns = observation_columns(space, n_stack=4, axis=0)
+    assert {key: column.frame_shape for key, column in columns.items()} == {"a": (1, 8, 8), "b": (3,)}
+    assert {key: column.shape for key, column in columns.items()} == {key: box.shape for key, box in space.items()}
+    assert lead_frames(columns) == 3
+    assert lead_frames(observation_columns(space)) == 0
