@@ -21,6 +21,7 @@ import json
 import platform
 import tempfile
 import time
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,9 +195,21 @@ def save_small(model: BaseAlgorithm, path: Path) -> None:
         model.buffer_size = 1  # load() allocates this much
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path, exclude=EXCLUDED_ATTRIBUTES)
+    drop_machine(path)
     size = path.stat().st_size
     if size > MAX_ZIP_BYTES:
         raise ValueError(f"{path} takes {size} bytes, more than the {MAX_ZIP_BYTES} allowed in the package")
+
+
+def drop_machine(path: Path) -> None:
+    """Take the line about the operating system, which names a kernel of no interest, out of a saved zip."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    lines = members["system_info.txt"].decode().splitlines(keepends=True)
+    members["system_info.txt"] = "".join(line for line in lines if not line.startswith("- OS:")).encode()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
 
 
 def evaluate(recipe: Recipe, n_episodes: int) -> dict[str, Any]:
