@@ -5,6 +5,7 @@ No lock is ever shared: every byte has one writer. A block counts once the messa
 has arrived whole, so an actor that dies while it writes leaves nothing behind.
 """
 
+import errno
 import os
 import pickle
 import select
@@ -36,16 +37,19 @@ def shared_file(n_bytes: int, name: str) -> int:
     else:  # pragma: no cover - an unlinked file does the same where memfd is missing
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
-    os.truncate(fd, n_bytes)
-    if hasattr(os, "posix_fallocate"):
-        try:
+    try:
+        # The kernel would rather kill this process than refuse what no machine of this size can hold.
+        if n_bytes > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        os.truncate(fd, n_bytes)
+        if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(fd, 0, max(n_bytes, 1))
-        except OSError as error:
-            os.close(fd)
-            raise MemoryError(
-                f"Could not reserve {n_bytes / 2**20:.1f} MiB of shared memory for the actors ({error.strerror}); "
-                "lower n_actors or local_buffer_size, or free memory."
-            ) from error
+    except OSError as error:
+        os.close(fd)
+        raise MemoryError(
+            f"Could not reserve {n_bytes / 2**20:.1f} MiB of shared memory for the actors ({error.strerror}); "
+            "lower n_actors or local_buffer_size, or free memory."
+        ) from error
     return fd
 
 
@@ -159,7 +163,8 @@ def map_file(fd: int) -> np.ndarray:
     :param fd: a file of :func:`shared_file`
     :return: its bytes, shared
     """
-    return np.memmap(os.fdopen(os.dup(fd), "r+b"), dtype=np.uint8, mode="r+").view(np.ndarray)
+    with os.fdopen(os.dup(fd), "r+b") as file:  # the mapping outlives it
+        return np.memmap(file, dtype=np.uint8, mode="r+").view(np.ndarray)
 
 
 class Board:
