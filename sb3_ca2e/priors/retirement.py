@@ -26,14 +26,15 @@ class Retirement:
 
     def __init__(self, alpha: float, patience: int, state: dict[str, Any] | None = None):
         self.alpha, self.patience = alpha, patience
-        self.state: dict[str, Any] = state or {"greedy_returns": [], "since_look": 0, "priors": {}}
+        self.state: dict[str, Any] = state or {"greedy_returns": [], "since_look": 0, "priors": []}
 
     def add_prior(self, index: int) -> None:
         """
         :param index: which prior agent, by its position in ``prior_agents``
         """
-        unknown = {"baseline": None, "returns": [], "streak": 0, "retired_at": None, "learner_reward": None}
-        self.state["priors"].setdefault(index, unknown)
+        while len(self.state["priors"]) <= index:
+            unknown = {"baseline": None, "returns": [], "streak": 0, "retired_at": None, "learner_reward": None}
+            self.state["priors"].append(unknown)
 
     def set_baseline(self, index: int, mean_reward: float | None) -> None:
         """
@@ -89,7 +90,7 @@ class Retirement:
         if reward is None or self.state["since_look"] < LOOK_EVERY:
             return []
         self.state["since_look"] = 0
-        return [index for index in self.state["priors"] if self._look(index, reward, timestep)]
+        return [index for index in range(len(self.state["priors"])) if self._look(index, reward, timestep)]
 
     def _look(self, index: int, reward: float, timestep: int) -> bool:
         """Periodically receive the average reward r from the learner; "if several times r >= alpha r-bar"."""
