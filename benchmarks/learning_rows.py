@@ -40,9 +40,12 @@ import yaml
 from provenance import REPOSITORY, RESULTS, describe, provenance, write_json, write_results
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_ca2e
+from sb3_ca2e.zoo.hyperparams import parse_value
 
 N_EVAL_EPISODES = 20
 #: Environments of the final score, and of the evaluations on the way; training seeds are 0, 1, ...
@@ -204,7 +207,7 @@ def hyperparams(algorithm: str, env_id: str) -> dict[str, Any]:
     """
     :param algorithm: ``"CA2EDQN"`` or ``"CA2EDDPG"``
     :param env_id: environment
-    :return: its entry of ``hyperparams/`` without the budget, which the row sets
+    :return: its entry of ``hyperparams/`` as it stands there, without the budget, which the row sets
     """
     file = REPOSITORY / "hyperparams" / f"{algorithm.lower().replace('ca2e', 'ca2e_')}.yml"
     entry = yaml.safe_load(file.read_text(encoding="utf-8"))[env_id]
@@ -212,29 +215,19 @@ def hyperparams(algorithm: str, env_id: str) -> dict[str, Any]:
     return dict(entry)
 
 
-def algorithm_arguments(settings: dict[str, Any], n_actions: int) -> dict[str, Any]:
+def algorithm_arguments(settings: dict[str, Any], env: VecEnv) -> dict[str, Any]:
     """
     :param settings: hyperparameters in the zoo's notation
-    :param n_actions: dimensions of a continuous action
+    :param env: the environment
     :return: arguments of the algorithm
     """
-    arguments = dict(settings)
-    if isinstance(arguments.get("policy_kwargs"), str):
-        arguments["policy_kwargs"] = _dict_call(ast.parse(arguments["policy_kwargs"], mode="eval").body)
+    arguments = {name: parse_value(value) for name, value in settings.items()}
     if (noise_type := arguments.pop("noise_type", None)) is not None:
         if noise_type != "normal":
             raise ValueError(f"noise_type {noise_type!r} is not known here")
-        arguments["action_noise"] = NormalActionNoise(
-            np.zeros(n_actions), np.full(n_actions, float(arguments.pop("noise_std")))
-        )
+        sigma = np.full(env.action_space.shape or (), float(arguments.pop("noise_std")))
+        arguments["action_noise"] = NormalActionNoise(np.zeros_like(sigma), sigma)
     return arguments
-
-
-def _dict_call(node: ast.expr) -> Any:
-    """What ``dict(net_arch=[64, 64])`` says, without running it."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
-        return {str(keyword.arg): _dict_call(keyword.value) for keyword in node.keywords}
-    return ast.literal_eval(node)
 
 
 def play(model: BaseAlgorithm, env_id: str, seed: int) -> list[float]:
@@ -297,14 +290,14 @@ def learn(run: Run, n_processes: int | None) -> dict[str, Any]:
     th.set_num_threads(1)  # small networks: more threads only cost
     variant = run.variant
     assert variant.algorithm is not None
-    with gym.make(run.env_id) as env:
-        arguments = algorithm_arguments(run.settings, int(np.prod(env.action_space.shape or ())))
-    policy = arguments.pop("policy", "MlpPolicy")
+    settings = dict(run.settings)
+    policy, env = settings.pop("policy", "MlpPolicy"), make_vec_env(run.env_id, n_envs=settings.pop("n_envs", 1))
+    arguments = algorithm_arguments(settings, env)
     if variant.ours:
         arguments.setdefault("n_processes", n_processes)
         arguments["prior_agents"] = [sb3_ca2e.PriorAgent(source, trust=True) for source in variant.priors]
     algorithm = getattr(sb3_ca2e if variant.ours else stable_baselines3, variant.algorithm)
-    model = algorithm(policy, run.env_id, seed=run.seed, **arguments)
+    model = algorithm(policy, env, seed=run.seed, **arguments)
     curve = LearningCurve(run.env_id, run.eval_every)
     started = time.perf_counter()
     model.learn(run.n_timesteps, callback=curve)
@@ -332,8 +325,16 @@ def run_demo(run: Run, folder: pathlib.Path) -> dict[str, Any]:
     started = time.perf_counter()
     subprocess.run([sys.executable, "-m", "sb3_ca2e.demo", "--seed", str(run.seed), "--out", str(folder)], check=True)
     seconds = time.perf_counter() - started
-    told = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    return {"score": told["mean_reward"], "seconds": round(seconds, 1), "demo": told}
+    told = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    best = told["best_checkpoint"]
+    return {
+        "score": round(best["mean"], 2),
+        "returns": [round(each, 2) for each in best["returns"]],
+        "seconds": round(seconds, 1),
+        "transitions": told["timesteps"],
+        "random_policy": round(told["random_policy"]["mean"], 2),
+        "actors": told["actors"],
+    }
 
 
 def run_all(runs: Sequence[Run], out: pathlib.Path, jobs: int, n_processes: int | None) -> list[Run]:
@@ -437,7 +438,9 @@ def summarise(row: Row, runs: Sequence[Run], out: pathlib.Path) -> dict[str, Any
 
 def _told(result: dict[str, Any], threshold: float | None) -> dict[str, Any]:
     """What the table keeps of a run."""
-    kept = {key: result[key] for key in ("seed", "score", "seconds", "transitions", "updates") if key in result}
+    kept: dict[str, Any] = {
+        key: result[key] for key in ("seed", "score", "seconds", "transitions", "updates") if key in result
+    }
     if result.get("curve") and threshold is not None:
         kept["first_reached"] = next((steps for steps, mean in result["curve"] if mean >= threshold), None)
         kept["curve"] = result["curve"]
@@ -473,10 +476,13 @@ def table(name: str, row: dict[str, Any]) -> str:
         reached = [run["first_reached"] for run in each["runs"] if "first_reached" in run]
         if reached:
             told = ", ".join("never" if steps is None else str(steps) for steps in reached)
-            lines += ["", f"{variant}: first evaluation of at least {threshold:g} on the way at {told} transitions."]
+            lines += [
+                "",
+                f"{variant}: transitions at the first evaluation of at least {threshold:g} on the way: {told}.",
+            ]
     for variant, each in row["variants"].items():
         if each["settings"]:
-            lines += ["", f"{variant}: `{each['settings']}`" + (f", priors {each['priors']}" if each["priors"] else "")]
+            lines += ["", f"{variant}: `{each['settings']}`" + "".join(f", `{prior}`" for prior in each["priors"])]
     return "\n".join([*lines, "", describe(row["measured_on"]), ""])
 
 

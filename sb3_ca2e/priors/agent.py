@@ -217,4 +217,6 @@ def load_vec_normalize(path: pathlib.Path) -> VecNormalize:
     """
     normalize = _GymUnpickler(io.BytesIO(path.read_bytes())).load()
     normalize.training = False
+    # SB3 pickles only what has been given an environment: it drops these without asking whether they are there.
+    normalize.class_attributes, normalize.returns = {}, np.zeros(0)
     return normalize
