@@ -85,7 +85,7 @@ RECIPES = [
     Recipe(
         "ppo",
         "LunarLander-v3",
-        n_timesteps=1_000_000,
+        n_timesteps=850_000,
         n_envs=16,
         eval_freq=50_000,
         hyperparams={
