@@ -28,8 +28,6 @@ class Segment:
     :param cut: what comes next continues nothing
     :param n_transitions: rows that are transitions
     :param n_prior: those of them that a prior agent made
-    :param previous: segment in use that the slot filled before
-    :param following: segment in use in which the slot went on
     """
 
     slot: int
@@ -39,8 +37,6 @@ class Segment:
     cut: bool = False
     n_transitions: int = 0
     n_prior: int = 0
-    previous: int | None = None
-    following: int | None = None
 
 
 class SegmentStorage:
@@ -137,7 +133,7 @@ class SegmentStorage:
             self._write(segment, block, slice(row, row + n_written), priorities, n_committed)
             row += n_written
             while self.size > self.buffer_size:
-                self._free(next(iter(self.segments)))
+                self._free_oldest()
         self.n_committed = n_committed
 
     def _check(self, block: Block) -> None:
@@ -166,16 +162,15 @@ class SegmentStorage:
     def _open(self, block: Block, row: int) -> int:
         """Begin a segment with the lead frames of a row of a block."""
         if not self._unused:
-            self._free(next(iter(self.segments)))
+            self._free_oldest()
         segment_id = self._unused.pop()
         start = segment_id * self.segment_rows + self.lead
         for key, frames in self.rows.frames.items():
             put(frames, start - self.lead, block.frames[key][row : row + self.lead])
         previous = self._newest.get(block.slot)
         if previous is not None:
-            self.segments[previous].following = segment_id
             self._link(self.segments[previous], start)
-        self.segments[segment_id] = Segment(block.slot, start, previous=previous)
+        self.segments[segment_id] = Segment(block.slot, start)
         self._newest[block.slot] = segment_id
         return segment_id
 
@@ -207,19 +202,19 @@ class SegmentStorage:
         self.size += n_transitions
         self.n_prior += n_prior
 
-    def _free(self, segment_id: int) -> None:
-        """Forget a segment: its rows are no transitions any more, and nothing leads into it or out of it."""
+    def _free_oldest(self) -> None:
+        """
+        Forget the oldest segment: its rows are no transitions any more, and nothing leads out of it.
+
+        Nothing leads into it, as its slot's older segments have been freed before.
+        """
+        segment_id = next(iter(self.segments))
         segment = self.segments.pop(segment_id)
         first = segment.start - self.lead
         self.rows.priorities.assign(first, np.zeros(self.segment_rows))
         self.rows.flags[first : first + self.segment_rows] = 0
         self.generations[segment_id] += 1
         self._link(segment, self.rows.sentinel)
-        if segment.previous is not None:
-            self._link(self.segments[segment.previous], self.rows.sentinel)
-            self.segments[segment.previous].following = None
-        if segment.following is not None:
-            self.segments[segment.following].previous = None
         if self._newest[segment.slot] == segment_id:
             del self._newest[segment.slot]
         self.size -= segment.n_transitions

@@ -154,6 +154,22 @@ def test_more_slots_than_expected(n_slots):
     assert memory.size() >= (560 if n_slots == 30 else 200)
 
 
+def test_a_cut_costs_a_segment_at_most():
+    """A stream that goes on in the middle of an episode needs lead frames of its own, once."""
+    memory = PrioritizedReplayBuffer(
+        1000, spaces.Box(0, 255, (12,), np.float32), spaces.Discrete(9), frame_stack=(4, 0)
+    )
+    slot = RecordedSlot(0, (3,), np.float32, 4, 0, np.random.default_rng(0), 0.0)
+    for restart in (True, False):
+        for _ in range(10):
+            memory.add_block(slot.block(5, 0))
+        memory.end_stream(0)
+        slot.cut(restart)
+    for _ in range(10):
+        memory.add_block(slot.block(5, 0))
+    assert len(memory._storage.segments) == 2
+
+
 def test_a_seed_repeats_the_draws():
     memories = [make_memory(seed=seed) for seed in (1, 1, 2)]
     th.manual_seed(3)
