@@ -105,7 +105,7 @@ class CA2EMixin(OffPolicyAlgorithm):
         self.rate_limit: bool = arguments["rate_limit"]
         self.info_keys: tuple[str, ...] = tuple(arguments["info_keys"])
         self.retirement_state: dict[str, Any] | None = None
-        self.actor_stats: list[dict[str, Any]] = []
+        self._last_actor_stats: list[dict[str, Any]] = []
         self._collector: Collector | None = None
         self._last_batch: tuple[PrioritizedReplaySamples, th.Tensor] | None = None
 
@@ -115,6 +115,13 @@ class CA2EMixin(OffPolicyAlgorithm):
         if self.n_actors is not None:
             return self.n_actors
         return self.n_envs if self.n_envs > 1 else DEFAULT_ACTORS
+
+    @property
+    def actor_stats(self) -> list[dict[str, Any]]:
+        """What each slot does now or, outside ``learn``, did last: one plain dictionary a slot."""
+        if self._collector is None:
+            return self._last_actor_stats
+        return self._collector.actor_stats(1.0 - self._current_progress_remaining)
 
     def _prior_slots(self) -> dict[int, int]:
         """The prior agents take the last slots, which explore least once they become nature slots."""
@@ -291,7 +298,7 @@ class CA2EMixin(OffPolicyAlgorithm):
     def _stop_actors(self) -> None:
         if self._collector is not None:
             collector, self._collector = self._collector, None
-            self.actor_stats = collector.actor_stats(1.0 - self._current_progress_remaining)
+            self._last_actor_stats = collector.actor_stats(1.0 - self._current_progress_remaining)
             collector.stop()
 
     def collect_rollouts(
