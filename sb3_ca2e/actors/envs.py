@@ -1,5 +1,6 @@
 """From the user's environment to a picklable builder for each slot, and to the observations that a slot sees."""
 
+import contextlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import cloudpickle
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecTransposeImage
@@ -34,6 +36,7 @@ class EnvRecipe:
     What an actor needs to make the environment of a slot and to see what the learner's policy sees.
 
     :param builders: pickled environments or functions; slot ``i`` uses ``builders[i % len(builders)]``
+    :param registered: pickled specs of the ids that the user's process knows beside gymnasium's own
     :param observation_space: the learner's observation space, frames stacked and channels first
     :param action_space: the environment's action space
     :param transpose: images come with their channels last and are turned around
@@ -42,6 +45,7 @@ class EnvRecipe:
     """
 
     builders: tuple[bytes, ...]
+    registered: tuple[bytes, ...]
     observation_space: spaces.Space
     action_space: spaces.Space
     transpose: bool = False
@@ -60,6 +64,10 @@ class EnvRecipe:
         :param slot: index of the slot
         :return: the environment
         """
+        for registered in self.registered:
+            with contextlib.suppress(Exception):  # where it matters, gym.make will say that the id is unknown
+                spec = cloudpickle.loads(registered)
+                gym.registry.setdefault(spec.id, spec)
         made = cloudpickle.loads(self.builders[slot % len(self.builders)])
         env = made if isinstance(made, gym.Env) else made()
         return env if is_wrapped(env, Monitor) else Monitor(env)
@@ -107,7 +115,9 @@ def recipe_from(env: VecEnv) -> EnvRecipe:
                 f"Actors can't rebuild the wrapper {type(wrapper).__name__}; they know VecFrameStack and "
                 "VecTransposeImage. Apply what it does as a gymnasium wrapper inside each environment instead."
             )
-    return EnvRecipe(_builders(base), env.observation_space, env.action_space, transpose, n_stack, stack_axis)
+    return EnvRecipe(
+        _builders(base), _registered(), env.observation_space, env.action_space, transpose, n_stack, stack_axis
+    )
 
 
 def _unwrap(env: VecEnv) -> tuple[DummyVecEnv, list[VecEnv]]:
@@ -116,8 +126,9 @@ def _unwrap(env: VecEnv) -> tuple[DummyVecEnv, list[VecEnv]]:
     while not isinstance(env, DummyVecEnv):
         if not hasattr(env, "venv"):
             raise ValueError(
-                f"Actors can't copy environments out of a {type(env).__name__}. Pass an id, a gymnasium.Env, a function "
-                "that makes one, or a DummyVecEnv (make_vec_env's default): CA2E runs them in processes of its own."
+                f"Actors can't copy environments out of a {type(env).__name__}. Pass an id, a gymnasium.Env, a "
+                "function that makes one, or a DummyVecEnv (make_vec_env's default): CA2E runs them in processes of "
+                "its own."
             )
         wrappers.insert(0, env)
         env = env.venv
@@ -125,24 +136,42 @@ def _unwrap(env: VecEnv) -> tuple[DummyVecEnv, list[VecEnv]]:
 
 
 def _builders(base: DummyVecEnv) -> tuple[bytes, ...]:
-    made = getattr(base, "env_fns", base.envs)
+    return tuple(_builder(*each) for each in zip(base.envs, getattr(base, "env_fns", base.envs), strict=True))
+
+
+def _builder(env: gym.Env, made: gym.Env | Callable[[], gym.Env]) -> bytes:
     try:
-        return tuple(_dumps(each) for each in made)
+        return _dumps(made)
     except Exception as error:
+        what, way_out = ("it", "Pass a function that makes the environment instead, e.g. lambda: MyEnv(...)")
+        if made is not env:
+            what, way_out = ("the function that makes it", "Let that function make what it needs instead of holding it")
         raise ValueError(
-            f"Actors need copies of {base.envs[0]}, and it can't be pickled ({type(error).__name__}: {error}). "
-            "Pass a function that makes the environment instead, e.g. CA2EDQN('MlpPolicy', lambda: MyEnv(...)), "
-            "or BuilderVecEnv([make_env, ...]) from sb3_ca2e."
+            f"Actors need copies of {env}, and {what} can't be pickled ({type(error).__name__}: {error}). {way_out}, "
+            "or give BuilderVecEnv from sb3_ca2e a list of such functions."
         ) from error
 
 
+def _registered() -> tuple[bytes, ...]:
+    """The ids that functions may hand to ``gym.make``, but that an actor would not know."""
+    pickled = []
+    for spec in gym.registry.values():
+        entry = spec.entry_point
+        module = entry if isinstance(entry, str) else getattr(entry, "__module__", "")
+        if not module.startswith("gymnasium."):
+            with contextlib.suppress(Exception):
+                pickled.append(_dumps(spec))
+    return tuple(pickled)
+
+
 class _EnvPickler(cloudpickle.Pickler):
-    """Pickles a ``Monitor`` without the file that it has open."""
+    """Makes the wrappers anew that hold an episode under way, or, as ``Monitor`` may, an open file."""
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, Monitor) and obj.results_writer is not None:
-            info_keywords = tuple(obj.info_keywords)
-            return Monitor, (obj.env, None, obj.allow_early_resets, obj.reset_keywords, info_keywords)
+        if isinstance(obj, Monitor):
+            return Monitor, (obj.env, None, obj.allow_early_resets, obj.reset_keywords, tuple(obj.info_keywords))
+        if type(obj) is EpisodicLifeEnv:
+            return EpisodicLifeEnv, (obj.env,)
         return super().reducer_override(obj)
 
 
