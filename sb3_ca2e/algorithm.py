@@ -4,8 +4,9 @@ import copy
 import os
 import pathlib
 import secrets
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch as th
@@ -106,6 +107,7 @@ class CA2EMixin(OffPolicyAlgorithm):
         self.info_keys: tuple[str, ...] = tuple(arguments["info_keys"])
         self.retirement_state: dict[str, Any] | None = None
         self._last_actor_stats: list[dict[str, Any]] = []
+        self._n_updates_at_start = 0
         self._collector: Collector | None = None
         self._last_batch: tuple[PrioritizedReplaySamples, th.Tensor] | None = None
 
@@ -210,19 +212,33 @@ class CA2EMixin(OffPolicyAlgorithm):
 
     # Learning.
 
-    def learn(self, *args: Any, **kwargs: Any) -> Any:
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "run",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
         """
         Train as SB3 does; see :meth:`stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm.learn`.
 
         Actor processes start here and are gone when this returns, raises or is interrupted.
 
-        :param args: as in SB3
-        :param kwargs: as in SB3
+        :param total_timesteps: transitions of all slots together
+        :param callback: called at every tick of ``n_envs`` transitions
+        :param log_interval: log every so many episodes
+        :param tb_log_name: name of the run for TensorBoard
+        :param reset_num_timesteps: count from zero, and draw a new curve
+        :param progress_bar: show one
         :return: the model
         :raises ActorError: if an actor fails; the model can be used and saved
         """
         try:
-            return super().learn(*args, **kwargs)
+            return super().learn(
+                total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+            )
         finally:
             self._stop_actors()
 
@@ -239,6 +255,7 @@ class CA2EMixin(OffPolicyAlgorithm):
             set_up = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         finally:
             self.action_noise = noise
+        self._n_updates_at_start = self._n_updates
         self._start_actors()
         return set_up
 
@@ -418,6 +435,8 @@ class CA2EMixin(OffPolicyAlgorithm):
         if self._collector is not None:
             self._collector.log(self.logger, 1.0 - self._current_progress_remaining)
             self._record_batch()
+            elapsed = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
+            self.logger.record("time/updates_per_second", (self._n_updates - self._n_updates_at_start) / elapsed)
         super().dump_logs()
 
 
