@@ -1,0 +1,277 @@
+"""Pictures of a run, drawn from what it logged: learning curves, and what each actor did."""
+
+import csv
+import pathlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+EVALUATION_COLOUR = "#1f5fa8"
+NATURE_COLOUR = "#8c8c8c"
+#: One for each prior agent; more agents than colours start again.
+PRIOR_COLOURS = ("#d9730d", "#2f8f4e", "#8a4fbf", "#c0392b", "#a37c1b")
+
+
+@dataclass
+class RunLog:
+    """
+    What a run left in its folder.
+
+    :param columns: the numbers of ``progress.csv`` by key, NaN where a row has none
+    :param timesteps: ``(evaluations,)`` transitions at which ``EvalCallback`` evaluated
+    :param results: ``(evaluations, episodes)`` returns
+    """
+
+    columns: dict[str, np.ndarray]
+    timesteps: np.ndarray
+    results: np.ndarray
+
+    @classmethod
+    def read(cls, folder: str | pathlib.Path) -> "RunLog":
+        """
+        :param folder: holds ``progress.csv`` of SB3's logger (format "csv"), ``evaluations.npz`` of ``EvalCallback``,
+            or both
+        :return: what they say
+        :raises FileNotFoundError: if neither is there
+        """
+        progress, evaluations = pathlib.Path(folder, "progress.csv"), pathlib.Path(folder, "evaluations.npz")
+        if not (progress.is_file() or evaluations.is_file()):
+            raise FileNotFoundError(
+                f"{folder} holds neither progress.csv (written by stable_baselines3.common.logger.configure(folder, "
+                '["csv"])) nor evaluations.npz (written by EvalCallback(..., log_path=folder)).'
+            )
+        columns = _read_numbers(progress) if progress.is_file() else {}
+        if not evaluations.is_file():
+            return cls(columns, np.empty(0), np.empty((0, 0)))
+        with np.load(evaluations) as saved:
+            return cls(columns, saved["timesteps"], saved["results"])
+
+    def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """
+        :param key: a key of the logger
+        :return: transitions and values of the rows that have it; empty if none has
+        """
+        if key not in self.columns:
+            return np.empty(0), np.empty(0)
+        values = self.columns[key]
+        there = ~np.isnan(values)
+        return self.columns["time/total_timesteps"][there], values[there]
+
+    def last(self, key: str) -> float | None:
+        """
+        :param key: a key of the logger
+        :return: its last value, None if it has none
+        """
+        values = self.series(key)[1]
+        return float(values[-1]) if len(values) else None
+
+    def slots(self, group: str) -> list[int]:
+        """
+        :param group: ``"actors"`` or ``"priors"``
+        :return: the slots that logged in it
+        """
+        return sorted({int(key.split("/")[1]) for key in self.columns if key.startswith(f"{group}/")})
+
+    @property
+    def end(self) -> float:
+        """Transitions at the last thing logged."""
+        return float(max(*self.timesteps, *self.columns.get("time/total_timesteps", ()), 1, 1))
+
+
+def _read_numbers(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = rows[0].keys() if rows else ()
+    return {name: np.array([_number(row[name]) for row in rows]) for name in names}
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:  # a word, as the kind of an actor
+        return float("nan")
+
+
+def learning_curve(
+    folder: str | pathlib.Path,
+    agents: Mapping[int, str] | None = None,
+    title: str = "",
+    threshold: float | None = None,
+) -> "Figure":
+    """
+    Evaluations and the nature actors' own returns against transitions; each prior's baseline and retirement.
+
+    :param folder: the run's; see :meth:`RunLog.read`
+    :param agents: names of the prior agents by slot
+    :param title: title of the picture
+    :param threshold: return at which the environment counts as solved
+    :return: the figure, to be saved with its ``savefig``
+    :raises ImportError: if matplotlib is missing
+    """
+    log = RunLog.read(folder)
+    figure = _new_figure(5.4)
+    axes = figure.add_subplot()
+    axes.set(title=title, xlabel="transitions of all actors", ylabel="return")
+    _transitions_axis(axes, log.end)
+
+    steps, returns = log.series("rollout/ep_rew_mean")
+    axes.plot(steps, returns, color=NATURE_COLOUR, lw=1.3, label="nature actors, last 100 episodes (exploring)")
+    shown = [returns]
+    if len(log.timesteps):
+        mean, std = log.results.mean(axis=1), log.results.std(axis=1)
+        label = f"evaluation, greedy: mean ± std of {log.results.shape[1]} episodes"
+        axes.fill_between(log.timesteps, mean - std, mean + std, color=EVALUATION_COLOUR, alpha=0.15, lw=0)
+        axes.plot(log.timesteps, mean, color=EVALUATION_COLOUR, lw=2, marker="o", ms=3.5, label=label)
+        best = int(mean.argmax())
+        kept = f"checkpoint kept: {mean[best]:.0f} at {log.timesteps[best]:,}"
+        axes.plot(
+            log.timesteps[best], mean[best], "*", ms=15, color=EVALUATION_COLOUR, mec="white", label=kept, zorder=5
+        )
+        shown += [mean, (mean + std)[-1:]]
+    if threshold is not None:
+        axes.axhline(threshold, color="black", lw=0.8, ls=(0, (1, 3)), label=f"solved: {threshold:g}")
+        shown.append(np.array([threshold]))
+
+    known = [(log.last(f"priors/{slot}/baseline"), colour, name) for slot, colour, name in _priors(log, agents)]
+    baselines = [(baseline, colour, name) for baseline, colour, name in known if baseline is not None]
+    heights = [baseline for baseline, _, _ in baselines]
+    for i, (baseline, colour, _) in enumerate(baselines):
+        offset, n_equal = heights[:i].count(baseline), heights.count(baseline)  # the dashes of equal ones alternate
+        axes.axhline(baseline, color=colour, lw=1.4, ls=(5 * offset, (5, 5 * max(n_equal - 1, 1))))
+    _fit_returns(axes, np.concatenate([*shown, heights]))
+    _label_right(axes, [(baseline, f"{name}: {baseline:.0f}", colour) for baseline, colour, name in baselines])
+    _mark_retirements(axes, log, agents, text_at="bottom")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
+    return figure
+
+
+def actors_picture(folder: str | pathlib.Path, agents: Mapping[int, str] | None = None, title: str = "") -> "Figure":
+    """
+    What each actor did: its returns, its exploration, and how much of the memory the priors filled.
+
+    :param folder: the run's, with a ``progress.csv``; see :meth:`RunLog.read`
+    :param agents: names of the prior agents by slot
+    :param title: title of the picture
+    :return: the figure, to be saved with its ``savefig``
+    :raises ImportError: if matplotlib is missing
+    """
+    log = RunLog.read(folder)
+    figure = _new_figure(8.4)
+    returns, exploration, fraction = figure.subplots(3, 1, sharex=True, height_ratios=[3, 2, 2])
+    returns.set(title=title, ylabel="return, last 100 games")
+    exploration.set(ylabel="exploration")
+    fraction.set(ylabel="share of priors", xlabel="transitions of all actors", ylim=(-0.03, 1.03))
+    for axes in (returns, exploration, fraction):
+        _transitions_axis(axes, log.end)
+
+    priors = {slot: (colour, name) for slot, colour, name in _priors(log, agents)}
+    nature = [slot for slot in log.slots("actors") if slot not in priors]
+    for slot in nature:
+        style: dict[str, Any] = {"color": str(0.2 + 0.55 * nature.index(slot) / max(len(nature) - 1, 1)), "lw": 1.1}
+        returns.plot(*log.series(f"actors/{slot}/ep_rew_mean"), label=f"slot {slot}: nature", **style)
+        exploration.plot(*log.series(f"actors/{slot}/epsilon"), **style)
+    for slot, (colour, name) in priors.items():
+        retired_at = log.last(f"priors/{slot}/retired_at")
+        end = float("inf") if retired_at is None else retired_at
+        steps, values = log.series(f"actors/{slot}/ep_rew_mean")
+        returns.plot(steps[steps < end], values[steps < end], color=colour, lw=2.2, label=f"slot {slot}: {name}")
+        label = f"slot {slot}: nature since" if retired_at is not None else None
+        returns.plot(steps[steps >= end], values[steps >= end], color=colour, lw=1.1, label=label)
+        steps, values = log.series(f"actors/{slot}/epsilon")
+        exploration.plot(steps[steps >= end], values[steps >= end], color=colour, lw=1.1)
+
+    fraction.plot(*log.series("replay/prior_fraction"), color=EVALUATION_COLOUR, lw=2.0, label="of the memory")
+    sampled = log.series("replay/sampled_prior_fraction")
+    fraction.plot(*sampled, ".", ms=4, alpha=0.6, color=NATURE_COLOUR, label="of a sampled batch")
+    for axes in (returns, exploration, fraction):
+        _mark_retirements(axes, log, agents, text_at="top" if axes is exploration else None)
+    returns.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8.5, frameon=False)
+    fraction.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8.5, frameon=False)
+    return figure
+
+
+def _new_figure(height: float) -> "Figure":
+    """A figure of our own: no pyplot, so no display is looked for and the user's pictures are left alone."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("Pictures need matplotlib: pip install 'sb3-ca2e[plots]'") from error
+    return Figure(figsize=(9.5, height), dpi=120, layout="constrained")
+
+
+def _transitions_axis(axes: "Axes", end: float) -> None:
+    axes.set_xlim(0, end)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _fit_returns(axes: "Axes", values: np.ndarray) -> None:
+    """Let a few awful early evaluations run out of the picture rather than flatten all that comes after them."""
+    if not len(values):
+        return
+    high = values.max()
+    usual = np.percentile(values, 15)
+    low = max(values.min(), usual - 0.3 * (high - usual))
+    margin = 0.08 * max(high - low, 1.0)
+    axes.set_ylim(low - margin, high + margin)
+
+
+def _priors(log: RunLog, agents: Mapping[int, str] | None) -> list[tuple[int, str, str]]:
+    """Slot, colour and name of each prior agent."""
+    slots = log.slots("priors")
+    names = {slot: (agents or {}).get(slot, f"prior of slot {slot}") for slot in slots}
+    return [(slot, PRIOR_COLOURS[i % len(PRIOR_COLOURS)], names[slot]) for i, slot in enumerate(slots)]
+
+
+def _mark_retirements(axes: "Axes", log: RunLog, agents: Mapping[int, str] | None, text_at: str | None) -> None:
+    """A vertical line where a prior retired; its name stands at the left of it, those that follow soon beside it."""
+    retired = [(log.last(f"priors/{slot}/retired_at"), colour, name) for slot, colour, name in _priors(log, agents)]
+    marks = sorted((at, colour, name) for at, colour, name in retired if at is not None)
+    for at, colour, _ in marks:
+        axes.axvline(at, color=colour, lw=1.2, ls=":")
+    if text_at is None:
+        return
+    left, right = axes.get_xlim()
+    width = 0.025 * (right - left)  # of a line of text
+    places = _spread([at - width / 2 for at, _, _ in marks], width)
+    for place, (at, colour, name) in zip(places, marks, strict=True):
+        text = f"{name} retires at {at:,.0f}"
+        axes.text(
+            place, {"bottom": 0.03, "top": 0.97}[text_at], text, color=colour, fontsize=8.5,
+            rotation=90, ha="center", va=text_at, transform=axes.get_xaxis_transform(),
+            bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5},
+        )  # fmt: skip
+
+
+def _label_right(axes: "Axes", labels: Sequence[tuple[float, str, str]]) -> None:
+    """Write labels beside the right edge at their heights, pushed apart where they would overlap."""
+    low, high = axes.get_ylim()
+    ordered = sorted(labels)
+    heights = _spread([height for height, _, _ in ordered], 0.042 * (high - low))
+    for height, (_, text, colour) in zip(heights, ordered, strict=True):
+        axes.text(1.01, height, text, color=colour, fontsize=9, va="center", transform=axes.get_yaxis_transform())
+
+
+def _spread(places: Sequence[float], gap: float) -> list[float]:
+    """
+    Push ascending places apart until none is nearer to another than ``gap``, moving each as little as needed.
+
+    :param places: ascending
+    :param gap: least distance
+    :return: the new places
+    """
+    groups = [[place] for place in places]
+    while True:
+        spots = [[np.mean(group) + gap * (i - (len(group) - 1) / 2) for i in range(len(group))] for group in groups]
+        near = next((i for i, (a, b) in enumerate(pairwise(spots)) if b[0] - a[-1] < gap * (1 - 1e-9)), None)
+        if near is None:
+            return [float(spot) for group in spots for spot in group]
+        groups[near : near + 2] = [groups[near] + groups[near + 1]]
