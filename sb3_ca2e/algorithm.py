@@ -91,20 +91,33 @@ class CA2EMixin(OffPolicyAlgorithm):
     def _env_from(env: Any) -> Any:
         return as_env(env)
 
-    def _set_ca2e_arguments(self, prior_agents: Sequence[PriorSource], **arguments: Any) -> None:
+    def _set_ca2e_arguments(
+        self,
+        *,
+        prior_agents: Sequence[PriorSource] = (),
+        n_actors: int | None = None,
+        n_processes: int | None = None,
+        execution: str = "async",
+        prior_alpha: float = 1.0,
+        prior_patience: int = 3,
+        local_buffer_size: int = 50,
+        actor_update_interval: int = 100,
+        rate_limit: bool = True,
+        info_keys: Sequence[str] = (),
+    ) -> None:
         """Keep the arguments as given: ``load`` writes them back under their own names."""
         if isinstance(prior_agents, str | pathlib.Path | BaseAlgorithm | PriorAgent):
             raise TypeError(f"prior_agents takes a list of agents, one a slot; write [{prior_agents!r}].")
         self.prior_agents = [PriorAgent.of(a) if isinstance(a, BaseAlgorithm) else a for a in prior_agents]
-        self.n_actors: int | None = arguments["n_actors"]
-        self.n_processes: int | None = arguments["n_processes"]
-        self.execution: str = arguments["execution"]
-        self.prior_alpha: float = arguments["prior_alpha"]
-        self.prior_patience: int = arguments["prior_patience"]
-        self.local_buffer_size: int = arguments["local_buffer_size"]
-        self.actor_update_interval: int = arguments["actor_update_interval"]
-        self.rate_limit: bool = arguments["rate_limit"]
-        self.info_keys: tuple[str, ...] = tuple(arguments["info_keys"])
+        self.n_actors = n_actors
+        self.n_processes = n_processes
+        self.execution = execution
+        self.prior_alpha = prior_alpha
+        self.prior_patience = prior_patience
+        self.local_buffer_size = local_buffer_size
+        self.actor_update_interval = actor_update_interval
+        self.rate_limit = rate_limit
+        self.info_keys = tuple(info_keys)
         self.retirement_state: dict[str, Any] | None = None
         self._last_actor_stats: list[dict[str, Any]] = []
         self._n_updates_at_start = 0
@@ -217,7 +230,7 @@ class CA2EMixin(OffPolicyAlgorithm):
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int = 4,
-        tb_log_name: str = "run",
+        tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
@@ -229,12 +242,13 @@ class CA2EMixin(OffPolicyAlgorithm):
         :param total_timesteps: transitions of all slots together
         :param callback: called at every tick of ``n_envs`` transitions
         :param log_interval: log every so many episodes
-        :param tb_log_name: name of the run for TensorBoard
+        :param tb_log_name: name of the run for TensorBoard, None for the algorithm's
         :param reset_num_timesteps: count from zero, and draw a new curve
         :param progress_bar: show one
         :return: the model
         :raises ActorError: if an actor fails; the model can be used and saved
         """
+        tb_log_name = tb_log_name or type(self).__name__
         try:
             return super().learn(
                 total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar

@@ -22,6 +22,7 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 
 import sb3_ca2e
 from sb3_ca2e import CA2EDDPG, CA2EDQN, PriorAgent
+from sb3_ca2e.algorithm import CA2EMixin
 from toy import RandomWalk
 
 SYNC = {"execution": "sync", "n_actors": 3, "local_buffer_size": 20}
@@ -87,6 +88,13 @@ def test_every_argument_of_sb3_is_taken_at_its_place(ours, theirs):
 @pytest.mark.parametrize(("ours", "theirs"), [(CA2EDQN, sb3.DQN), (CA2EDDPG, sb3.DDPG)])
 def test_learn_takes_what_sb3s_takes(ours, theirs):
     assert inspect.signature(ours.learn).parameters.keys() == inspect.signature(theirs.learn).parameters.keys()
+
+
+@pytest.mark.parametrize("algorithm", [CA2EDQN, CA2EDDPG])
+def test_the_mixins_arguments_have_the_same_defaults_everywhere(algorithm):
+    shared = inspect.signature(CA2EMixin._set_ca2e_arguments).parameters
+    for name in [name for name in shared if name != "self"]:
+        assert inspect.signature(algorithm).parameters[name] == shared[name]
 
 
 def test_sb3s_own_policies_and_architectures_are_taken():
@@ -301,8 +309,8 @@ def tensorboard_keys(folder: pathlib.Path) -> set[str]:
 def test_tensorboard_gets_sb3s_keys_and_ours(tmp_path):
     def keys(algorithm, **kwargs):
         model = dqn(algorithm=algorithm, tensorboard_log=str(tmp_path / algorithm.__name__), **kwargs)
-        model.learn(1000, log_interval=2, tb_log_name="run")
-        return tensorboard_keys(tmp_path / algorithm.__name__ / "run_1")
+        model.learn(1000, log_interval=2)
+        return tensorboard_keys(tmp_path / algorithm.__name__ / f"{algorithm.__name__}_1")
 
     prior = PriorAgent(sb3.DQN("MlpPolicy", "CartPole-v1", buffer_size=1), mean_reward=480.0)
     ours, theirs = keys(CA2EDQN, prior_agents=[prior]), keys(sb3.DQN)

@@ -1,0 +1,94 @@
+"""TD3 on CA2E's hooks: what another algorithm of SB3 takes. No other module knows of it."""
+
+from typing import Any
+
+import torch as th
+from sb3_ca2e.actors.actor import Steps
+from sb3_ca2e.actors.exploration import Exploration, noise_ladder
+from sb3_ca2e.algorithm import CA2EMixin
+from sb3_ca2e.replay import PrioritizedReplaySamples
+from stable_baselines3 import TD3
+from stable_baselines3.common.utils import polyak_update
+
+
+class CA2ETD3(CA2EMixin, TD3):
+    """
+    Twin Delayed DDPG with Compound Asynchronous Exploration and Exploitation.
+
+    :param policy: as in SB3
+    :param env: as in SB3
+    :param ca2e: arguments that CA2E adds
+    :param td3: further arguments of SB3's TD3
+    """
+
+    def __init__(self, policy: Any, env: Any, ca2e: dict[str, Any] | None = None, **td3: Any):
+        set_up = td3.pop("_init_setup_model", True)
+        super().__init__(policy, self._env_from(env), _init_setup_model=False, **{"n_steps": 3, **td3})
+        self._set_ca2e_arguments(**(ca2e or {}))
+        if set_up:
+            self._setup_model()
+
+    def update(self, batch: PrioritizedReplaySamples) -> tuple[th.Tensor, dict[str, th.Tensor]]:
+        """
+        One step of both critics and, every ``policy_delay`` steps, of the actor and the targets.
+
+        :param batch: the batch
+        :return: ``(batch,)`` TD errors of the first critic, and what to log
+        """
+        with th.no_grad():
+            noise = (th.randn_like(batch.actions) * self.target_policy_noise).clamp(
+                -self.target_noise_clip, self.target_noise_clip
+            )
+            next_actions = (self.actor_target(batch.next_observations) + noise).clamp(-1, 1)
+            next_q_values = _smallest(self.critic_target(batch.next_observations, next_actions))
+            target_q_values = batch.rewards + (1 - batch.dones) * batch.discounts * next_q_values
+        td_errors = [target_q_values - q_values for q_values in self.critic(batch.observations, batch.actions)]
+        critic_loss = th.stack([(batch.weights * error.square()).mean() for error in td_errors]).sum()
+        self.critic.optimizer.zero_grad()
+        critic_loss.backward()
+        self.critic.optimizer.step()
+        if self._n_updates % self.policy_delay == 0:
+            actor_loss = -self.critic.q1_forward(batch.observations, self.actor(batch.observations)).mean()
+            self.actor.optimizer.zero_grad()
+            actor_loss.backward()
+            self.actor.optimizer.step()
+            polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+            polyak_update(self.actor.parameters(), self.actor_target.parameters(), self.tau)
+        return td_errors[0].detach().flatten(), {"critic_loss": critic_loss.detach()}
+
+    def published_modules(self) -> dict[str, th.nn.Module]:
+        """
+        :return: the networks that actors need
+        """
+        return {"actor": self.actor, "critic": self.critic}
+
+    def explorations(self) -> list[Exploration]:
+        """
+        :return: the exploration of each slot
+        """
+        return list(noise_ladder(self.n_slots, self.action_space, self.action_noise))
+
+    @staticmethod
+    def act(modules: dict[str, Any], observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param modules: the published networks
+        :param observations: ``(slots, ...)``
+        :return: ``(slots, action_dim)`` greedy actions, and the same again for :meth:`evaluate`
+        """
+        actions = modules["actor"](observations)
+        return actions, actions
+
+    @staticmethod
+    def evaluate(modules: dict[str, Any], steps: Steps) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param modules: the published networks
+        :param steps: a block, with the greedy actions that :meth:`act` gave
+        :return: ``(rows,)`` q(s, a) of the actions taken and ``(rows,)`` q(s, pi(s)) to bootstrap from
+        """
+        critic = modules["critic"]
+        greedy = _smallest(critic(steps.observations, steps.outputs))
+        return critic.q1_forward(steps.observations, steps.actions).flatten(), greedy.flatten()
+
+
+def _smallest(q_values: tuple[th.Tensor, ...]) -> th.Tensor:
+    return th.cat(q_values, dim=1).min(dim=1, keepdim=True).values
