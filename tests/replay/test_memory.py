@@ -13,7 +13,7 @@ from recorded_slot import RecordedSlot
 from scipy import stats
 
 from sb3_ca2e.replay import Block, PrioritizedReplayBuffer
-from sb3_ca2e.replay.block import OBSERVATION, TRANSITION
+from sb3_ca2e.replay.block import OBSERVATION, TERMINATED, TRANSITION
 
 SPACE = spaces.Box(0, 255, (3,), np.float32)
 
@@ -168,6 +168,19 @@ def test_a_cut_costs_a_segment_at_most():
     for _ in range(10):
         memory.add_block(slot.block(5, 0))
     assert len(memory._storage.segments) == 2
+
+
+def test_a_last_frame_in_the_tail_takes_no_data_row():
+    memory = make_memory(buffer_size=100, segment_length=10)
+    episode = plain_block(10)
+    episode.flags[-1] |= TERMINATED
+    last_frame = plain_block(1)
+    last_frame.flags[:] = 0
+    for _ in range(20):
+        memory.add_block(episode)
+        memory.add_block(last_frame)
+    assert memory.size() == 100
+    assert len(memory._storage.segments) == 10
 
 
 def test_a_seed_repeats_the_draws():
