@@ -1,6 +1,7 @@
 """From the user's environment to a picklable builder for each slot, and to the observations that a slot sees."""
 
 import contextlib
+import importlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,6 +68,9 @@ class EnvRecipe:
         for registered in self.registered:
             with contextlib.suppress(Exception):  # where it matters, gym.make will say that the id is unknown
                 spec = cloudpickle.loads(registered)
+                if spec.id not in gym.registry and isinstance(spec.entry_point, str):
+                    # Whoever registers ids when imported would warn that they are there if it came later.
+                    importlib.import_module(spec.entry_point.partition(":")[0].partition(".")[0])
                 gym.registry.setdefault(spec.id, spec)
         made = cloudpickle.loads(self.builders[slot % len(self.builders)])
         env = made if isinstance(made, gym.Env) else made()
