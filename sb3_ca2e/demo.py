@@ -44,6 +44,9 @@ except ImportError as error:
 N_ACTORS = 8
 #: Evaluations in a run, episodes in each, and in the final one.
 N_EVALUATIONS, N_EVAL_EPISODES, N_TEST_EPISODES = 20, 10, 20
+#: Environments to choose the checkpoint with. Those that have played their episodes step on until all have, so one an
+#: episode would mostly step for nothing while the last one hovers.
+N_EVAL_ENVS = 5
 
 
 class ActorsTable(BaseCallback):
@@ -265,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     model.set_logger(configure(str(options.out), ["csv"]))
     eval_freq = min(max(timesteps // N_EVALUATIONS, 1000), timesteps)
-    eval_env = make_vec_env(options.env, n_envs=N_EVAL_EPISODES, seed=eval_seed)
+    eval_env = make_vec_env(options.env, n_envs=N_EVAL_ENVS, seed=eval_seed)
     evaluation = EvalCallback(
         eval_env,
         callback_after_eval=EvaluationLine(),
