@@ -8,4 +8,4 @@ from sb3_ca2e.priors.agent import PriorAgent
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 
 __version__ = "0.1.0"
-__all__ = ["CA2EDDPG", "CA2EDQN", "ActorError", "BuilderVecEnv", "PrioritizedReplayBuffer", "PriorAgent"]
+__all__ = ["CA2EDDPG", "CA2EDQN", "ActorError", "BuilderVecEnv", "PriorAgent", "PrioritizedReplayBuffer"]

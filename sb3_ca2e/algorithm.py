@@ -44,7 +44,7 @@ class CA2EMixin(OffPolicyAlgorithm):
     :meth:`published_modules`, :meth:`explorations`, :meth:`act`, :meth:`evaluate` and :meth:`update`.
     """
 
-    replay_buffer: PrioritizedReplayBuffer  # type: ignore[assignment]
+    replay_buffer: PrioritizedReplayBuffer
 
     # The hooks.
 
@@ -203,9 +203,11 @@ class CA2EMixin(OffPolicyAlgorithm):
 
     def _make_memory(self) -> PrioritizedReplayBuffer:
         """The memory reserves nothing until transitions come."""
-        self.replay_buffer_class = self.replay_buffer_class or PrioritizedReplayBuffer
+        memory_class = self.replay_buffer_class or PrioritizedReplayBuffer
+        assert issubclass(memory_class, PrioritizedReplayBuffer)
+        self.replay_buffer_class = memory_class
         recipe = recipe_from(self.env) if self.env is not None else None
-        memory = self.replay_buffer_class(
+        return memory_class(
             self.buffer_size,
             self.observation_space,
             self.action_space,
@@ -217,8 +219,6 @@ class CA2EMixin(OffPolicyAlgorithm):
             seed=self.seed,
             **self.replay_buffer_kwargs,
         )
-        assert isinstance(memory, PrioritizedReplayBuffer)
-        return memory
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_collector", "_last_batch"]
@@ -465,6 +465,6 @@ def _for_actors(module: th.nn.Module) -> th.nn.Module:
         copied = copy.deepcopy(module).cpu()
     finally:
         if optimizer is not None:
-            module.optimizer = optimizer  # type: ignore[assignment]
+            module.optimizer = optimizer
     copied.train(False)
     return copied

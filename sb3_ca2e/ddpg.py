@@ -138,7 +138,8 @@ class CA2EDDPG(CA2EMixin, DDPG):
         (critic_loss + self.critic_l2 * l2_penalty(self.critic)).backward()
         self.critic.optimizer.step()
 
-        actor_loss = -self.critic.q1_forward(batch.observations, self.actor(batch.observations)).mean()
+        observations: Any = batch.observations  # SB3 annotates q1_forward with tensors alone
+        actor_loss = -self.critic.q1_forward(observations, self.actor(observations)).mean()
         self.actor.optimizer.zero_grad()
         actor_loss.backward()
         self.actor.optimizer.step()

@@ -28,7 +28,7 @@ class CA2EDQN(CA2EMixin, DQN):
     :param n_actors: slots, priors included; None for ``env.num_envs`` where that is over 1, else 8
     :param n_processes: actor processes; None for one a CPU, at most one a slot
     :param execution: ``"async"``, or ``"sync"`` for the same actors and learner in one process, repeatable
-    :param prior_alpha: a prior retires at r >= baseline + (alpha - 1) |baseline|
+    :param prior_alpha: a prior retires at ``r >= baseline + (alpha - 1) * abs(baseline)``
     :param prior_patience: looks in a row that must find so
     :param double_q: let the online network choose the action whose value the target network gives
     :param local_buffer_size: transitions that a slot hands over at once (B of the paper)

@@ -11,7 +11,7 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from stable_baselines3.td3.policies import Actor, TD3Policy
 from torch import nn
 
-NORM = [nn.LayerNorm]
+NORM: list[type[nn.Module]] = [nn.LayerNorm]
 
 
 def fused(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -36,7 +36,7 @@ class LayerNormCNN(NatureCNN):
     """
 
     def __init__(self, observation_space: gym.Space, features_dim: int = 512, normalized_image: bool = False) -> None:
-        super().__init__(observation_space, features_dim, normalized_image)  # type: ignore[arg-type]
+        super().__init__(observation_space, features_dim, normalized_image)
         hidden, activation = self.linear
         self.linear = nn.Sequential(hidden, nn.LayerNorm(features_dim), activation)
 

@@ -127,8 +127,8 @@ def epsilon_ladder(
     :param fraction: share of the training over which epsilon is annealed
     :return: the settings, in the order of the slots
     """
-    initial = np.linspace(1.0, 0.2, n_slots) if initial is None else initial
-    starts = per_slot("exploration_initial_eps", initial, n_slots)
+    spread = np.linspace(1.0, 0.2, n_slots).tolist() if initial is None else initial
+    starts = per_slot("exploration_initial_eps", spread, n_slots)
     ends = per_slot("exploration_final_eps", final, n_slots)
     return [
         EpsilonGreedy(n_actions, float(start), float(end), fraction) for start, end in zip(starts, ends, strict=True)

@@ -142,7 +142,7 @@ class PriorAgent:
         """
         assert self._policy is not None, "resolve() the agent first"
         if self._normalize is not None:
-            observation = self._normalize.normalize_obs(observation)
+            observation = np.asarray(self._normalize.normalize_obs(observation))
         chosen = self._deterministic if deterministic is None else deterministic
         return self._policy.predict(observation, state, episode_start, deterministic=chosen)
 
@@ -157,8 +157,9 @@ class PriorAgent:
         live = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
         spec = env.spec if isinstance(env, gym.Env) else None
         self.resolve(live.observation_space, live.action_space, spec.id if spec else None)
-        mean, std = evaluate_policy(_Stochastic(self), live, n_episodes, warn=False)  # type: ignore[arg-type]
-        return float(mean), float(std)  # type: ignore[arg-type]
+        player: Any = _Stochastic(self)
+        returns, _ = evaluate_policy(player, live, n_episodes, return_episode_rewards=True, warn=False)
+        return float(np.mean(returns)), float(np.std(returns))
 
     def __getstate__(self) -> dict[str, Any]:
         """Saved as a reference: a model object's weights are not the learner's to keep."""
@@ -191,7 +192,9 @@ class _Stochastic:
     def __init__(self, agent: PriorAgent):
         self.agent = agent
 
-    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True) -> Any:
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> Any:
         return self.agent.predict(observation, state, episode_start)
 
 
@@ -215,7 +218,7 @@ def load_vec_normalize(path: pathlib.Path) -> VecNormalize:
     :param path: the ``vecnormalize.pkl``; it is trusted
     :return: the statistics, frozen
     """
-    normalize = _GymUnpickler(io.BytesIO(path.read_bytes())).load()
+    normalize: VecNormalize = _GymUnpickler(io.BytesIO(path.read_bytes())).load()
     normalize.training = False
     # SB3 pickles only what has been given an environment: it drops these without asking whether they are there.
     normalize.class_attributes, normalize.returns = {}, np.zeros(0)

@@ -33,7 +33,13 @@ class Retirement:
         :param index: which prior agent, by its position in ``prior_agents``
         """
         while len(self.state["priors"]) <= index:
-            unknown = {"baseline": None, "returns": [], "streak": 0, "retired_at": None, "learner_reward": None}
+            unknown: dict[str, Any] = {
+                "baseline": None,
+                "returns": [],
+                "streak": 0,
+                "retired_at": None,
+                "learner_reward": None,
+            }
             self.state["priors"].append(unknown)
 
     def set_baseline(self, index: int, mean_reward: float | None) -> None:
@@ -49,7 +55,8 @@ class Retirement:
         :param index: which prior agent
         :return: what is known of it
         """
-        return self.state["priors"][index]
+        prior: dict[str, Any] = self.state["priors"][index]
+        return prior
 
     def retired(self, index: int) -> bool:
         """

@@ -76,7 +76,9 @@ def algorithm_class(name: str) -> type[BaseAlgorithm]:
         module = importlib.import_module(package)
     except ImportError as error:
         raise ImportError(f"A {name} agent needs sb3-contrib: pip install sb3-contrib") from error
-    return getattr(module, {"ca2e_dqn": "CA2EDQN", "ca2e_ddpg": "CA2EDDPG"}.get(name, name.upper()))
+    own = {"ca2e_dqn": "CA2EDQN", "ca2e_ddpg": "CA2EDDPG"}
+    found: type[BaseAlgorithm] = getattr(module, own.get(name, name.upper()))
+    return found
 
 
 def search_path() -> list[pathlib.Path]:
