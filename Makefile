@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint format types docs clean
+.PHONY: help demo test bench check lint format types docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -15,6 +15,12 @@ demo: $(VENV)/.installed ## train on LunarLander-v3 with three bundled priors (a
 
 test: $(VENV)/.installed ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/.installed ## the shorter benchmarks, half an hour; benchmarks/README.md names the others
+	$(BIN)/python benchmarks/asynchrony.py
+	$(BIN)/python benchmarks/ratio.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/learning_rows.py --row plain-dqn --row plain-ddpg
 
 check: test lint types docs ## everything that a change must pass
 

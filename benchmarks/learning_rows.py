@@ -127,7 +127,7 @@ class Row:
 
     :param name: for ``--row``
     :param env_id: environment
-    :param n_timesteps: budget, in transitions
+    :param n_timesteps: budget, in transitions; 0 for the demo's own
     :param variants: what is run; the goal is the first one's
     :param goal: what must be reached
     :param eval_every: transitions between two evaluations on the way; 0 for none
@@ -322,8 +322,11 @@ def run_demo(run: Run, folder: pathlib.Path) -> dict[str, Any]:
     :param folder: what the demo writes
     :return: its score and duration
     """
+    command = [sys.executable, "-m", "sb3_ca2e.demo", "--seed", str(run.seed), "--out", str(folder)]
+    if run.n_timesteps:
+        command += ["--timesteps", str(run.n_timesteps)]
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "sb3_ca2e.demo", "--seed", str(run.seed), "--out", str(folder)], check=True)
+    subprocess.run(command, check=True)
     seconds = time.perf_counter() - started
     told = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     best = told["best_checkpoint"]
@@ -396,8 +399,9 @@ def run_child(run: Run, out: pathlib.Path, n_processes: int | None) -> None:
     :param out: folder of the results
     :param n_processes: actor processes
     """
+    measured_on = provenance()  # the code that is running, whatever is edited meanwhile
     result = learn(run, n_processes) if run.variant.algorithm is not None else run_demo(run, out / run.name)
-    write_json(out / f"{run.name}.json", {**dataclasses.asdict(run), **result, "measured_on": provenance()})
+    write_json(out / f"{run.name}.json", {**dataclasses.asdict(run), **result, "measured_on": measured_on})
 
 
 def summarise(row: Row, runs: Sequence[Run], out: pathlib.Path) -> dict[str, Any] | None:
@@ -416,6 +420,7 @@ def summarise(row: Row, runs: Sequence[Run], out: pathlib.Path) -> dict[str, Any
     if not first:
         return None
     means = {name: statistics.fmean(result["score"] for result in results) for name, results in variants.items()}
+    commits = sorted({result["measured_on"]["commit"] for results in variants.values() for result in results})
     complete = all(len(variants.get(variant.name, [])) == len(ALL_SEEDS) for variant in row.variants)
     return {
         "env_id": row.env_id,
@@ -432,7 +437,7 @@ def summarise(row: Row, runs: Sequence[Run], out: pathlib.Path) -> dict[str, Any
             }
             for name, results in variants.items()
         },
-        "measured_on": first[-1]["measured_on"],
+        "measured_on": {**first[-1]["measured_on"], "commit": " and ".join(commits)},
     }
 
 
