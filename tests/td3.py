@@ -3,12 +3,13 @@
 from typing import Any
 
 import torch as th
+from stable_baselines3 import TD3
+from stable_baselines3.common.utils import polyak_update
+
 from sb3_ca2e.actors.actor import Steps
 from sb3_ca2e.actors.exploration import Exploration, noise_ladder
 from sb3_ca2e.algorithm import CA2EMixin
 from sb3_ca2e.replay import PrioritizedReplaySamples
-from stable_baselines3 import TD3
-from stable_baselines3.common.utils import polyak_update
 
 
 class CA2ETD3(CA2EMixin, TD3):

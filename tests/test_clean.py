@@ -1,0 +1,234 @@
+"""Nothing is left behind: no process, no shared memory, no warning, no reserved gigabyte."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+
+import ale_py
+import gymnasium as gym
+import pytest
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_atari_env
+from stable_baselines3.common.vec_env import VecFrameStack
+
+from marked_processes import processes_marked
+from sb3_ca2e import CA2EDQN
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def shared_memory() -> set[str]:
+    return set(os.listdir("/dev/shm"))
+
+
+def open_files() -> set[str]:
+    """Descriptors of this process, and what they lead to."""
+    found = set()
+    for link in pathlib.Path("/proc/self/fd").iterdir():
+        try:
+            found.add(f"{link.name} {link.readlink()}")
+        except OSError:  # the one that lists this folder
+            continue
+    return found
+
+
+def script(text: str, folder: pathlib.Path, *arguments: str) -> list[str]:
+    """A user's script, run with warnings as errors."""
+    path = folder / "script.py"
+    path.write_text(textwrap.dedent(text))
+    return [sys.executable, "-W", "error", str(path), *arguments]
+
+
+def environment(folder: pathlib.Path) -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
+
+
+class RaiseAt(BaseCallback):
+    """Raise in the middle of training."""
+
+    def __init__(self, timestep: int, error: type[BaseException]):
+        super().__init__()
+        self.timestep, self.error = timestep, error
+
+    def _on_step(self):
+        if self.num_timesteps >= self.timestep:
+            raise self.error("from the callback")
+        return True
+
+
+def test_nothing_is_left_when_learn_ends(process_mark):
+    model = CA2EDQN("MlpPolicy", "CartPole-v1", n_actors=3, n_processes=2, learning_starts=50, seed=0)
+    model.learn(60)  # opens what libraries open on first use
+    files, shared = open_files(), shared_memory()
+    seen = []
+
+    class Look(RaiseAt):
+        def _on_step(self):
+            seen.append(len(processes_marked(process_mark)))
+            return super()._on_step()
+
+    for error in (RuntimeError, KeyboardInterrupt, None):
+        if error is None:
+            model.learn(60)
+        else:
+            with pytest.raises(error, match="from the callback"):
+                model.learn(10_000, Look(20, error))
+        assert processes_marked(process_mark) == []
+        assert open_files() == files
+        assert shared_memory() == shared
+    assert max(seen) == 3, "two actors and their server were running"
+
+
+UNGUARDED = """
+    import gymnasium as gym
+    import numpy as np
+    from sb3_ca2e import CA2EDQN
+
+    class Corridor(gym.Env):
+        observation_space = gym.spaces.Box(0, 5, (1,), np.float32)
+        action_space = gym.spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.place = 0
+            return self.observation(), {}
+
+        def observation(self):
+            return np.array([self.place], dtype=np.float32)
+
+        def step(self, action):
+            self.place = max(self.place + (1 if action else -1), 0)
+            return self.observation(), -1.0, self.place == 5, False, {}
+
+    model = CA2EDQN("MlpPolicy", Corridor(), n_actors=4, n_processes=2, learning_starts=100, seed=0)
+    model.learn(400)
+    model.save("model")
+    print(model.num_timesteps, model.replay_buffer.size())
+"""
+
+
+def test_an_unguarded_script_works(tmp_path):
+    shared = shared_memory()
+    command = script(UNGUARDED, tmp_path)
+    done = subprocess.run(command, env=environment(tmp_path), cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.stderr == ""
+    assert (done.returncode, done.stdout) == (0, "400 400\n")
+    # SB3 makes a folder for its logger
+    left = {path.name for path in tmp_path.iterdir() if not path.name.startswith("SB3-")}
+    assert left == {"model.zip", "script.py"}
+    assert shared_memory() == shared
+
+
+INTERRUPTED = """
+    import sys
+    from sb3_ca2e import CA2EDQN
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    class Announce(BaseCallback):
+        def _on_step(self):
+            if self.num_timesteps == 500:
+                print("learning", flush=True)
+            return True
+
+    model = CA2EDQN("MlpPolicy", "CartPole-v1", n_actors=4, n_processes=2, learning_starts=100, seed=0)
+    try:
+        model.learn(100_000_000, Announce())
+    except KeyboardInterrupt:
+        print("interrupted")
+    observation = model.get_env().reset()
+    before = model.predict(observation, deterministic=True)[0]
+    model.save("model")
+    after = CA2EDQN.load("model").predict(observation, deterministic=True)[0]
+    n_transitions = model.num_timesteps
+    model.learn(200, reset_num_timesteps=False)
+    print(bool((before == after).all()), n_transitions >= 500, model.num_timesteps - n_transitions)
+"""
+
+
+def test_ctrl_c_leaves_a_usable_model(tmp_path, process_mark):
+    command = script(INTERRUPTED, tmp_path)
+    process = subprocess.Popen(
+        command,
+        env=environment(tmp_path),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        assert process.stdout.readline() == "learning\n"
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the whole foreground group
+        out, err = process.communicate(timeout=200)
+    assert err == ""
+    assert (process.returncode, out) == (0, "interrupted\nTrue True 200\n")
+    assert processes_marked(process_mark) == []
+
+
+MEMORY = """
+    import warnings
+    import ale_py
+    import gymnasium as gym
+    from sb3_ca2e import CA2EDQN
+    from stable_baselines3 import DQN
+    from stable_baselines3.common.env_util import make_atari_env
+    from stable_baselines3.common.vec_env import VecFrameStack
+
+    def vm_size():
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmSize")) / 2**20
+
+    gym.register_envs(ale_py)
+    env = VecFrameStack(make_atari_env("PongNoFrameskip-v4", n_envs=2), 4)
+    models = []
+    def grown(make):
+        before = vm_size()
+        models.append(make())
+        print(vm_size() - before)
+
+    make = lambda buffer_size: CA2EDQN("CnnPolicy", env, buffer_size=buffer_size, device="cpu")
+    make(1).save("small")
+    CA2EDQN.load("small")  # what is imported on first use
+    grown(lambda: make(1))
+    grown(lambda: make(1_000_000))
+    models[-1].save("large")
+    grown(lambda: CA2EDQN.load("small"))
+    grown(lambda: CA2EDQN.load("large"))
+    grown(lambda: CA2EDQN.load("large", env=env))
+    observation = env.reset()
+    models[-1].predict(observation)
+    grown(lambda: models[-1].predict(observation))
+    warnings.simplefilter("ignore")  # SB3's that the memory is short
+    grown(lambda: DQN("CnnPolicy", env, buffer_size=50_000, device="cpu"))
+"""
+
+
+def test_a_large_memory_reserves_nothing_before_it_is_used(tmp_path):
+    command = script(MEMORY, tmp_path)
+    done = subprocess.run(command, env=environment(tmp_path), cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    small, large, loaded_small, loaded, loaded_with_env, predicted, sb3s = map(float, done.stdout.split())
+    assert large - small < 0.5
+    assert loaded - loaded_small < 0.5
+    assert loaded_with_env - loaded_small < 0.5
+    assert predicted < 0.5
+    assert sb3s > 1.0, "the measure does not see what SB3's buffer reserves"
+
+
+def test_pong_is_learned_from_in_processes():
+    gym.register_envs(ale_py)
+    env = VecFrameStack(make_atari_env("PongNoFrameskip-v4", n_envs=2, seed=0), 4)
+    model = CA2EDQN(
+        "CnnPolicy", env, n_actors=4, n_processes=2, learning_starts=300, train_freq=25, buffer_size=10_000, seed=0
+    )
+    model.learn(600)
+    assert model.num_timesteps == model.replay_buffer.size() == 600
+    assert model._n_updates == 6
+    batch = model.replay_buffer.sample(16)
+    assert batch.observations.shape == (16, 4, 84, 84)
+    assert batch.observations.float().std() > 1
+    assert model.replay_buffer.nbytes < 10_000 * 7_600 * 1.6
