@@ -10,11 +10,11 @@ from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ca2e.replay.block import OBSERVATION, PRIOR, TERMINATED, TRANSITION, Block, observation_columns
+from sb3_ca2e.replay.block import OBSERVATION, TRANSITION, Block, observation_columns
 from sb3_ca2e.replay.n_step import n_step_return
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 from sb3_ca2e.replay.steps import Observations, StepBlocks
-from sb3_ca2e.replay.storage import ENDED, SEGMENT_LENGTH, SegmentStorage
+from sb3_ca2e.replay.storage import SEGMENT_LENGTH, SegmentStorage
 from sb3_ca2e.replay.sum_tree import check_priorities, extremes
 
 
@@ -230,27 +230,28 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         assert storage is not None
         rows = storage.rows
         windows = rows.windows(batch_inds, self.n_steps)
-        flags, rewards = rows.flags.take(windows), rows.rewards.take(windows)
+        available, ended, terminated, prior = rows.read_flags(windows)
+        rewards = rows.rewards.take(windows)
         if env is not None:
             rewards = th.from_numpy(env.normalize_reward(rewards.cpu().numpy())).to(rewards.device)
-        ended, available = (flags & int(ENDED)).bool(), (flags & int(TRANSITION)).bool()
         returns, n_used = n_step_return(rewards, ended, available, self.gamma)
         n_used = n_used.unsqueeze(1)
-        next_rows = windows.gather(1, n_used - 1).squeeze(1) + 1
+        last_step = n_used - 1
+        next_rows = windows.gather(1, last_step).squeeze(1) + 1
         observations, next_observations = self._observations(batch_inds, next_rows, env)
         priorities = rows.priorities[batch_inds]
         return PrioritizedReplaySamples(
             observations=observations,
             actions=rows.actions.index_select(0, batch_inds).to(self._device),
             next_observations=next_observations,
-            dones=(flags.gather(1, n_used - 1) & int(TERMINATED)).bool().float().to(self._device),
+            dones=terminated.gather(1, last_step).float().to(self._device),
             rewards=returns.unsqueeze(1).to(self._device),
             discounts=(self.gamma**n_used).float().to(self._device),
             # (N P(j))^-beta / max_j (N P(j))^-beta: the number N of transitions and the total cancel.
             weights=((priorities.min() / priorities) ** self.beta).float().unsqueeze(1).to(self._device),
             indices=batch_inds.to(self._device),
             generations=storage.generations_of(batch_inds).to(self._device),
-            prior=(flags[:, 0] & int(PRIOR)).bool().to(self._device),
+            prior=prior[:, 0].to(self._device),
             ages=(storage.n_committed - rows.inserted_at.take(batch_inds)).to(self._device),
         )
 

@@ -3,8 +3,10 @@
 import numpy as np
 import torch as th
 
-from sb3_ca2e.replay.block import ObservationColumn
+from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, ObservationColumn
 from sb3_ca2e.replay.sum_tree import SumTree
+
+ENDED = TERMINATED | TRUNCATED
 
 
 class Rows:
@@ -45,6 +47,7 @@ class Rows:
         self.actions = zeros(action_dim, dtype=_torch_dtype(action_dtype))
         self.rewards = zeros(dtype=th.float32)
         self.flags = zeros(dtype=th.uint8)
+        self._flag_bits = th.tensor([TRANSITION, ENDED, TERMINATED, PRIOR], dtype=th.uint8, device=device)
         self.ages = zeros(dtype=th.uint8)
         #: number of transitions ever committed when the row was
         self.inserted_at = zeros(dtype=th.int64)
@@ -73,9 +76,18 @@ class Rows:
         :param device: torch device
         """
         self.frames = {key: frames.to(device) for key, frames in self.frames.items()}
-        for name in self._COLUMNS:
+        for name in (*self._COLUMNS, "_flag_bits"):
             setattr(self, name, getattr(self, name).to(device))
         self.priorities.to(device)
+
+    def read_flags(self, rows: th.Tensor) -> tuple[th.Tensor, ...]:
+        """
+        What the flags of rows say.
+
+        :param rows: int64, of any shape
+        :return: of the same shape: is a transition, ended an episode, terminated it, was made by a prior agent
+        """
+        return self.flags.take(rows).unsqueeze(-1).bitwise_and(self._flag_bits).bool().unbind(-1)
 
     def windows(self, rows: th.Tensor, n_steps: int) -> th.Tensor:
         """

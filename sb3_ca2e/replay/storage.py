@@ -6,13 +6,11 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, Block, ObservationColumn, lead_frames
-from sb3_ca2e.replay.rows import Rows, put
+from sb3_ca2e.replay.block import PRIOR, TRANSITION, TRUNCATED, Block, ObservationColumn, lead_frames
+from sb3_ca2e.replay.rows import ENDED, Rows, put
 
 #: Data rows of a segment. Its lead and tail are the price of never reading a frame across segments.
 SEGMENT_LENGTH = 256
-
-ENDED = TERMINATED | TRUNCATED
 
 
 @dataclass

@@ -89,28 +89,48 @@ class SumTree:
         :return: ``(batch_size,)`` int64 indices of leaves with positive values
         """
         draws = th.rand(batch_size, dtype=th.float64, generator=generator, device=generator.device)
-        sums = self.nodes.cumsum(dim=0)
-        nodes, remainders = _descend(sums, draws.to(sums.device) * sums[-1])
-        sums = self.leaves.view(-1, LEAVES_PER_NODE).index_select(0, nodes).cumsum(dim=1)
-        leaves, _ = _descend(sums, remainders.unsqueeze(1))
-        return nodes * LEAVES_PER_NODE + leaves.squeeze(1)
+        sums = _cumulative(self.nodes)
+        draws = draws.to(sums.device) * sums[-1]
+        nodes = _children_at(sums, draws)
+        remainders = draws - sums[nodes - 1] * (nodes > 0)
+        sums = _cumulative(self.leaves.view(-1, LEAVES_PER_NODE).index_select(0, nodes))
+        return nodes * LEAVES_PER_NODE + _children_at(sums, remainders.unsqueeze(1)).squeeze(1)
 
 
-def _descend(sums: th.Tensor, values: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+def _cumulative(shares: th.Tensor) -> th.Tensor:
+    """
+    Cumulative sums over the last dimension.
+
+    :param shares: ``(..., n_children)``
+    :return: the same shape
+    """
+    sums = shares.cumsum(dim=-1)
+    return sums if sums.is_cpu else _raised_by_shares(sums, shares)
+
+
+def _raised_by_shares(sums: th.Tensor, shares: th.Tensor) -> th.Tensor:
+    """
+    Take back what rounding did. A parallel scan rounds each sum in its own way, so that a sum may exceed the one
+    before it where the share is zero, or fall below it.
+
+    :param sums: ``(..., n_children)`` cumulative sums
+    :param shares: ``(..., n_children)``
+    :return: ``(..., n_children)`` sums that never fall, and rise only where the share is positive
+    """
+    return th.where(shares > 0, sums, 0.0).cummax(dim=-1).values
+
+
+def _children_at(sums: th.Tensor, values: th.Tensor) -> th.Tensor:
     """
     Find the children within whose shares values fall.
 
     :param sums: ``(..., n_children)`` cumulative sums of the children's shares
-    :param values: ``(..., n_values)``
-    :return: ``(..., n_values)`` indices of children with positive shares, and how far the values reach into them
+    :param values: ``(..., n_values)`` from 0 to the last sum, or above it by rounding
+    :return: ``(..., n_values)`` indices of children with positive shares
     """
-    # What rounding adds to a value must not carry it past the last positive share.
-    last = sums[..., -1:]
-    values = th.minimum(values, th.nextafter(last, th.zeros_like(last)))
-    # The first child whose cumulative sum exceeds the value has raised that sum: its share is positive.
+    # The first sum above a value, or the first one as large as the last, was raised by its child.
     children = th.searchsorted(sums, values, right=True)
-    before = sums.gather(-1, (children - 1).clamp_(min=0)) * (children > 0)
-    return children, values - before
+    return th.minimum(children, th.searchsorted(sums, sums[..., -1:].contiguous()))
 
 
 def extremes(values: th.Tensor) -> tuple[float, float]:

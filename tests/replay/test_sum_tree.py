@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sb3_ca2e.replay.sum_tree import LEAVES_PER_NODE, SumTree, _descend
+from sb3_ca2e.replay.sum_tree import LEAVES_PER_NODE, SumTree, _children_at, _raised_by_shares
 
 
 def tree_of(values) -> SumTree:
@@ -64,9 +64,24 @@ def test_never_a_zero_leaf(shares, position):
     shares = th.tensor(shares, dtype=th.float64)
     sums = shares.cumsum(0)
     for value in (position * sums[-1], sums[-1] * 2, sums[th.randint(len(sums), ())]):
-        child, remainder = _descend(sums, value.view(1))
+        child = int(_children_at(sums, value.view(1)))
         assert shares[child] > 0
-        assert remainder >= 0
+        assert value >= sums[-1] or value < sums[child]
+        assert child == 0 or value >= sums[child - 1]
+
+
+@given(
+    shares=st.lists(st.sampled_from([0.0, 0.0, 1e-9, 1.0]), min_size=1, max_size=40).filter(any),
+    position=st.floats(0, 1),
+    data=st.data(),
+)
+def test_never_a_zero_leaf_after_a_parallel_scan(shares, position, data):
+    errors = st.lists(st.floats(-1e-15, 1e-15), min_size=len(shares), max_size=len(shares))
+    shares = th.tensor(shares, dtype=th.float64)
+    sums = _raised_by_shares(shares.cumsum(0) * (1 + th.tensor(data.draw(errors), dtype=th.float64)), shares)
+    child = int(_children_at(sums, (position * sums[-1]).view(1)))
+    assert shares[child] > 0
+    np.testing.assert_allclose(sums, shares.cumsum(0), rtol=1e-14)
 
 
 def test_rounding_between_nodes_and_leaves():
