@@ -195,17 +195,21 @@ class Actor:
         self.version, self.sequence, self.steps = 0, 0, 0
         self.collecting = -1  # the slot whose environment is being called, to name it when that fails
         self.slots: list[Slot] = []
-        for index, exploration, prior in zip(spec.slots, spec.explorations, spec.priors, strict=True):
-            self.collecting = index
-            self.slots.append(Slot(index, spec.recipe.build(index), exploration, prior, self.seed_of(index)))
-        self.collecting = -1
-        self.observations = Observations(spec.recipe, len(self.slots))
+        self.observations = Observations(spec.recipe, len(spec.slots))
         self.column = spec.recipe.columns[OBSERVATION]
         self.lead = buffers.layout.lead
-        for position, slot in enumerate(self.slots):
-            self.observations.reset(position, self.observations.frame(slot.raw))
         space = spec.recipe.action_space
         self._box = space if isinstance(space, spaces.Box) else None
+
+    def open(self) -> None:
+        """Make the environments."""
+        spec = self.spec
+        for index, exploration, prior in zip(spec.slots, spec.explorations, spec.priors, strict=True):
+            self.collecting = index
+            slot = Slot(index, spec.recipe.build(index), exploration, prior, self.seed_of(index))
+            self.observations.reset(len(self.slots), self.observations.frame(slot.raw))
+            self.slots.append(slot)
+        self.collecting = -1
 
     def seed_of(self, slot: int) -> int:
         """
@@ -261,14 +265,15 @@ class Actor:
 
     def _step(self, t: int, recorders: Sequence["Recorder"], handover: Handover) -> None:
         """One step of every slot."""
-        actions, outputs = self.spec.behaviour.act(self.spec.modules, th.as_tensor(self.observations.batch))
-        greedy, outputs = actions.numpy(), outputs.numpy()
+        acted = self.spec.behaviour.act(self.spec.modules, th.as_tensor(self.observations.batch))
+        greedy, outputs = (tensor.numpy() for tensor in acted)
         progress = self.board.progress
+        warmup = self.steps * self.spec.n_slots < self.spec.warmup
         for position, slot in enumerate(self.slots):
             self.collecting = slot.index
             recorder = recorders[position]
             if slot.prior is None:
-                stored = slot.choose(greedy[position], progress, warmup=self.steps * self.spec.n_slots < self.spec.warmup)
+                stored = slot.choose(greedy[position], progress, warmup)
                 action = self._unscaled(stored)
             else:
                 action, slot.state = slot.prior.predict(

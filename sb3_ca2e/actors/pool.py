@@ -1,6 +1,7 @@
 """Starts, watches and stops the actors; their only owner."""
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Protocol
@@ -62,9 +64,15 @@ class SyncActors:
         self._actor: Actor | None = None
 
     def collect(self, wait: bool = True) -> tuple[Handover, list[Block]] | None:
-        if self._actor is None:
-            self._actor = Actor(self._spec, self.board, BlockBuffers(self._spec.layout, self._spec.slots))
-        handover = self._actor.collect()
+        try:
+            if self._actor is None:
+                self._actor = Actor(self._spec, self.board, BlockBuffers(self._spec.layout, self._spec.slots))
+                self._actor.open()
+            handover = self._actor.collect()
+        except Exception as error:
+            failed_slot = self._actor.collecting if self._actor is not None else -1
+            failure = Handover(self._spec.process, error=traceback.format_exc(), failed_slot=failed_slot)
+            raise _failed(self._spec, failure) from error
         return handover, self._actor.buffers.blocks(handover.sequence, handover.n_rows)
 
     def stop(self) -> None:
@@ -87,7 +95,7 @@ class AsyncActors:
     def __init__(self, specs: Sequence[ActorSpec], rate_limit: bool = True):
         self._specs, self._rate_limit = list(specs), rate_limit
         self._selector = selectors.DefaultSelector()
-        self._ready: collections.deque[Handover] = collections.deque()
+        self._ready: collections.deque[Handover | ActorError] = collections.deque()
         self._consumed = [0] * len(specs)
         self._handed_out: Handover | None = None
         self._exit_codes: dict[int, int] = {}
@@ -152,7 +160,10 @@ class AsyncActors:
             if not wait:
                 return None
             self._receive(None)
-        self._handed_out = handover = self._ready.popleft()
+        ready = self._ready.popleft()
+        if isinstance(ready, ActorError):  # in its turn: what was handed over before it is kept
+            raise ready
+        self._handed_out = handover = ready
         return handover, self._buffers[handover.process].blocks(handover.sequence, handover.n_rows)
 
     def _release(self) -> None:
@@ -171,42 +182,39 @@ class AsyncActors:
     def _receive(self, timeout: float | None) -> None:
         for key, _ in self._selector.select(timeout):
             if key.fileobj is self._control:
-                self._server_spoke()
+                self._server_spoke(socket.MSG_DONTWAIT)  # an actor's end, below, may have been told already
                 continue
             messages, closed = self._readers[key.data].receive()
             for message in messages:
-                if message.error is not None:
-                    raise ActorError(self._failure(message))
-                self._ready.append(message)
+                failed = message.error is not None
+                self._ready.append(_failed(self._specs[message.process], message) if failed else message)
             if closed:
                 self._selector.unregister(key.fileobj)
-                self._died(key.data)
+                self._ready.append(self._died(key.data))
 
-    def _server_spoke(self) -> None:
+    def _server_spoke(self, flags: int = 0) -> None:
         assert self._control is not None
-        data = self._control.recv(4096)
+        try:
+            data = self._control.recv(4096, flags)
+        except BlockingIOError:
+            return
         if not data:
             raise ActorError("The server that actors are forked from has ended; see its output above.")
         for report in data.decode().split(";")[:-1]:
             process, code = map(int, report.split())
             self._exit_codes[process] = code
 
-    def _died(self, process: int) -> None:
+    def _died(self, process: int) -> ActorError:
         """Its pipe is closed: wait for the server to say how it ended."""
         while process not in self._exit_codes:
             self._server_spoke()
         code = self._exit_codes[process]
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
         spec = self._specs[process]
-        raise ActorError(
+        return ActorError(
             f"Actor process {process} (slots {spec.slots}, seed {spec.seed}) {how}. What it had handed over is kept. "
             + ("The system may be short of memory: lower n_actors or buffer_size." if code == -signal.SIGKILL else "")
         )
-
-    def _failure(self, message: Handover) -> str:
-        spec = self._specs[message.process]
-        slot = f"slot {message.failed_slot}" if message.failed_slot >= 0 else f"slots {spec.slots}"
-        return f"Actor process {message.process}, {slot}, seed {spec.seed}, failed:\n{message.error}"
 
     # Stopping.
 
@@ -215,6 +223,11 @@ class AsyncActors:
             self.board.stop()
         for fd in self._wake:
             _poke(fd)
+        # An actor may be in the middle of an announcement that nobody will read: let it fail.
+        self._selector.close()
+        while self._fds:
+            os.close(self._fds.pop())
+        self._wake.clear()
         if self._control is not None:
             self._control.close()
             self._control = None
@@ -226,17 +239,16 @@ class AsyncActors:
                 self._server.kill()
                 self._server.wait()
             self._server = None
-        self._selector.close()
-        while self._fds:
-            os.close(self._fds.pop())
-        self._wake.clear()
+
+
+def _failed(spec: ActorSpec, message: Handover) -> ActorError:
+    slot = f"slot {message.failed_slot}" if message.failed_slot >= 0 else f"slots {spec.slots}"
+    return ActorError(f"Actor process {spec.process}, {slot}, seed {spec.seed}, failed:\n{message.error}")
 
 
 def _poke(fd: int) -> None:
-    try:
+    with contextlib.suppress(BlockingIOError, BrokenPipeError):  # it has enough to read, or is gone
         os.write(fd, b"\0")
-    except (BlockingIOError, BrokenPipeError):
-        pass  # it has enough to read, or is gone
 
 
 def _start_server(control: socket.socket) -> subprocess.Popen:

@@ -16,6 +16,11 @@ import socket
 import sys
 import time
 import traceback
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sb3_ca2e.actors.actor import Actor
+    from sb3_ca2e.actors.transport import MessageWriter
 
 #: Seconds that actors have to close their environments before they are killed.
 GRACE = 5.0
@@ -41,12 +46,12 @@ def main(control_fd: int) -> None:
     control = socket.socket(fileno=control_fd)
     children: dict[int, int] = {}
     while True:
-        readable, _, _ = select.select([control, wakeup_read], [], [])
+        readable, _, _ = select.select([control_fd, wakeup_read], [], [])
         if wakeup_read in readable:
             with contextlib.suppress(BlockingIOError):
                 os.read(wakeup_read, 4096)
             _report_exits(children, control)
-        if control in readable:
+        if control_fd in readable:
             message, fds, _, _ = socket.recv_fds(control, 16, len(FDS))
             if not message:
                 break
@@ -95,30 +100,23 @@ def run_actor(fds: dict[str, int]) -> int:
     from stable_baselines3.common.utils import set_random_seed
 
     from sb3_ca2e.actors.actor import Actor, ActorSpec
-    from sb3_ca2e.actors.transport import BlockBuffers, Board, Handover, MessageWriter, wait_readable
+    from sb3_ca2e.actors.transport import BlockBuffers, Board, Handover, MessageWriter
 
     th.set_num_threads(1)
     messages = MessageWriter(fds["messages"])
-    actor = None
-    spec = None
+    actor: Actor | None = None
+    spec: ActorSpec | None = None
     try:
         with os.fdopen(fds["spec"], "rb") as file:
             file.seek(0)
-            spec: ActorSpec = cloudpickle.load(file)
+            spec = cloudpickle.load(file)
+        assert isinstance(spec, ActorSpec)
         set_random_seed((spec.seed + 7919 * spec.process) % 2**31)
         board = Board(spec.n_slots, spec.n_parameters, fds["board"])
         actor = Actor(spec, board, BlockBuffers(spec.layout, spec.slots, fds["buffers"]))
-        while not board.stopped:
-            started = time.perf_counter()
-            while board.credit(spec.process) <= actor.sequence and not board.stopped:
-                if not wait_readable(fds["wake"]):
-                    return 0  # the learner is gone
-            if board.stopped:
-                break
-            messages.send(actor.collect(time.perf_counter() - started))
+        actor.open()
+        _collect(actor, messages, fds["wake"])
         actor.close()
-    except BrokenPipeError:
-        return 0
     except Exception:
         slot = actor.collecting if actor is not None else -1
         failed = Handover(spec.process if spec is not None else -1, error=traceback.format_exc(), failed_slot=slot)
@@ -126,6 +124,25 @@ def run_actor(fds: dict[str, int]) -> int:
             messages.send(failed)
         return 1
     return 0
+
+
+def _collect(actor: "Actor", messages: "MessageWriter", wake: int) -> None:
+    """Fill blocks until the learner says stop, or is gone."""
+    from sb3_ca2e.actors.transport import wait_readable
+
+    board = actor.board
+    while not board.stopped:
+        started = time.perf_counter()
+        while board.credit(actor.spec.process) <= actor.sequence and not board.stopped:
+            if not wait_readable(wake):
+                return
+        if board.stopped:
+            return
+        handover = actor.collect(time.perf_counter() - started)
+        try:
+            messages.send(handover)
+        except BrokenPipeError:
+            return
 
 
 def _report_exits(children: dict[int, int], control: socket.socket) -> None:

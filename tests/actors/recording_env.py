@@ -107,6 +107,7 @@ class LocalActor:
         self.spec = spec
         self.board = Board(spec.n_slots, spec.n_parameters)
         self.actor = Actor(spec, self.board, BlockBuffers(spec.layout, spec.slots))
+        self.actor.open()
         #: the parameters of every version that was published
         self.published: list[np.ndarray | None] = [None]
 

@@ -155,7 +155,7 @@ def test_what_actors_cannot_rebuild_is_refused_at_construction(env, culprit, way
 def test_a_subproc_vec_env_is_refused_at_construction():
     venv = SubprocVecEnv([lambda: gym.make("CartPole-v1")], start_method="fork")
     try:
-        with pytest.raises(ValueError, match="SubprocVecEnv.*Pass an id, a gymnasium.Env, a function"):
+        with pytest.raises(ValueError, match=r"SubprocVecEnv.*Pass an id, a gymnasium\.Env, a function"):
             model_of(venv)
     finally:
         venv.close()
@@ -165,7 +165,7 @@ def test_the_environment_at_fault_is_named():
     class Fine(RecordingEnv):
         pass
 
-    with pytest.raises(ValueError, match="copies of.*NotPicklable"):
+    with pytest.raises(ValueError, match=r"copies of.*NotPicklable"):
         model_of(DummyVecEnv([Fine, NotPicklable]))
 
 
