@@ -97,10 +97,21 @@ def test_a_run_leaves_what_it_says(tmp_path):
 
 def test_in_a_terminal_ctrl_c_ends_the_training_and_shows_what_was_learned(tmp_path):
     command = [*COMMAND, "--timesteps", "20000", "--out", str(tmp_path / "run")]
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.environ["TERM"] = "xterm-256color"
-        os.execv(command[0], command)
+    # Not pty.fork(), since this process may have threads: a small program makes its input its terminal and goes on as
+    # the demo
+    take_terminal = (
+        "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    terminal, its_end = pty.openpty()
+    demo = subprocess.Popen(
+        [sys.executable, "-c", take_terminal, *command],
+        stdin=its_end,
+        stdout=its_end,
+        stderr=its_end,
+        start_new_session=True,
+        env={**os.environ, "TERM": "xterm-256color"},
+    )
+    os.close(its_end)
     shown, pressed = b"", False
     try:
         while chunk := os.read(terminal, 65536):
@@ -111,9 +122,8 @@ def test_in_a_terminal_ctrl_c_ends_the_training_and_shows_what_was_learned(tmp_p
     except OSError:  # Linux: the other end is closed
         pass
     os.close(terminal)
-    _, status = os.waitpid(pid, 0)
     text = shown.decode()
-    assert os.waitstatus_to_exitcode(status) == 0, text
+    assert demo.wait() == 0, text
     assert "Interrupted after" in text
     assert "Traceback" not in text
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l") > 0, "the cursor is shown again"
