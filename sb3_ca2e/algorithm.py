@@ -217,7 +217,7 @@ class CA2EMixin(OffPolicyAlgorithm):
             gamma=self.gamma,
             frame_stack=(recipe.n_stack, recipe.stack_axis) if recipe is not None else (1, 0),
             seed=self.seed,
-            **self.replay_buffer_kwargs,
+            **{"n_slots": self.n_slots, **self.replay_buffer_kwargs},
         )
 
     def _excluded_save_params(self) -> list[str]:
