@@ -54,11 +54,8 @@ class AgentFiles:
         else:
             names = [part.lower() for part in reversed(pathlib.Path(source).absolute().parts)]
         for name in names:
-            if name in ALGORITHMS:
-                return name
-            for word in re.split(r"[-.]", name):
-                if word in ALGORITHMS:
-                    return word
+            if found := re.search(rf"(?<![a-z0-9])({'|'.join(ALGORITHMS)})(?![a-z0-9])", name):
+                return found[1]
         raise ValueError(
             f"Can't tell from {str(source)!r} which algorithm the agent was trained with; "
             f"name one of its folders after it, as the RL Zoo does, one of: {', '.join(sorted(ALGORITHMS))}."
@@ -147,7 +144,7 @@ def _in_folder(path: pathlib.Path) -> AgentFiles:
         raise ValueError(f"There is no agent at {path}: expected {expected}.")
     settings = model.with_suffix("")
     if not settings.is_dir():
-        settings = next((d for d in model.parent.iterdir() if (d / "config.yml").is_file()), settings)
+        settings = model.parent / model.parent.name.rpartition("_")[0]  # best_model.zip in <ENV>_<run>
     normalization, results = settings / "vecnormalize.pkl", settings / "results.json"
     recorded = json.loads(results.read_text())["mean_reward"] if results.is_file() else None
     return AgentFiles(

@@ -1,0 +1,127 @@
+"""Agents found by their names in folders like the RL Zoo's."""
+
+import json
+import pathlib
+import shutil
+
+import pytest
+
+from sb3_ca2e.priors.zoo import BUNDLED, AgentFiles, earlier_versions, find_agent, search_path
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> pathlib.Path:
+    """An empty zoo folder, and a working directory without one."""
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    monkeypatch.setenv("SB3_CA2E_AGENTS", str(tmp_path / "zoo"))
+    return tmp_path / "zoo"
+
+
+def put(folder: pathlib.Path, algorithm: str, env_id: str, run: int = 1, normalized=False, reward=None) -> pathlib.Path:
+    """Files as the RL Zoo lays them; what is in them plays no part here."""
+    path = folder / algorithm / f"{env_id}_{run}"
+    (path / env_id).mkdir(parents=True)
+    (path / f"{env_id}.zip").touch()
+    (path / env_id / "config.yml").touch()
+    if normalized:
+        (path / env_id / "vecnormalize.pkl").touch()
+    if reward is not None:
+        (path / env_id / "results.json").write_text(json.dumps({"mean_reward": reward}))
+    return path
+
+
+def test_an_agent_of_the_environment_is_found_with_all_its_files(folder):
+    path = put(folder, "ppo", "Pendulum-v1", normalized=True, reward=-170.5)
+    files = find_agent("zoo:ppo", "Pendulum-v1")
+    normalization = path / "Pendulum-v1" / "vecnormalize.pkl"
+    assert files == AgentFiles("ppo", path / "Pendulum-v1.zip", normalization, -170.5)
+    assert not files.bundled
+    assert find_agent(path, None) == files
+    assert find_agent(str(path / "Pendulum-v1.zip"), None) == files
+
+
+def test_an_agent_without_extra_files(folder):
+    path = put(folder, "dqn", "Acrobot-v1")
+    assert find_agent("zoo:dqn", "Acrobot-v1") == AgentFiles("dqn", path / "Acrobot-v1.zip", None, None)
+
+
+def test_the_newest_run_and_the_newest_version_win(folder):
+    put(folder, "dqn", "Lander-v1", 3)
+    for run in (2, 10):
+        put(folder, "dqn", "Lander-v2", run)
+    put(folder, "dqn", "Lander-v4")  # of a later version than asked for
+    assert find_agent("zoo:dqn", "Lander-v3").model.parent.name == "Lander-v2_10"
+    assert find_agent("zoo:dqn/Lander-v1", "Lander-v3").model.parent.name == "Lander-v1_3"
+    assert earlier_versions("Lander-v2") == ["Lander-v2", "Lander-v1", "Lander-v0"]
+    assert earlier_versions("Lander") == ["Lander"]
+
+
+def test_names_that_begin_alike_are_told_apart(folder):
+    put(folder, "dqn", "Lander-v2")
+    put(folder, "dqn", "LanderContinuous-v2")
+    assert find_agent("zoo:dqn", "Lander-v2").model.name == "Lander-v2.zip"
+    with pytest.raises(ValueError, match="No dqn agent for Land-v2"):
+        find_agent("zoo:dqn", "Land-v2")
+
+
+def test_the_users_folders_come_before_the_packages_own(folder):
+    assert find_agent("zoo:dqn", "CartPole-v1").bundled
+    local = put(pathlib.Path("rl-trained-agents"), "dqn", "CartPole-v1")
+    assert find_agent("zoo:dqn", "CartPole-v1").model.parent == local
+    own = put(folder, "dqn", "CartPole-v1")
+    files = find_agent("zoo:dqn", "CartPole-v1")
+    assert files.model.parent == own
+    assert not files.bundled
+    assert search_path() == [folder, pathlib.Path("rl-trained-agents"), pathlib.Path("logs"), BUNDLED]
+
+
+def test_what_is_not_found_is_told_with_where_it_was_sought(folder):
+    with pytest.raises(ValueError, match=r"No ppo agent for Nowhere-v1 or Nowhere-v0 in .*zoo.*SB3_CA2E_AGENTS"):
+        find_agent("zoo:ppo", "Nowhere-v1")
+    with pytest.raises(ValueError, match=r"names no algorithm of the zoo; use one of: .*dqn"):
+        find_agent("zoo:dqnn", "CartPole-v1")
+    with pytest.raises(ValueError, match="'zoo:dqn/<environment id>'"):
+        find_agent("zoo:dqn", None)
+    with pytest.raises(ValueError, match=r"There is no agent at .*missing"):
+        find_agent(folder / "missing.zip", None)
+    (folder / "empty").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"There is no agent at .*empty: expected .*<environment>\.zip"):
+        find_agent(folder / "empty", None)
+
+
+@pytest.mark.parametrize(
+    ("path", "algorithm"),
+    [
+        ("dqn_cartpole.zip", "dqn"),
+        ("my-ppo-model.zip", "ppo"),
+        ("PPO.zip", "ppo"),
+        ("a2c/Pong-v4_1/Pong-v4.zip", "a2c"),
+        ("qrdqn/run_1/best_model.zip", "qrdqn"),
+        ("dqn/old/sac_run/best_model.zip", "sac"),
+        ("ca2e_dqn/CartPole-v1_1/CartPole-v1.zip", "ca2e_dqn"),
+        ("ca2e_ddpg.zip", "ca2e_ddpg"),
+        ("zoo:td3", "td3"),
+        ("zoo:ars/Swimmer-v3", "ars"),
+    ],
+)
+def test_the_algorithm_is_read_from_the_path(path, algorithm, folder):
+    assert AgentFiles.algorithm_of(path) == algorithm
+
+
+@pytest.mark.parametrize("path", ["/x/model.zip", "/x/larson.zip", "zoo:alphazero"])
+def test_a_path_that_tells_no_algorithm_is_refused(path):
+    with pytest.raises(ValueError, match=r"which algorithm the agent was trained with.*ppo"):
+        AgentFiles.algorithm_of(path)
+
+
+def test_a_zip_beside_another_agents_folder_takes_nothing_from_it(folder):
+    path = put(folder, "ppo", "Pendulum-v1", normalized=True, reward=-170.5)
+    other = folder / "ppo" / "Pendulum-v1_1" / "somebody_elses.zip"
+    other.touch()
+    stray = folder / "ppo" / "stray.zip"
+    stray.touch()
+    shutil.copytree(path / "Pendulum-v1", folder / "ppo" / "Pendulum-v1")
+    assert find_agent(stray, None) == AgentFiles("ppo", stray, None, None)
+    # Within a run's folder, as best_model.zip is, they belong together
+    assert find_agent(other, None).recorded_reward == -170.5
