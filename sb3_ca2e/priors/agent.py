@@ -1,8 +1,11 @@
 """A pretrained agent that acts in a prior slot (Algorithm 1.1)."""
 
 import io
+import json
 import pathlib
 import pickle
+import warnings
+import zipfile
 from copy import deepcopy
 from typing import Any
 
@@ -106,10 +109,13 @@ class PriorAgent:
             )
         placeholders = {"learning_rate": 0.0, "lr_schedule": _zero, "clip_range": _zero, "exploration_schedule": _zero}
         custom_objects: dict[str, Any] = {**placeholders, "delta_std_schedule": _zero, "buffer_size": 1}
-        custom_objects |= {"observation_space": observation_space, "action_space": action_space}
+        live = {"observation_space": observation_space, "action_space": action_space}
+        custom_objects |= {name: live[name] for name in _spaces_of_old_gym(files.model)}
         try:
-            model = algorithm_class(files.algorithm).load(files.model, device="cpu", custom_objects=custom_objects)
-        except RuntimeError as error:  # weights of another shape
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "You are probably loading a DQN model saved with SB3 < 2.4.0")
+                model = algorithm_class(files.algorithm).load(files.model, device="cpu", custom_objects=custom_objects)
+        except (RuntimeError, AttributeError) as error:  # weights of another shape, networks for other actions
             raise ValueError(
                 f"{files.model} does not fit this environment's spaces {observation_space} and {action_space}: {error}"
             ) from error
@@ -200,6 +206,14 @@ class _Stochastic:
 
 def _zero(_: float) -> float:
     return 0.0
+
+
+def _spaces_of_old_gym(path: pathlib.Path) -> list[str]:
+    """Names of the spaces in a model's zip that were pickled before gymnasium, which can't be read any more."""
+    with zipfile.ZipFile(path) as archive:
+        data = json.loads(archive.read("data"))
+    names = ("observation_space", "action_space")
+    return [name for name in names if not data[name][":type:"].startswith("<class 'gymnasium.")]
 
 
 class _GymUnpickler(pickle.Unpickler):
