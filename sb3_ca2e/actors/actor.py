@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -11,12 +11,14 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
-from sb3_ca2e.actors.envs import EnvRecipe, Observations
+from sb3_ca2e.actors.envs import EnvRecipe, Frames, Observations, plain
 from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.actors.normalization import Normalizer
 from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout, Board, FlatParameters, Handover
 from sb3_ca2e.priors.agent import PriorAgent
-from sb3_ca2e.replay.block import OBSERVATION, PRIOR, TERMINATED, TRANSITION, TRUNCATED
+from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, ObservationColumn
 from sb3_ca2e.replay.n_step import n_step_return
+from sb3_ca2e.replay.stacks import stacked
 
 #: Every so many episodes, a nature slot plays one without exploration, to measure the learner.
 GREEDY_EVERY = 10
@@ -53,6 +55,7 @@ class ActorSpec:
     :param block_size: transitions in a block
     :param update_interval: transitions that a slot makes between two looks for newer parameters
     :param warmup: transitions of all slots for which nature actors act at random
+    :param statistics: those of VecNormalize at the start, as :meth:`Statistics.publish` gives them
     :param info_keys: entries of ``info`` that reach the learner's callbacks
     """
 
@@ -71,11 +74,12 @@ class ActorSpec:
     update_interval: int
     warmup: int = 0
     info_keys: tuple[str, ...] = ()
+    statistics: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
 
     @property
     def n_parameters(self) -> int:
         """Numbers that the learner publishes."""
-        return FlatParameters(self.modules).size
+        return FlatParameters(self.modules).size + len(self.statistics)
 
     @property
     def layout(self) -> BlockLayout:
@@ -98,32 +102,41 @@ class Steps:
     """
     One slot's block as the networks see it, for :meth:`Behaviour.evaluate`.
 
-    :param frames: ``(lead + n_rows + 1, *frame_shape)``
+    :param frames: for each key ``(lead + n_rows + 1, *frame_shape)``
     :param ages: ``(n_rows + 1,)``
-    :param n_stack: frames in an observation
-    :param axis: axis of their concatenation
+    :param columns: how observations are stacked
+    :param normalizer: what the learner normalises with, or None
     :param actions: ``(n_rows + 1, action_dim)``, zero where no step was taken
     :param outputs: ``(n_rows + 1, ...)`` what :meth:`Behaviour.act` returned beside the actions
     """
 
-    frames: np.ndarray
+    frames: Frames
     ages: np.ndarray
-    n_stack: int
-    axis: int
+    columns: dict[str, ObservationColumn]
+    normalizer: Normalizer | None
     actions: th.Tensor
     outputs: th.Tensor
 
     @cached_property
-    def observations(self) -> th.Tensor:
+    def observations(self) -> Any:
         """``(n_rows + 1, ...)`` observations, built only for algorithms that need them."""
-        n_rows = len(self.ages)
-        lead = self.n_stack - 1
-        parts = []
-        for back in range(lead, -1, -1):
-            part = self.frames[lead - back : lead - back + n_rows]
-            known = (self.ages >= back).reshape(-1, *[1] * (part.ndim - 1))
-            parts.append(np.where(known, part, 0).astype(part.dtype))
-        return th.as_tensor(np.concatenate(parts, axis=self.axis + 1) if lead else parts[0])
+        batch = {key: stacked(self.frames[key], self.ages, column) for key, column in self.columns.items()}
+        return as_tensors(batch, self.ages, self.columns, self.normalizer)
+
+
+def as_tensors(
+    batch: Frames, ages: np.ndarray, columns: dict[str, ObservationColumn], normalizer: Normalizer | None
+) -> Any:
+    """
+    :param batch: for each key ``(batch, *shape)`` raw observations
+    :param ages: ``(batch,)`` frames of the episode that precede each
+    :param columns: how they are stacked
+    :param normalizer: what the learner normalises with, or None
+    :return: what the networks take
+    """
+    if normalizer is not None:
+        batch = normalizer.observations(batch, ages, columns)
+    return plain({key: th.as_tensor(array) for key, array in batch.items()})
 
 
 class Slot:
@@ -191,12 +204,15 @@ class Actor:
 
     def __init__(self, spec: ActorSpec, board: Board, buffers: BlockBuffers):
         self.spec, self.board, self.buffers = spec, board, buffers
-        self.flat = FlatParameters(spec.modules).bind()
+        self.flat = FlatParameters(spec.modules).bind(extra=len(spec.statistics))
+        n_statistics = len(spec.statistics)
+        self.flat[len(self.flat) - n_statistics :] = spec.statistics
+        normalization = spec.recipe.normalization
+        self.normalizer = normalization.views(self.flat[-n_statistics:]) if normalization is not None else None
         self.version, self.sequence, self.steps = 0, 0, 0
         self.collecting = -1  # the slot whose environment is being called, to name it when that fails
         self.slots: list[Slot] = []
         self.observations = Observations(spec.recipe, len(spec.slots))
-        self.column = spec.recipe.columns[OBSERVATION]
         self.lead = buffers.layout.lead
         space = spec.recipe.action_space
         self._box = space if isinstance(space, spaces.Box) else None
@@ -207,7 +223,7 @@ class Actor:
         for index, exploration, prior in zip(spec.slots, spec.explorations, spec.priors, strict=True):
             self.collecting = index
             slot = Slot(index, spec.recipe.build(index), exploration, prior, self.seed_of(index))
-            self.observations.reset(len(self.slots), self.observations.frame(slot.raw))
+            self.observations.reset(len(self.slots), self.observations.frames(slot.raw))
             self.slots.append(slot)
         self.collecting = -1
 
@@ -255,18 +271,12 @@ class Actor:
 
     def _open(self, position: int, views: dict[str, np.ndarray]) -> "Recorder":
         slot = self.slots[position]
-        recorder = Recorder(views, self.lead, prior=slot.prior is not None)
-        column = self.column
-        stack = np.split(self.observations.batch[position], column.n_stack, column.axis) if self.lead else []
-        for row, frame in enumerate(stack[:-1]):  # what the first rows' stacks reach back to
-            recorder.frames[row] = frame
-        recorder.frame(stack[-1] if stack else self.observations.batch[position], slot.age)
-        return recorder
+        older, newest = self.observations.past(position)
+        return Recorder(views, older, newest, slot.age, prior=slot.prior is not None)
 
     def _step(self, t: int, recorders: Sequence["Recorder"], handover: Handover) -> None:
         """One step of every slot."""
-        acted = self.spec.behaviour.act(self.spec.modules, th.as_tensor(self.observations.batch))
-        greedy, outputs = (tensor.numpy() for tensor in acted)
+        greedy, outputs = self._act(self.observations.batch, np.array([slot.age for slot in self.slots]))
         progress = self.board.progress
         warmup = self.steps * self.spec.n_slots < self.spec.warmup
         for position, slot in enumerate(self.slots):
@@ -276,17 +286,16 @@ class Actor:
                 stored = slot.choose(greedy[position], progress, warmup)
                 action = self._unscaled(stored)
             else:
-                action, slot.state = slot.prior.predict(
-                    self.observations.batch[position][None], slot.state, np.array([slot.age == 0])
-                )
+                observation = plain({key: batch[position][None] for key, batch in self.observations.batch.items()})
+                action, slot.state = slot.prior.predict(observation, slot.state, np.array([slot.age == 0]))
                 action = action[0]
                 stored = self._scaled(action)
             raw, reward, terminated, truncated, info = slot.env.step(action)
             recorder.step(stored, float(reward), terminated, truncated, outputs[position])
             slot.age += 1
-            frame = self.observations.frame(raw)
-            self.observations.push(position, frame)
-            recorder.frame(frame, slot.age)
+            frames = self.observations.frames(raw)
+            self.observations.push(position, frames)
+            recorder.frame(frames, slot.age)
             if terminated or truncated:
                 self._episode_end(t, position, recorder, info, truncated and not terminated, handover)
             elif self.spec.info_keys and (kept := {k: info[k] for k in self.spec.info_keys if k in info}):
@@ -298,7 +307,7 @@ class Actor:
         self, t: int, position: int, recorder: "Recorder", info: dict, truncated: bool, handover: Handover
     ) -> None:
         slot = self.slots[position]
-        recorder.end_episode(self.observations.batch[position])
+        recorder.end_episode(self.observations.of(position), slot.age)
         kept = {key: info[key] for key in ("episode", "is_success", *self.spec.info_keys) if key in info}
         handover.infos[t, position] = {**kept, "TimeLimit.truncated": truncated}
         game = info.get("episode")
@@ -306,23 +315,34 @@ class Actor:
             handover.games[t, position] = float(game["r"]), slot.greedy
         slot.reset(game_over=game is not None, retired=self.board.retired(slot.index))
         recorder.prior = slot.prior is not None
-        self.observations.reset(position, self.observations.frame(slot.raw))
-        recorder.frame(self.observations.frame(slot.raw), slot.age)
+        frames = self.observations.frames(slot.raw)
+        self.observations.reset(position, frames)
+        recorder.frame(frames, slot.age)
 
     def _close(self, recorders: Sequence["Recorder"]) -> None:
         """Priorities of the blocks, by the parameters that chose the actions (Algorithm 2)."""
-        outputs = self.spec.behaviour.act(self.spec.modules, th.as_tensor(self.observations.batch))[1].numpy()
+        outputs = self._act(self.observations.batch, np.array([slot.age for slot in self.slots]))[1]
         for position, recorder in enumerate(recorders):
             self._fill_last_outputs(recorder, outputs[position])
-            steps = recorder.steps(self.column.n_stack, self.column.axis)
+            steps = recorder.steps(self.spec.recipe.columns, self.normalizer)
             q_taken, values = self.spec.behaviour.evaluate(self.spec.modules, steps)
-            recorder.write_priorities(q_taken, values, self.spec.n_steps, self.spec.gamma)
+            rewards = recorder.rewards[: recorder.n_rows]
+            if self.normalizer is not None:
+                rewards = self.normalizer.rewards(rewards)
+            recorder.write_priorities(rewards, q_taken, values, self.spec.n_steps, self.spec.gamma)
+
+    def _act(self, batch: Frames, ages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Greedy actions, and what the algorithm keeps beside them for the priorities."""
+        observations = as_tensors(batch, ages, self.spec.recipe.columns, self.normalizer)
+        actions, outputs = self.spec.behaviour.act(self.spec.modules, observations)
+        return actions.numpy(), outputs.numpy()
 
     def _fill_last_outputs(self, recorder: "Recorder", closing: np.ndarray) -> None:
         """What the networks say about the last observations of episodes, on which no step was taken."""
         if recorder.terminal:
-            rows, observations = zip(*recorder.terminal, strict=True)
-            outputs = self.spec.behaviour.act(self.spec.modules, th.as_tensor(np.stack(observations)))[1].numpy()
+            rows, observations, ages = zip(*recorder.terminal, strict=True)
+            batch = {key: np.stack([each[key] for each in observations]) for key in observations[0]}
+            outputs = self._act(batch, np.array(ages))[1]
             for row, output in zip(rows, outputs, strict=True):
                 recorder.outputs[row] = output
         recorder.outputs[recorder.n_rows] = closing
@@ -346,27 +366,34 @@ class Recorder:
     Writes the rows of one slot's block in place.
 
     :param views: the block's fields
-    :param lead: frames before the first row
+    :param older: the frames before the first row that its stack reaches back to
+    :param newest: the frame of the first row
+    :param age: steps since the episode began
     :param prior: the steps are a prior agent's
     """
 
-    def __init__(self, views: dict[str, np.ndarray], lead: int, prior: bool):
-        self.views, self.lead, self.prior = views, lead, prior
-        self.frames = views[f"frames/{OBSERVATION}"]
+    def __init__(self, views: dict[str, np.ndarray], older: list[Frames], newest: Frames, age: int, prior: bool):
+        self.views, self.lead, self.prior = views, len(older), prior
+        self.frames = {key: views[f"frames/{key}"] for key in newest}
         self.actions, self.rewards = views["actions"], views["rewards"]
         self.flags, self.ages = views["flags"], views["ages"]
         self.n_rows = 0
         self.outputs: list[Any] = [None] * len(self.ages)
-        self.terminal: list[tuple[int, np.ndarray]] = []
+        self.terminal: list[tuple[int, Frames, int]] = []
+        for row, frames in enumerate(older):
+            for key, frame in frames.items():
+                self.frames[key][row] = frame
+        self.frame(newest, age)
 
-    def frame(self, frame: np.ndarray, age: int) -> None:
+    def frame(self, frames: Frames, age: int) -> None:
         """
         The frame of the row that comes next.
 
-        :param frame: it
+        :param frames: it
         :param age: steps since the episode began
         """
-        self.frames[self.lead + self.n_rows] = frame
+        for key, frame in frames.items():
+            self.frames[key][self.lead + self.n_rows] = frame
         self.ages[self.n_rows] = min(age, self.lead)
 
     def step(self, action: Any, reward: float, terminated: bool, truncated: bool, outputs: np.ndarray) -> None:
@@ -387,38 +414,42 @@ class Recorder:
         self.outputs[row] = outputs
         self.n_rows += 1
 
-    def end_episode(self, observation: np.ndarray) -> None:
+    def end_episode(self, observation: Frames, age: int) -> None:
         """
         Keep the frame that stands there as the episode's last.
 
         :param observation: the whole last observation
+        :param age: steps since the episode began
         """
         row = self.n_rows
         self.flags[row], self.rewards[row], self.actions[row] = 0, 0, 0
-        self.terminal.append((row, observation.copy()))
+        self.terminal.append((row, observation, age))
         self.n_rows += 1
 
-    def steps(self, n_stack: int, axis: int) -> Steps:
+    def steps(self, columns: dict[str, ObservationColumn], normalizer: Normalizer | None) -> Steps:
         """
-        :param n_stack: frames in an observation
-        :param axis: axis of their concatenation
+        :param columns: how observations are stacked
+        :param normalizer: what the learner normalises with, or None
         :return: the block as the networks see it
         """
         n = self.n_rows
         self.actions[n:] = 0
         return Steps(
-            self.frames[: self.lead + n + 1],
+            {key: frames[: self.lead + n + 1] for key, frames in self.frames.items()},
             self.ages[: n + 1],
-            n_stack,
-            axis,
+            columns,
+            normalizer,
             th.as_tensor(self.actions[: n + 1]) if n < len(self.actions) else _with_zero(self.actions),
             th.as_tensor(np.stack(self.outputs[: n + 1])),
         )
 
-    def write_priorities(self, q_taken: th.Tensor, values: th.Tensor, n_steps: int, gamma: float) -> None:
+    def write_priorities(
+        self, rewards: np.ndarray, q_taken: th.Tensor, values: th.Tensor, n_steps: int, gamma: float
+    ) -> None:
         """
         Priorities |R + gamma^k v(s_k) - q(s, a)|, with as many steps as the memory would use now.
 
+        :param rewards: ``(n_rows,)`` as the learner trains on them
         :param q_taken: ``(n_rows + 1,)`` q(s, a)
         :param values: ``(n_rows + 1,)`` the value to bootstrap from
         :param n_steps: multi-step length
@@ -430,8 +461,7 @@ class Recorder:
         within = window.clamp(max=self.n_rows - 1)
         available = (window < self.n_rows) & (flags[within] & int(TRANSITION) > 0)
         ended = flags[within] & int(TERMINATED | TRUNCATED) > 0
-        rewards = th.as_tensor(self.rewards[: self.n_rows])[within]
-        returns, length = n_step_return(rewards, ended, available, gamma)
+        returns, length = n_step_return(th.as_tensor(rewards)[within], ended, available, gamma)
         bootstrapped = flags[(rows + length - 1).clamp(min=0)] & int(TERMINATED) == 0
         targets = returns + bootstrapped * gamma**length * values[rows + length]
         error = (targets - q_taken[:-1]).abs().double() + PRIORITY_FLOOR

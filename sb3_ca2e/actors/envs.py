@@ -14,9 +14,18 @@ from gymnasium import spaces
 from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecTransposeImage
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecCheckNan,
+    VecEnv,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+)
 
-from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn, observation_columns
+from sb3_ca2e.actors.normalization import Normalization
+from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
 
 
 class BuilderVecEnv(DummyVecEnv):
@@ -38,25 +47,18 @@ class EnvRecipe:
 
     :param builders: pickled environments or functions; slot ``i`` uses ``builders[i % len(builders)]``
     :param registered: pickled specs of the ids that the user's process knows beside gymnasium's own
-    :param observation_space: the learner's observation space, frames stacked and channels first
+    :param columns: how observations are stored: raw, in the learner's layout
     :param action_space: the environment's action space
-    :param transpose: images come with their channels last and are turned around
-    :param n_stack: frames in an observation
-    :param stack_axis: axis along which they are concatenated
+    :param transposed: keys of images that come with their channels last and are turned around
+    :param normalization: what a ``VecNormalize`` does, None without one
     """
 
     builders: tuple[bytes, ...]
     registered: tuple[bytes, ...]
-    observation_space: spaces.Space
+    columns: dict[str, ObservationColumn]
     action_space: spaces.Space
-    transpose: bool = False
-    n_stack: int = 1
-    stack_axis: int = 0
-
-    @property
-    def columns(self) -> dict[str, ObservationColumn]:
-        """How the memory stores the observations."""
-        return observation_columns(self.observation_space, self.n_stack, self.stack_axis)
+    transposed: frozenset[str] = frozenset()
+    normalization: Normalization | None = None
 
     def build(self, slot: int) -> gym.Env:
         """
@@ -97,31 +99,72 @@ def recipe_from(env: VecEnv) -> EnvRecipe:
     :return: the recipe by which every slot gets its own copy
     :raises ValueError: naming the wrapper or environment that actors can't rebuild, and the way out
     """
-    if not isinstance(env.observation_space, spaces.Box):
-        raise ValueError(
-            f"CA2E stores Box observations (vectors or images); this environment's are {env.observation_space}. "
-            "Wrap it in gymnasium.wrappers.FlattenObservation, or use SB3's own algorithm."
-        )
     base, wrappers = _unwrap(env)
-    transpose, n_stack, stack_axis = False, 1, 0
+    n_stack, axes = 1, dict.fromkeys(_boxes(env.observation_space), 0)
+    transposed: frozenset[str] = frozenset()
+    normalize: VecNormalize | None = None
+    of_frames = False
     for wrapper in wrappers:
         if isinstance(wrapper, VecFrameStack):
             if n_stack > 1:
                 raise ValueError("The environment has two VecFrameStack wrappers; keep one with the product of both.")
-            n_stack = wrapper.stacked_obs.n_stack
-            stack_axis = wrapper.stacked_obs.repeat_axis % len(wrapper.observation_space.shape or ())
+            n_stack, axes = wrapper.stacked_obs.n_stack, _stack_axes(wrapper)
+            of_frames = normalize is not None
         elif isinstance(wrapper, VecTransposeImage):
-            transpose = not wrapper.skip
-            if transpose:  # (height, width, channel) becomes (channel, height, width)
-                stack_axis = (stack_axis + 1) % 3
-        else:
+            transposed = _transposed(wrapper)
+            # (height, width, channel) becomes (channel, height, width)
+            axes = {key: (axis + 1) % 3 if key in transposed else axis for key, axis in axes.items()}
+        elif isinstance(wrapper, VecNormalize):
+            normalize = wrapper
+        elif not isinstance(wrapper, VecMonitor | VecCheckNan):
             raise ValueError(
-                f"Actors can't rebuild the wrapper {type(wrapper).__name__}; they know VecFrameStack and "
-                "VecTransposeImage. Apply what it does as a gymnasium wrapper inside each environment instead."
+                f"Actors can't rebuild the wrapper {type(wrapper).__name__}; they know VecFrameStack, "
+                "VecTransposeImage, VecNormalize, VecMonitor and VecCheckNan. Apply what it does as a gymnasium "
+                "wrapper inside each environment instead."
             )
-    return EnvRecipe(
-        _builders(base), _registered(), env.observation_space, env.action_space, transpose, n_stack, stack_axis
-    )
+    normalization = Normalization.of(normalize, of_frames) if normalize is not None else None
+    if normalization is not None and transposed & normalization.shapes.keys():
+        raise ValueError(
+            f"VecNormalize normalises images ({', '.join(sorted(transposed))}), which policies scale themselves; "
+            "give it norm_obs=False, or norm_obs_keys without them."
+        )
+    raw = _boxes(base.observation_space)
+    columns = {
+        key: column(box, raw[key], n_stack, axes[key]) for key, box in _boxes(env.observation_space).items()
+    }
+    return EnvRecipe(_builders(base), _registered(), columns, env.action_space, transposed, normalization)
+
+
+def _boxes(space: spaces.Space) -> dict[str, spaces.Space]:
+    """The spaces of a ``Dict``, or a space that is none under the name of its only column."""
+    return dict(space.spaces) if isinstance(space, spaces.Dict) else {OBSERVATION: space}
+
+
+def column(space: spaces.Space, raw: spaces.Space, n_stack: int, axis: int) -> ObservationColumn:
+    """
+    :param space: space of the learner's observations
+    :param raw: space of the environment's, whose dtype is stored
+    :param n_stack: frames in an observation
+    :param axis: axis along which they are concatenated
+    :return: how they are stored
+    """
+    shape = list(space.shape or ())
+    if n_stack > 1:
+        shape[axis] //= n_stack
+    assert raw.dtype is not None
+    return ObservationColumn(tuple(shape), np.dtype(raw.dtype), n_stack, axis)
+
+
+def _stack_axes(wrapper: VecFrameStack) -> dict[str, int]:
+    stacks = wrapper.stacked_obs
+    parts = getattr(stacks, "sub_stacked_observations", {OBSERVATION: stacks})
+    return {key: part.repeat_axis % len(part.stacked_shape) for key, part in parts.items()}
+
+
+def _transposed(wrapper: VecTransposeImage) -> frozenset[str]:
+    if wrapper.skip:
+        return frozenset()
+    return frozenset(getattr(wrapper, "image_space_keys", [OBSERVATION]))
 
 
 def _unwrap(env: VecEnv) -> tuple[DummyVecEnv, list[VecEnv]]:
@@ -185,53 +228,123 @@ def _dumps(env: Any) -> bytes:
     return buffer.getvalue()
 
 
+class _Stack:
+    """
+    The current observation of one key for each slot of an actor.
+
+    Stacks frames exactly as SB3's ``VecFrameStack`` does: older frames first, zeros before an episode's first.
+
+    :param column: how it is stored
+    :param n_slots: slots of this actor
+    """
+
+    def __init__(self, column: ObservationColumn, n_slots: int):
+        self.column = column
+        self.batch = np.zeros((n_slots, *column.shape), dtype=column.dtype)
+        frame_size = column.frame_shape[column.axis] if column.n_stack > 1 else 0
+        before: tuple[slice, ...] = (slice(None),) * column.axis
+        self._newest: Any = (*before, slice(-frame_size, None)) if frame_size else ...
+        self._older = (*before, slice(None, -frame_size))
+        self._kept = (*before, slice(frame_size, None))
+
+    def reset(self, slot: int, frame: np.ndarray) -> None:
+        if self.column.n_stack > 1:
+            self.batch[slot] = 0
+        self.push(slot, frame, shift=False)
+
+    def push(self, slot: int, frame: np.ndarray, shift: bool = True) -> None:
+        if self.column.n_stack == 1:
+            self.batch[slot] = frame
+            return
+        observation = self.batch[slot]
+        if shift:
+            observation[self._older] = observation[self._kept].copy()
+        observation[self._newest] = frame
+
+
+Frames = dict[str, np.ndarray]
+
+
 class Observations:
     """
     The current observation of each slot of an actor, as one batch.
-
-    Stacks frames exactly as SB3's ``VecFrameStack`` does: older frames first, zeros before an episode's first.
 
     :param recipe: the environment's recipe
     :param n_slots: slots of this actor
     """
 
     def __init__(self, recipe: EnvRecipe, n_slots: int):
-        column = recipe.columns[OBSERVATION]
-        self.column = column
-        self._transpose = recipe.transpose
-        self.batch = np.zeros((n_slots, *column.shape), dtype=column.dtype)
-        frame_size = column.frame_shape[column.axis] if column.n_stack > 1 else 0
-        before: tuple[slice, ...] = (slice(None),) * column.axis
-        self._newest = (*before, slice(-frame_size, None)) if frame_size else ()
-        self._older = (*before, slice(None, -frame_size))
-        self._kept = (*before, slice(frame_size, None))
+        self.columns = recipe.columns
+        self._transposed = recipe.transposed
+        self._stacks = {key: _Stack(column, n_slots) for key, column in recipe.columns.items()}
+        self.batch = {key: stack.batch for key, stack in self._stacks.items()}
 
-    def frame(self, raw: Any) -> np.ndarray:
+    def frames(self, raw: Any) -> Frames:
         """
         :param raw: what the environment returned
-        :return: the frame in the learner's layout
+        :return: the frame of each key in the learner's layout
+        :raises ValueError: if shape or dtype are not those of the environment's observation space
         """
-        frame = np.asarray(raw, dtype=self.column.dtype)
-        return frame.transpose(2, 0, 1) if self._transpose else frame
+        parts = raw if isinstance(raw, dict) else {OBSERVATION: raw}
+        return {key: self._frame(key, column, parts[key]) for key, column in self.columns.items()}
 
-    def reset(self, slot: int, frame: np.ndarray) -> None:
-        """Begin an episode.
+    def _frame(self, key: str, column: ObservationColumn, raw: Any) -> np.ndarray:
+        frame = np.asarray(raw)
+        if key in self._transposed and frame.ndim == 3:
+            frame = frame.transpose(2, 0, 1)
+        if frame.shape != column.frame_shape or not np.can_cast(frame.dtype, column.dtype, "same_kind"):
+            name = "" if key == OBSERVATION else f" {key!r}"
+            raise ValueError(
+                f"The environment returned an observation{name} of shape {np.shape(raw)} and dtype {frame.dtype}, which "
+                f"does not fit its observation space (frames of shape {column.frame_shape}, dtype {column.dtype}). "
+                "Correct the environment, or the space that it declares."
+            )
+        return frame
+
+    def reset(self, slot: int, frames: Frames) -> None:
+        """
+        Begin an episode.
 
         :param slot: position in the batch
-        :param frame: its first frame
+        :param frames: its first frame
         """
-        observation = self.batch[slot]
-        observation[...] = 0
-        observation[self._newest] = frame
+        for key, stack in self._stacks.items():
+            stack.reset(slot, frames[key])
 
-    def push(self, slot: int, frame: np.ndarray) -> None:
+    def push(self, slot: int, frames: Frames) -> None:
         """
         Go one step on.
 
         :param slot: position in the batch
-        :param frame: the newest frame
+        :param frames: the newest frame
         """
-        observation = self.batch[slot]
-        if self.column.n_stack > 1:
-            observation[self._older] = observation[self._kept].copy()
-        observation[self._newest] = frame
+        for key, stack in self._stacks.items():
+            stack.push(slot, frames[key])
+
+    def of(self, slot: int) -> Frames:
+        """
+        :param slot: position in the batch
+        :return: a copy of its observation
+        """
+        return {key: batch[slot].copy() for key, batch in self.batch.items()}
+
+    def past(self, slot: int) -> tuple[list[Frames], Frames]:
+        """
+        :param slot: position in the batch
+        :return: the older frames of its observation, and the newest
+        """
+        n_stack = max(column.n_stack for column in self.columns.values())
+        parts = {
+            key: np.split(self.batch[key][slot], n_stack, column.axis) if n_stack > 1 else [self.batch[key][slot]]
+            for key, column in self.columns.items()
+        }
+        *older, newest = [{key: part[i] for key, part in parts.items()} for i in range(n_stack)]
+        return older, newest
+
+
+def plain(observations: Frames) -> Any:
+    """
+    :param observations: by key
+    :return: as SB3's policies take them: a dictionary, or the only array
+    """
+    return observations[OBSERVATION] if OBSERVATION in observations else observations

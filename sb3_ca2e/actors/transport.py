@@ -302,13 +302,14 @@ class FlatParameters:
         """
         return th.cat([tensor.detach().reshape(-1).float() for tensor in self._tensors]).cpu().numpy()
 
-    def bind(self) -> np.ndarray:
+    def bind(self, extra: int = 0) -> np.ndarray:
         """
         Lay the modules' tensors into one vector, so that writing it changes them all.
 
-        :return: ``(size,)`` float32, shared with the modules
+        :param extra: numbers to have room for behind them
+        :return: ``(size + extra,)`` float32, shared with the modules
         """
-        flat = th.empty(self.size)
+        flat = th.zeros(self.size + extra)
         offset = 0
         for tensor in self._tensors:
             part = flat[offset : offset + tensor.numel()].view(tensor.shape)

@@ -1,0 +1,49 @@
+"""Frame stacks of consecutive rows, and what is done to each frame of a stack."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from sb3_ca2e.replay.block import ObservationColumn
+
+
+def stacked(frames: np.ndarray, ages: np.ndarray, column: ObservationColumn) -> np.ndarray:
+    """
+    The observations of consecutive rows: older frames first, zeros before an episode's first.
+
+    :param frames: ``(n_stack - 1 + n_rows, *frame_shape)`` frames of the rows and those before
+    :param ages: ``(n_rows,)`` frames of the episode that precede each row
+    :param column: how they are stacked
+    :return: ``(n_rows, *shape)``
+    """
+    lead, n_rows = column.n_stack - 1, len(ages)
+    if lead == 0:
+        return frames
+    parts = [_known(frames[lead - back : lead - back + n_rows], ages, back) for back in range(lead, -1, -1)]
+    return np.concatenate(parts, axis=column.axis + 1)
+
+
+def each_frame(
+    change: Callable[[np.ndarray], np.ndarray], observations: np.ndarray, ages: np.ndarray, column: ObservationColumn
+) -> np.ndarray:
+    """
+    Change the frames of stacks one by one; what stands for frames before an episode's first stays zero.
+
+    :param change: takes and returns ``(batch, *frame_shape)``
+    :param observations: ``(batch, *shape)``
+    :param ages: ``(batch,)`` frames of the episode that precede each observation
+    :param column: how they are stacked
+    :return: ``(batch, *shape)``
+    """
+    if column.n_stack == 1:
+        return change(observations)
+    parts = np.split(observations, column.n_stack, axis=column.axis + 1)
+    backs = range(column.n_stack - 1, -1, -1)
+    changed = [_known(change(part), ages, back) for part, back in zip(parts, backs, strict=True)]
+    return np.concatenate(changed, axis=column.axis + 1)
+
+
+def _known(frames: np.ndarray, ages: np.ndarray, back: int) -> np.ndarray:
+    """Frames so many steps back, zero where the episode had not begun."""
+    known = (ages >= back).reshape(-1, *[1] * (frames.ndim - 1))
+    return np.where(known, frames, 0).astype(frames.dtype)
