@@ -52,7 +52,10 @@ def main(control_fd: int) -> None:
                 os.read(wakeup_read, 4096)
             _report_exits(children, control)
         if control_fd in readable:
-            message, fds, _, _ = socket.recv_fds(control, 16, len(FDS))
+            try:
+                message, fds, _, _ = socket.recv_fds(control, 16, len(FDS))
+            except ConnectionResetError:  # the learner ended with reports of ours unread
+                message = b""
             if not message:
                 break
             children[_fork(dict(zip(FDS, fds, strict=True)), control)] = int(message)
