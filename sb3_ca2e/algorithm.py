@@ -23,6 +23,7 @@ from sb3_ca2e.actors.actor import PRIORITY_FLOOR, ActorSpec, Steps
 from sb3_ca2e.actors.collector import Collector
 from sb3_ca2e.actors.envs import as_env, recipe_from
 from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.actors.normalization import Statistics
 from sb3_ca2e.actors.pool import ActorPool, AsyncActors, SyncActors
 from sb3_ca2e.actors.transport import FlatParameters
 from sb3_ca2e.priors.agent import PriorAgent
@@ -215,7 +216,8 @@ class CA2EMixin(OffPolicyAlgorithm):
             n_envs=self.n_envs,
             n_steps=self.n_steps,
             gamma=self.gamma,
-            frame_stack=(recipe.n_stack, recipe.stack_axis) if recipe is not None else (1, 0),
+            columns=recipe.columns if recipe is not None else None,
+            normalize_frames=recipe is not None and recipe.normalization is not None and recipe.normalization.of_frames,
             seed=self.seed,
             **{"n_slots": self.n_slots, **self.replay_buffer_kwargs},
         )
@@ -265,10 +267,16 @@ class CA2EMixin(OffPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         noise, self.action_noise = self.action_noise, None  # SB3 would vectorize it; here each slot has its own copy
+        normalize = self._vec_normalize_env
+        training = normalize is not None and normalize.training
         try:
+            if normalize is not None:
+                normalize.training = False  # SB3 resets the user's environment, and stores nothing of that
             set_up = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         finally:
             self.action_noise = noise
+            if normalize is not None:
+                normalize.training = training
         self._n_updates_at_start = self._n_updates
         self._start_actors()
         return set_up
@@ -291,6 +299,10 @@ class CA2EMixin(OffPolicyAlgorithm):
         n_processes = min(self.n_processes or _cpu_count(), self.n_slots) if self.execution == "async" else 1
         modules = {name: _for_actors(module) for name, module in self.published_modules().items()}
         seed = self.seed if self.seed is not None else secrets.randbits(31)
+        statistics = None
+        if recipe.normalization is not None:
+            assert self._vec_normalize_env is not None
+            statistics = Statistics(self._vec_normalize_env, recipe.normalization, recipe.columns)
         specs = []
         for process in range(n_processes):
             slots = list(range(process, self.n_slots, n_processes))  # deals the prior slots out evenly
@@ -311,13 +323,20 @@ class CA2EMixin(OffPolicyAlgorithm):
                     update_interval=self.actor_update_interval,
                     warmup=self.learning_starts - self.num_timesteps,
                     info_keys=self.info_keys,
+                    statistics=statistics.publish() if statistics is not None else np.zeros(0, dtype=np.float32),
                 )
             )
         self.policy.set_training_mode(False)
         pool: ActorPool = SyncActors(specs[0]) if self.execution == "sync" else AsyncActors(specs, self.rate_limit)
-        parameters = FlatParameters(self.published_modules())
         self._collector = Collector(
-            pool, specs, self.replay_buffer, self.n_envs, explorations, retirement, prior_of, parameters.get
+            pool,
+            self.replay_buffer,
+            self.n_envs,
+            explorations,
+            retirement,
+            prior_of,
+            FlatParameters(self.published_modules()),
+            statistics,
         )
 
     def _resolved_prior(self, index: int) -> PriorAgent:

@@ -6,13 +6,15 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ca2e.replay.block import OBSERVATION, TRANSITION, Block, observation_columns
+from sb3_ca2e.replay.block import OBSERVATION, TRANSITION, Block, ObservationColumn, observation_columns
 from sb3_ca2e.replay.n_step import n_step_return
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
+from sb3_ca2e.replay.stacks import each_frame
 from sb3_ca2e.replay.steps import Observations, StepBlocks
 from sb3_ca2e.replay.storage import SEGMENT_LENGTH, SegmentStorage
 from sb3_ca2e.replay.sum_tree import check_priorities, extremes
@@ -40,6 +42,9 @@ class PrioritizedReplayBuffer(ReplayBuffer):
     :param storage_device: PyTorch device of the memory, ``"auto"``: where the samples go if there is room
     :param frame_stack: number of frames in an observation, and the axis (not counting the batch) along
         which they are concatenated
+    :param columns: how observations are stored, where ``frame_stack`` does not say it: raw data of another dtype
+        than the (normalised) observation space, or stacked along another axis for each key
+    :param normalize_frames: a ``VecNormalize`` given to :meth:`sample` has statistics of single frames, not of stacks
     :param seed: seed of the draws, ``None``: taken from PyTorch's random numbers
     :param segment_length: rows that are allotted and freed at once; ``None``: 256, or an eighth of a small buffer
     :param n_slots: number of slots to expect; more are served with less room for each
@@ -61,6 +66,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         beta: float = 0.4,
         storage_device: th.device | str = "auto",
         frame_stack: tuple[int, int] = (1, 0),
+        columns: dict[str, ObservationColumn] | None = None,
+        normalize_frames: bool = False,
         seed: int | None = None,
         segment_length: int | None = None,
         n_slots: int = 16,
@@ -80,7 +87,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         self.n_slots = n_slots
         #: largest priority seen: that of transitions which come without one
         self.max_priority = 1.0
-        self._columns = observation_columns(observation_space, *frame_stack)
+        self.normalize_frames = normalize_frames
+        self._columns = columns or observation_columns(observation_space, *frame_stack)
         self._is_dict = isinstance(observation_space, spaces.Dict)
         self._steps = StepBlocks(self._columns, n_envs, self.action_dim, handle_timeout_termination)
         # Random numbers are made on the CPU, so that a seed draws the same wherever the memory is.
@@ -261,10 +269,9 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         assert self._storage is not None
         tensors = self._storage.rows.observations(th.cat([rows, next_rows]))
         if env is not None:
+            ages = self._storage.rows.ages.take(th.cat([rows, next_rows])).cpu().numpy()
             arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}
-            normalized = env.normalize_obs(arrays if self._is_dict else arrays[OBSERVATION])
-            normalized = normalized if isinstance(normalized, dict) else {OBSERVATION: normalized}
-            tensors = {key: th.from_numpy(array) for key, array in normalized.items()}
+            tensors = {key: th.from_numpy(array) for key, array in self._normalized(arrays, ages, env).items()}
         # SB3 gives a Discrete observation an axis of its own.
         tensors = {key: tensor if tensor.dim() > 1 else tensor.unsqueeze(1) for key, tensor in tensors.items()}
         tensors = {key: tensor.to(self._device) for key, tensor in tensors.items()}
@@ -275,6 +282,22 @@ class PrioritizedReplayBuffer(ReplayBuffer):
             {key: both[: len(rows)] for key, both in tensors.items()},
             {key: both[len(rows) :] for key, both in tensors.items()},
         )
+
+    def _normalized(self, arrays: dict[str, np.ndarray], ages: np.ndarray, env: VecNormalize) -> dict[str, np.ndarray]:
+        if not self.normalize_frames:
+            normalized = env.normalize_obs(arrays if self._is_dict else arrays[OBSERVATION])
+            return normalized if isinstance(normalized, dict) else {OBSERVATION: normalized}
+        if not env.norm_obs:
+            return arrays
+        statistics = env.obs_rms if isinstance(env.obs_rms, dict) else {OBSERVATION: env.obs_rms}
+        normalized = dict(arrays)
+        for key, rms in statistics.items():
+
+            def normalize(frames: np.ndarray, rms: RunningMeanStd = rms) -> np.ndarray:
+                return np.asarray(env._normalize_obs(frames, rms)).astype(np.float32)
+
+            normalized[key] = each_frame(normalize, arrays[key], ages, self._columns[key])
+        return normalized
 
     def update_priorities(self, indices: th.Tensor, generations: th.Tensor, priorities: th.Tensor) -> None:
         """
