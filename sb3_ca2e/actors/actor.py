@@ -136,7 +136,8 @@ def as_tensors(
     """
     if normalizer is not None:
         batch = normalizer.observations(batch, ages, columns)
-    return plain({key: th.as_tensor(array) for key, array in batch.items()})
+    tensors: dict[str, Any] = {key: th.as_tensor(array) for key, array in batch.items()}
+    return plain(tensors)
 
 
 class Slot:

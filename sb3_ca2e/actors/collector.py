@@ -2,17 +2,16 @@
 
 import collections
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.logger import Logger
 
-from sb3_ca2e.actors.actor import ActorSpec
 from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.actors.normalization import Statistics
 from sb3_ca2e.actors.pool import ActorPool
-from sb3_ca2e.actors.transport import Handover
+from sb3_ca2e.actors.transport import FlatParameters, Handover
 from sb3_ca2e.priors.retirement import Retirement
 from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, Block
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
@@ -60,29 +59,29 @@ class Collector:
     The learner's end of the actors.
 
     :param pool: the actors
-    :param specs: what they were started with
     :param memory: where transitions are committed
     :param n_envs: transitions in a tick
     :param explorations: one a slot
     :param retirement: the rule by which priors retire
     :param prior_of: index of the prior agent of each prior slot, retired or not
-    :param parameters: gives the newest parameters, ``(n_parameters,)`` float32
+    :param parameters: the published networks' parameters
+    :param statistics: those of the user's ``VecNormalize``, None without one
     """
 
     def __init__(
         self,
         pool: ActorPool,
-        specs: list[ActorSpec],
         memory: PrioritizedReplayBuffer,
         n_envs: int,
         explorations: list[Exploration],
         retirement: Retirement,
         prior_of: dict[int, int],
-        parameters: Callable[[], np.ndarray],
+        parameters: FlatParameters,
+        statistics: Statistics | None = None,
     ):
-        self.pool, self.specs, self.memory, self.n_envs = pool, specs, memory, n_envs
+        self.pool, self.memory, self.n_envs = pool, memory, n_envs
         self.explorations, self.retirement, self.prior_of = explorations, retirement, prior_of
-        self._parameters = parameters
+        self._parameters, self._statistics = parameters, statistics
         self.stats = [SlotStats() for _ in explorations]
         for slot, index in prior_of.items():
             self.stats[slot].kind = "nature" if retirement.retired(index) else "prior"
@@ -106,7 +105,7 @@ class Collector:
         :param wait: sleep until there are some
         """
         board = self.pool.board
-        board.publish(self._parameters())
+        board.publish(self._published())
         board.set_progress(progress)
         started = time.perf_counter()
         collected = self.pool.collect(wait)
@@ -120,8 +119,14 @@ class Collector:
         for block in blocks:
             if len(block):
                 self.memory.add_block(block)
+                if self._statistics is not None:
+                    self._statistics.update(block)
         self._tick(handover, blocks)
         self._count(handover, blocks, timestep)
+
+    def _published(self) -> np.ndarray:
+        parameters = self._parameters.get()
+        return parameters if self._statistics is None else np.concatenate([parameters, self._statistics.publish()])
 
     def _tick(self, handover: Handover, blocks: list[Block]) -> None:
         """Line up the transitions in the order in which they were made."""

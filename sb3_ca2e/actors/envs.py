@@ -295,8 +295,8 @@ class Observations:
         if frame.shape != column.frame_shape or not np.can_cast(frame.dtype, column.dtype, "same_kind"):
             name = "" if key == OBSERVATION else f" {key!r}"
             raise ValueError(
-                f"The environment returned an observation{name} of shape {np.shape(raw)} and dtype {frame.dtype}, which "
-                f"does not fit its observation space (frames of shape {column.frame_shape}, dtype {column.dtype}). "
+                f"The environment returned an observation{name} of shape {np.shape(raw)} and dtype {frame.dtype}, "
+                f"which does not fit its observation space (frames of shape {column.frame_shape}, dtype {column.dtype}). "
                 "Correct the environment, or the space that it declares."
             )
         return frame
@@ -342,9 +342,9 @@ class Observations:
         return older, newest
 
 
-def plain(observations: Frames) -> Any:
+def plain(observations: dict[str, Any]) -> Any:
     """
     :param observations: by key
     :return: as SB3's policies take them: a dictionary, or the only array
     """
-    return observations[OBSERVATION] if OBSERVATION in observations else observations
+    return observations.get(OBSERVATION, observations)

@@ -109,7 +109,7 @@ class Normalizer:
         if not self.normalization.norm_reward:
             return rewards
         clip = self.normalization.clip_reward
-        scaled = rewards / np.sqrt(self._return_variance + self.normalization.epsilon)
+        scaled: np.ndarray = rewards / np.sqrt(self._return_variance + self.normalization.epsilon)
         return np.clip(scaled, -clip, clip).astype(np.float32)
 
 
