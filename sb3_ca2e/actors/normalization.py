@@ -93,7 +93,8 @@ class Normalizer:
             def normalize(raw: np.ndarray, mean: np.ndarray = mean, variance: np.ndarray = variance) -> np.ndarray:
                 clip = self.normalization.clip_obs
                 scaled = (raw - mean) / np.sqrt(variance + self.normalization.epsilon)
-                return np.clip(scaled, -clip, clip).astype(np.float32)
+                clipped: np.ndarray = np.clip(scaled, -clip, clip)
+                return clipped.astype(np.float32)
 
             if self.normalization.of_frames:
                 normalized[key] = each_frame(normalize, batch[key], ages, columns[key])
@@ -110,7 +111,8 @@ class Normalizer:
             return rewards
         clip = self.normalization.clip_reward
         scaled: np.ndarray = rewards / np.sqrt(self._return_variance + self.normalization.epsilon)
-        return np.clip(scaled, -clip, clip).astype(np.float32)
+        clipped: np.ndarray = np.clip(scaled, -clip, clip)
+        return clipped.astype(np.float32)
 
 
 class Statistics:

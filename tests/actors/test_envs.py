@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import (
 from sb3_ca2e import CA2EDQN, BuilderVecEnv
 from sb3_ca2e.actors.envs import Observations, recipe_from
 from sb3_ca2e.actors.pool import AsyncActors
+from sb3_ca2e.replay.block import OBSERVATION
 
 gym.register_envs(ale_py)
 
@@ -71,28 +72,29 @@ def test_slots_see_byte_for_byte_what_the_users_chain_returns(chain, tmp_path):
     expected = venv.reset()
     envs = [recipe.build(slot) for slot in range(n_envs)]
     for slot, env in enumerate(envs):
-        observations.reset(slot, observations.frame(env.reset(seed=7 + slot)[0]))
+        observations.reset(slot, observations.frames(env.reset(seed=7 + slot)[0]))
     rng, n_ends = np.random.default_rng(0), 0
     for t in itertools.count():
-        assert observations.batch.dtype == expected.dtype
-        assert np.array_equal(observations.batch, expected)
+        batch = observations.batch[OBSERVATION]
+        assert batch.dtype == expected.dtype
+        assert np.array_equal(batch, expected)
         if t >= n_steps:
             break
         actions = rng.integers(venv.action_space.n, size=n_envs)
         expected, rewards, dones, infos = venv.step(actions)
         for slot, env in enumerate(envs):
             raw, reward, terminated, truncated, info = env.step(actions[slot])
-            observations.push(slot, observations.frame(raw))
+            observations.push(slot, observations.frames(raw))
             assert (np.float32(reward), terminated or truncated) == (rewards[slot], dones[slot])
             if dones[slot]:
                 n_ends += 1
                 assert (truncated and not terminated) == infos[slot]["TimeLimit.truncated"]
-                assert np.array_equal(observations.batch[slot], infos[slot]["terminal_observation"])
+                assert np.array_equal(batch[slot], infos[slot]["terminal_observation"])
                 theirs = infos[slot].get("episode")
                 if theirs is not None or chain != "builders":  # only those have no Monitor of their own
                     assert (info.get("episode") is None) == (theirs is None)
                     assert theirs is None or [info["episode"][k] for k in "rl"] == [theirs[k] for k in "rl"]
-                observations.reset(slot, observations.frame(env.reset()[0]))
+                observations.reset(slot, observations.frames(env.reset()[0]))
     assert n_ends > 1 or "pong" in chain
     venv.close()
 
@@ -113,14 +115,14 @@ def test_frames_of_several_channels_are_stacked_by_their_channels(order):
     observations = Observations(recipe, 1)
     env = recipe.build(0)
     venv.seed(3)
-    observations.reset(0, observations.frame(env.reset(seed=3)[0]))
-    assert np.array_equal(venv.reset(), observations.batch)
+    observations.reset(0, observations.frames(env.reset(seed=3)[0]))
+    assert np.array_equal(venv.reset(), observations.batch[OBSERVATION])
     for _ in range(3):
         raw, *_ = env.step(0)
-        observations.push(0, observations.frame(raw))
+        observations.push(0, observations.frames(raw))
     for _ in range(3):
         expected, *_ = venv.step([0])
-    assert np.array_equal(expected, observations.batch)
+    assert np.array_equal(expected, observations.batch[OBSERVATION])
 
 
 class NotPicklable(RecordingEnv):
