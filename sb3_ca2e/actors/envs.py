@@ -129,9 +129,7 @@ def recipe_from(env: VecEnv) -> EnvRecipe:
             "give it norm_obs=False, or norm_obs_keys without them."
         )
     raw = _boxes(base.observation_space)
-    columns = {
-        key: column(box, raw[key], n_stack, axes[key]) for key, box in _boxes(env.observation_space).items()
-    }
+    columns = {key: column(box, raw[key], n_stack, axes[key]) for key, box in _boxes(env.observation_space).items()}
     return EnvRecipe(_builders(base), _registered(), columns, env.action_space, transposed, normalization)
 
 
