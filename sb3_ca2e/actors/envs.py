@@ -294,8 +294,8 @@ class Observations:
             name = "" if key == OBSERVATION else f" {key!r}"
             raise ValueError(
                 f"The environment returned an observation{name} of shape {np.shape(raw)} and dtype {frame.dtype}, "
-                f"which does not fit its observation space (frames {column.frame_shape} of {column.dtype}). Correct the "
-                "environment, or the space that it declares."
+                f"which does not fit its observation space (frames {column.frame_shape} of {column.dtype}). Correct "
+                "the environment, or the space that it declares."
             )
         return frame
 
