@@ -10,6 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_ca2e.actors.actor import Actor, ActorSpec
 from sb3_ca2e.actors.envs import recipe_from
+from sb3_ca2e.actors.normalization import Statistics
 from sb3_ca2e.actors.transport import BlockBuffers, Board, FlatParameters
 from sb3_ca2e.replay.block import Block
 
@@ -75,6 +76,14 @@ class RecordingEnv(gym.Env):
         return step.frame, reward, step.terminated, step.truncated, {}
 
 
+def published_statistics(model: BaseAlgorithm) -> np.ndarray:
+    """Those of the model's ``VecNormalize``, none without one."""
+    recipe = recipe_from(model.env)
+    if recipe.normalization is None:
+        return np.zeros(0, dtype=np.float32)
+    return Statistics(model.get_vec_normalize_env(), recipe.normalization, recipe.columns).publish()
+
+
 def make_spec(model: BaseAlgorithm, **changes: Any) -> ActorSpec:
     """What the only actor of ``model`` would be started with; ``changes`` are fields of :class:`ActorSpec`."""
     n_slots = model.n_slots
@@ -92,6 +101,7 @@ def make_spec(model: BaseAlgorithm, **changes: Any) -> ActorSpec:
         "gamma": model.gamma,
         "block_size": 10,
         "update_interval": 10,
+        "statistics": published_statistics(model),
     }
     return ActorSpec(**{**fields, **changes})
 
@@ -112,9 +122,9 @@ class LocalActor:
         self.published: list[np.ndarray | None] = [None]
 
     def publish(self, model: BaseAlgorithm) -> None:
-        """Show the model's present parameters."""
+        """Show the model's present parameters and statistics."""
         self.published.append(FlatParameters(model.published_modules()).get())
-        self.board.publish(self.published[-1])
+        self.board.publish(np.concatenate([self.published[-1], published_statistics(model)]))
 
     def collect(self) -> tuple[int, list[Block]]:
         """The version and copies of the next blocks, one a slot."""

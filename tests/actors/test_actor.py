@@ -10,7 +10,7 @@ from gymnasium import spaces
 from recording_env import LocalActor, RecordingEnv, Step, make_spec
 from scipy import stats
 from stable_baselines3 import DDPG, DQN, PPO, SAC
-from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN, PriorAgent
 from sb3_ca2e.actors.actor import GREEDY_EVERY, PRIORITY_FLOOR
@@ -35,8 +35,21 @@ def vector_ddpg(**kwargs) -> CA2EDDPG:
     return CA2EDDPG("MlpPolicy", env, n_actors=SLOTS, seed=0, policy_kwargs={"net_arch": [16]}, **kwargs)
 
 
+def normalized(algorithm, wrap):
+    def make(**kwargs):
+        continuous = {"action_space": BOUNDS} if algorithm is CA2EDDPG else {}
+        env = wrap(DummyVecEnv([lambda: RecordingEnv(**continuous)]))
+        return algorithm("MlpPolicy", env, n_actors=SLOTS, seed=0, policy_kwargs={"net_arch": [16]}, **kwargs)
+
+    return make
+
+
 def changed(model) -> None:
-    """Change the model's parameters, as an update would."""
+    """Change the model's parameters and statistics, as an update would."""
+    if (normalize := model.get_vec_normalize_env()) is not None:
+        rng = np.random.default_rng(int(normalize.obs_rms.count))
+        normalize.obs_rms.update(rng.normal(0.2, 0.5, (5, *normalize.obs_rms.mean.shape)))
+        normalize.ret_rms.update(rng.normal(0, 2, 5))
     with th.no_grad():
         for module in model.published_modules().values():
             for parameter in module.parameters():
@@ -52,11 +65,13 @@ class Run:
         self.actor = LocalActor(make_spec(model, **spec))
         self.actor.board.set_progress(progress)
         self.networks: list[Any] = [None]
+        self.normalizations: list[Any] = [None]
         self.versions, self.blocks = [], []
         for i in range(n_blocks):
             if i % 2 == 0:
                 changed(model)
                 self.networks.append(copy.deepcopy(model.published_modules()))
+                self.normalizations.append(copy.deepcopy(model.get_vec_normalize_env()))
                 self.actor.publish(model)
             version, blocks = self.actor.collect()
             self.versions.append(version)
@@ -70,22 +85,41 @@ class Run:
     def step(self, slot: int, e: int, t: int) -> Step:
         return self.actor.episodes(slot)[e].steps[t]
 
-    def observation(self, slot: int, e: int, t: int) -> np.ndarray:
-        """As the learner sees it after ``t`` steps of an episode, from the recorded frames alone."""
+    def frames(self, slot: int, e: int, t: int) -> list[np.ndarray | None]:
+        """Those of the observation after ``t`` steps of an episode, None before its first."""
+        n_stack = self.actor.spec.recipe.columns[OBSERVATION].n_stack
         episode = self.actor.episodes(slot)[e]
-        if self.model.observation_space.dtype != np.uint8:
-            return episode.frame(t)
-        frames = [
-            episode.frame(i).transpose(2, 0, 1) if i >= 0 else np.zeros((1, 36, 36), np.uint8)
-            for i in (t - 2, t - 1, t)
-        ]
-        return np.concatenate(frames)
+        frames = [episode.frame(i) if i >= 0 else None for i in range(t - n_stack + 1, t + 1)]
+        is_image = self.model.observation_space.dtype == np.uint8
+        return [frame.transpose(2, 0, 1) if is_image and frame is not None else frame for frame in frames]
+
+    def observation(self, slot: int, e: int, t: int) -> np.ndarray:
+        """As the environment and its frame stack return it, from the recorded frames alone."""
+        return stack(self.frames(slot, e, t))
+
+    def seen(self, slot: int, e: int, t: int, version: int) -> np.ndarray:
+        """As the learner's networks see it."""
+        normalize = self.normalizations[version]
+        if normalize is None:
+            return self.observation(slot, e, t)
+        if isinstance(self.model.env, VecFrameStack):
+            return stack([f if f is None else normalize.normalize_obs(f) for f in self.frames(slot, e, t)])
+        return normalize.normalize_obs(self.observation(slot, e, t))
+
+    def reward(self, step: Step, version: int) -> float:
+        """As the learner trains on it."""
+        normalize = self.normalizations[version]
+        return step.reward if normalize is None else float(normalize.normalize_reward(np.array([step.reward]))[0])
 
     def per_block(self, slot: int):
         """For each block of a slot its index and its (episode, step) pairs."""
         stream, size = self.stream(slot), self.actor.spec.block_size
         for i, blocks in enumerate(self.blocks):
             yield i, blocks[slot], stream[i * size : (i + 1) * size]
+
+
+def stack(frames: list[np.ndarray | None]) -> np.ndarray:
+    return np.concatenate([np.zeros_like(frames[-1]) if frame is None else frame for frame in frames])
 
 
 def stored(model, action: Any) -> np.ndarray:
@@ -135,9 +169,8 @@ def check_frames(run: Run, slot: int, block, positions: list[tuple[int, int]]) -
     assert lead == (2 if run.model.observation_space.dtype == np.uint8 else 0)
     for row, (e, t) in enumerate(positions):
         assert block.ages[row] == min(t, lead)
-        stack = [frames[lead + row - back] * (back <= block.ages[row]) for back in range(lead, -1, -1)]
-        whole = np.concatenate(stack) if lead else stack[0]
-        assert np.array_equal(whole, run.observation(slot, e, t))
+        parts = [frames[lead + row - back] if back <= block.ages[row] else None for back in range(lead, -1, -1)]
+        assert np.array_equal(stack(parts), run.observation(slot, e, t))
 
 
 def values_of(model, modules, observation: np.ndarray, action: np.ndarray) -> tuple[float, float]:
@@ -151,28 +184,44 @@ def values_of(model, modules, observation: np.ndarray, action: np.ndarray) -> tu
         return q_value.item(), modules["critic"](batch, modules["actor"](batch))[0].item()
 
 
-@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-@pytest.mark.parametrize("n_steps", [1, 3])
+NORMALIZED = {
+    "normalized DQN": normalized(CA2EDQN, VecNormalize),
+    "normalized frames": normalized(CA2EDQN, lambda env: VecFrameStack(VecNormalize(env, clip_obs=1.5), 3)),
+    "normalized stacks": normalized(CA2EDQN, lambda env: VecNormalize(VecFrameStack(env, 3))),
+    "normalized DDPG": normalized(CA2EDDPG, lambda env: VecNormalize(env, clip_reward=0.3)),
+    "normalized frames, DDPG": normalized(CA2EDDPG, lambda env: VecFrameStack(VecNormalize(env), 3)),
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "n_steps"),
+    [
+        *[pytest.param(make, n, id=f"{name}, {n} steps") for name, make in MODELS.items() for n in (1, 3)],
+        *[pytest.param(make, 3, id=name) for name, make in NORMALIZED.items()],
+    ],
+)
 def test_priorities_equal_a_direct_computation(make, n_steps):
     run = Run(make(n_steps=n_steps, gamma=0.9), n_blocks=4)
     endings = set()
     for slot in range(SLOTS):
         for i, block, transitions in run.per_block(slot):
-            modules = run.networks[run.versions[i]]
+            version = run.versions[i]
+            modules = run.networks[version]
             priorities = block.priorities[block.flags & TRANSITION > 0]
             for index, (e, t) in enumerate(transitions):
                 action = stored(run.model, run.step(slot, e, t).action)
-                q_taken, _ = values_of(run.model, modules, run.observation(slot, e, t), action)
+                q_taken, _ = values_of(run.model, modules, run.seen(slot, e, t, version), action)
                 target, discount, length, step = 0.0, 1.0, 0, None
                 for e_k, t_k in transitions[index : index + n_steps]:
                     step = run.step(slot, e_k, t_k)
-                    target += discount * step.reward
+                    target += discount * run.reward(step, version)
                     discount *= 0.9
                     length += 1
                     if step.terminated or step.truncated:
                         break
                 if not step.terminated:  # a truncated episode and the end of the block are bootstrapped from
-                    target += discount * values_of(run.model, modules, run.observation(slot, e, t + length), action)[1]
+                    last = run.seen(slot, e, t + length, version)
+                    target += discount * values_of(run.model, modules, last, action)[1]
                 assert priorities[index] == pytest.approx(abs(target - q_taken) + PRIORITY_FLOOR, rel=1e-3, abs=1e-5)
                 endings.add((step.terminated, step.truncated, length))
     assert endings == {
