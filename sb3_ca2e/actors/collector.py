@@ -243,3 +243,5 @@ class Collector:
         """End the actors; episodes that were under way are cut off in the memory."""
         self.pool.stop()
         self.memory.end_streams()
+        if self._statistics is not None:
+            self._statistics.end_streams()

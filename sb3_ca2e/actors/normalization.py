@@ -127,20 +127,33 @@ class Statistics:
     def __init__(self, normalize: VecNormalize, normalization: Normalization, columns: dict[str, ObservationColumn]):
         self.normalize, self.normalization, self.columns = normalize, normalization, columns
         self._returns: dict[int, float] = {}
+        #: the observation in which each slot stands, where its episode goes on
+        self._newest: dict[int, dict[str, np.ndarray]] = {}
 
     def update(self, block: Block) -> None:
         """
         :param block: stored rows of one slot
         """
-        if not self.normalize.training or len(block.flags) == 0:
+        n_rows = len(block.flags)
+        if not self.normalize.training or n_rows == 0:
             return
+        newest = {}
         for key, rms in observation_statistics(self.normalize).items():
-            column, n_rows = self.columns[key], len(block.flags)
-            if self.normalization.of_frames:
-                rms.update(block.frames[key][column.n_stack - 1 : column.n_stack - 1 + n_rows])
-            else:
-                rms.update(stacked(block.frames[key], block.ages, column)[:n_rows])
+            frames, column = block.frames[key], self.columns[key]
+            data = frames[column.n_stack - 1 :] if self.normalization.of_frames else stacked(frames, block.ages, column)
+            rms.update(data[:n_rows])
+            newest[key] = data[n_rows:].copy()
         self.normalize.ret_rms.update(self._discounted(block))
+        self._newest[block.slot] = newest if block.flags[-1] & TRANSITION else {}
+
+    def end_streams(self) -> None:
+        """Count the last observations of episodes that were cut off, which the memory keeps."""
+        if self.normalize.training:
+            for newest in self._newest.values():
+                for key, data in newest.items():
+                    observation_statistics(self.normalize)[key].update(data)
+        self._newest.clear()
+        self._returns.clear()
 
     def _discounted(self, block: Block) -> np.ndarray:
         """The running discounted return of the slot after each of its steps."""
