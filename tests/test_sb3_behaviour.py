@@ -9,12 +9,7 @@ import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch as th
-from stable_baselines3.common.callbacks import (
-    BaseCallback,
-    CheckpointCallback,
-    EvalCallback,
-    StopTrainingOnMaxEpisodes,
-)
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
@@ -23,19 +18,7 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 import sb3_ca2e
 from sb3_ca2e import CA2EDDPG, CA2EDQN, PriorAgent
 from sb3_ca2e.algorithm import CA2EMixin
-from toy import RandomWalk
-
-SYNC = {"execution": "sync", "n_actors": 3, "local_buffer_size": 20}
-
-
-def dqn(env="CartPole-v1", algorithm=CA2EDQN, **kwargs):
-    ours = SYNC if issubclass(algorithm, CA2EDQN) else {"buffer_size": 5000}
-    return algorithm("MlpPolicy", env, **{"learning_starts": 50, "seed": 0, "device": "cpu", **ours, **kwargs})
-
-
-def ddpg(env="Pendulum-v1", algorithm=CA2EDDPG, **kwargs):
-    ours = SYNC if issubclass(algorithm, CA2EDDPG) else {"buffer_size": 5000}
-    return algorithm("MlpPolicy", env, **{"learning_starts": 50, "seed": 0, "device": "cpu", **ours, **kwargs})
+from toy import SYNC, RandomWalk, ddpg, dqn
 
 
 class Trace(BaseCallback):
@@ -245,53 +228,6 @@ def test_a_callback_can_end_training(stop_at):
     assert model.num_timesteps == oracle.num_timesteps == stop_at
     model.learn(50, reset_num_timesteps=False)
     assert model.num_timesteps == oracle.learn(50, reset_num_timesteps=False).num_timesteps
-
-
-def test_evaluation_and_checkpoints_are_sb3s(tmp_path):
-    def files(algorithm, folder):
-        env = make_vec_env("CartPole-v1", 4)
-        callbacks = [
-            EvalCallback(
-                make_vec_env("CartPole-v1", 1, seed=1),
-                eval_freq=max(100 // 4, 1),
-                n_eval_episodes=2,
-                best_model_save_path=str(folder),
-                log_path=str(folder),
-                verbose=0,
-            ),
-            CheckpointCallback(120 // 4, str(folder), save_replay_buffer=True),
-        ]
-        dqn(env, algorithm).learn(480, callbacks)
-        return sorted(path.name for path in folder.iterdir()), np.load(folder / "evaluations.npz")
-
-    ours, our_results = files(CA2EDQN, tmp_path / "ours")
-    theirs, their_results = files(sb3.DQN, tmp_path / "theirs")
-    assert ours == theirs
-    assert {"best_model.zip", "rl_model_480_steps.zip", "rl_model_replay_buffer_480_steps.pkl"} <= set(ours)
-    np.testing.assert_array_equal(our_results["timesteps"], their_results["timesteps"])
-    assert our_results["results"].shape == their_results["results"].shape == (4, 2)
-    best = CA2EDQN.load(tmp_path / "ours" / "best_model")
-    assert best.num_timesteps in our_results["timesteps"]
-    checkpoint = CA2EDQN.load(tmp_path / "ours" / "rl_model_240_steps", env=make_vec_env("CartPole-v1", 4))
-    assert checkpoint.num_timesteps == 240
-    checkpoint.load_replay_buffer(tmp_path / "ours" / "rl_model_replay_buffer_240_steps.pkl")
-    assert checkpoint.replay_buffer.size() >= 240
-    checkpoint.learn(48, reset_num_timesteps=False)
-    assert checkpoint.num_timesteps == 288
-
-
-def test_training_stops_after_some_episodes():
-    callback = StopTrainingOnMaxEpisodes(max_episodes=5)
-    model = dqn().learn(5000, callback)
-    assert callback.n_episodes == 5
-    assert model.num_timesteps < 5000
-
-
-@pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")  # SB3 does so when it is imported
-def test_the_progress_bar_runs_to_its_end(capfd):
-    model = dqn().learn(104, progress_bar=True)
-    assert model.num_timesteps == 104
-    assert "104/104" in capfd.readouterr().out
 
 
 # Logs.

@@ -4,6 +4,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sb3_ca2e import CA2EDDPG, CA2EDQN
+
 
 class RandomWalk(gym.Env):
     """
@@ -30,3 +32,17 @@ class RandomWalk(gym.Env):
 
     def _observation(self):
         return self.np_random.normal(size=3).astype(np.float32)
+
+
+#: Arguments of a learner whose runs are repeatable.
+SYNC = {"execution": "sync", "n_actors": 3, "local_buffer_size": 20}
+
+
+def dqn(env="CartPole-v1", algorithm=CA2EDQN, **kwargs):
+    ours = SYNC if issubclass(algorithm, CA2EDQN) else {"buffer_size": 5000}
+    return algorithm("MlpPolicy", env, **{"learning_starts": 50, "seed": 0, "device": "cpu", **ours, **kwargs})
+
+
+def ddpg(env="Pendulum-v1", algorithm=CA2EDDPG, **kwargs):
+    ours = SYNC if issubclass(algorithm, CA2EDDPG) else {"buffer_size": 5000}
+    return algorithm("MlpPolicy", env, **{"learning_starts": 50, "seed": 0, "device": "cpu", **ours, **kwargs})
