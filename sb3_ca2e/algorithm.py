@@ -377,30 +377,30 @@ class CA2EMixin(OffPolicyAlgorithm):
         """
         assert self._collector is not None
         callback.on_rollout_start()
-        n_ticks = n_episodes = 0
+        num_collected_steps = num_collected_episodes = 0
         frequency = train_freq.frequency
         if not self.rate_limit:
             frequency = max(frequency, self.n_slots * self.local_buffer_size // self.n_envs)
-        while n_ticks < frequency and self._collect_for_tick(train_freq):
+        while num_collected_steps < frequency and self._collect_for_tick(train_freq):
             tick = self._collector.tick()
             rewards, dones, infos = tick.rewards, tick.dones, tick.infos
             actor_ids, actor_kinds = tick.actor_ids, tick.actor_kinds
-            n_ticks += 1
+            num_collected_steps += 1
             self.num_timesteps += self.n_envs
             callback.update_locals(locals())
             if not callback.on_step():
-                return RolloutReturn(n_ticks * self.n_envs, n_episodes, continue_training=False)
+                return RolloutReturn(num_collected_steps * self.n_envs, num_collected_episodes, continue_training=False)
             nature = [i for i, kind in enumerate(actor_kinds) if kind == "nature"]
             self._update_info_buffer([infos[i] for i in nature], dones[nature])
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             self._on_step()
             for _ in range(int(dones.sum())):
-                n_episodes += 1
+                num_collected_episodes += 1
                 self._episode_num += 1
                 if log_interval is not None and self._episode_num % log_interval == 0:
                     self.dump_logs()
         callback.on_rollout_end()
-        return RolloutReturn(n_ticks * self.n_envs or 1, n_episodes, continue_training=True)
+        return RolloutReturn(num_collected_steps * self.n_envs or 1, num_collected_episodes, continue_training=True)
 
     def _collect_for_tick(self, train_freq: TrainFreq) -> bool:
         """Have the transitions of a tick ready; False if there are none and the rate is not limited."""
