@@ -1,6 +1,9 @@
 """What turns an off-policy algorithm of SB3 into a CA2E learner."""
 
 import copy
+import difflib
+import inspect
+import io
 import os
 import pathlib
 import secrets
@@ -10,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -27,6 +31,7 @@ from sb3_ca2e.actors.normalization import Statistics
 from sb3_ca2e.actors.pool import ActorPool, AsyncActors, SyncActors
 from sb3_ca2e.actors.transport import FlatParameters
 from sb3_ca2e.priors.agent import PriorAgent
+from sb3_ca2e.priors.reader import saved_attributes
 from sb3_ca2e.priors.retirement import Retirement
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer, PrioritizedReplaySamples
 
@@ -88,9 +93,30 @@ class CA2EMixin(OffPolicyAlgorithm):
 
     # Arguments.
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Refuse a misspelt argument with the nearest right name, which Python itself does not tell."""
+        parameters = inspect.signature(cls).parameters
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+            for name in kwargs.keys() - parameters.keys():
+                nearest = difflib.get_close_matches(name, parameters, n=1, cutoff=0.5)
+                hint = f"Did you mean {nearest[0]!r}?" if nearest else f"It takes {', '.join(parameters)}."
+                raise TypeError(f"{cls.__name__} takes no argument {name!r}. {hint}")
+        return super().__new__(cls)
+
     @staticmethod
     def _env_from(env: Any) -> Any:
         return as_env(env)
+
+    @staticmethod
+    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        space = env.action_space
+        if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+            raise ValueError(
+                f"Actions need finite bounds, those of {space} are not: actions are scaled to [-1, 1] between them. "
+                "Declare bounds in the environment, or wrap it in gymnasium.wrappers.RescaleAction or a wrapper of "
+                "your own."
+            )
+        return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _set_ca2e_arguments(
         self,
@@ -222,6 +248,41 @@ class CA2EMixin(OffPolicyAlgorithm):
             **{"n_slots": self.n_slots, **self.replay_buffer_kwargs},
         )
 
+    @classmethod
+    def load(
+        cls,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: Any = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """
+        Load a model; see :meth:`stable_baselines3.common.base_class.BaseAlgorithm.load`.
+
+        :param path: the zip that :meth:`save` left, or an open file
+        :param env: the environment to learn on, None to predict only
+        :param device: where the model runs
+        :param custom_objects: objects to take in the place of saved ones
+        :param print_system_info: print those of the machine that saved it and of this one
+        :param force_reset: reset the environment before learning
+        :param kwargs: attributes to change
+        :return: the model
+        :raises ValueError: if the file is no whole model, or a model of another algorithm
+        """
+        saved = saved_attributes(path)
+        shared = inspect.signature(cls._set_ca2e_arguments).parameters
+        own = {p.name for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY} - shared.keys()
+        if "prior_agents" not in saved or (own and own.isdisjoint(saved)):
+            raise ValueError(
+                f"{path} is no {cls.__name__} but a model of another algorithm, with a policy from "
+                f"{saved['policy_class']['__module__']}. Load it with the class that saved it; to learn from what it "
+                "can do, pass it to a new model in prior_agents."
+            )
+        return super().load(path, cls._env_from(env), device, custom_objects, print_system_info, force_reset, **kwargs)
+
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_collector", "_last_batch"]
 
@@ -292,7 +353,8 @@ class CA2EMixin(OffPolicyAlgorithm):
         priors: list[PriorAgent | None] = [None] * self.n_slots
         for slot, index in prior_of.items():
             if not retirement.retired(index):
-                agent = self._resolved_prior(index)
+                agent = PriorAgent.of(self.prior_agents[index])
+                agent.resolve(self.observation_space, self.action_space, recipe.env_id)
                 retirement.set_baseline(index, agent.mean_reward)
                 priors[slot] = agent.for_actor()
         explorations = self.explorations()
@@ -338,12 +400,6 @@ class CA2EMixin(OffPolicyAlgorithm):
             FlatParameters(self.published_modules()),
             statistics,
         )
-
-    def _resolved_prior(self, index: int) -> PriorAgent:
-        assert self.env is not None
-        agent = PriorAgent.of(self.prior_agents[index])
-        spec = self.env.get_attr("spec", 0)[0]
-        return agent.resolve(self.observation_space, self.action_space, spec.id if spec is not None else None)
 
     def _stop_actors(self) -> None:
         if self._collector is not None:

@@ -13,6 +13,7 @@ from gymnasium import spaces
 
 from sb3_ca2e.actors.envs import EnvRecipe, Frames, Observations, plain
 from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.actors.monitors import prior_retired
 from sb3_ca2e.actors.normalization import Normalizer
 from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout, Board, FlatParameters, Handover
 from sb3_ca2e.priors.agent import PriorAgent
@@ -24,6 +25,8 @@ from sb3_ca2e.replay.stacks import stacked
 GREEDY_EVERY = 10
 #: Added to absolute TD errors, so that every transition keeps a chance.
 PRIORITY_FLOOR = 1e-6
+#: Rewards are kept in float32.
+LARGEST_REWARD = float(np.finfo(np.float32).max)
 
 
 class Behaviour(Protocol):
@@ -186,6 +189,7 @@ class Slot:
         self.exploration.reset()
         if retired and self.prior is not None:
             self.prior, game_over, self.games = None, True, 0
+            prior_retired(self.env)
         if game_over:
             self._new_game()
 
@@ -223,7 +227,7 @@ class Actor:
         spec = self.spec
         for index, exploration, prior in zip(spec.slots, spec.explorations, spec.priors, strict=True):
             self.collecting = index
-            slot = Slot(index, spec.recipe.build(index), exploration, prior, self.seed_of(index))
+            slot = Slot(index, spec.recipe.build(index, prior is not None), exploration, prior, self.seed_of(index))
             self.observations.reset(len(self.slots), self.observations.frames(slot.raw))
             self.slots.append(slot)
         self.collecting = -1
@@ -292,7 +296,7 @@ class Actor:
                 action = action[0]
                 stored = self._scaled(action)
             raw, reward, terminated, truncated, info = slot.env.step(action)
-            recorder.step(stored, float(reward), terminated, truncated, outputs[position])
+            recorder.step(stored, _finite(reward), terminated, truncated, outputs[position])
             slot.age += 1
             frames = self.observations.frames(raw)
             self.observations.push(position, frames)
@@ -359,7 +363,8 @@ class Actor:
         if self._box is None:
             return action
         low, high = self._box.low, self._box.high
-        return (2.0 * (np.clip(action, low, high) - low) / (high - low) - 1.0).reshape(-1)
+        span = np.where(high > low, high - low, 1)  # what can't be chosen must not become NaN
+        return (2.0 * (np.clip(action, low, high) - low) / span - 1.0).reshape(-1)
 
 
 class Recorder:
@@ -468,6 +473,17 @@ class Recorder:
         error = (targets - q_taken[:-1]).abs().double() + PRIORITY_FLOOR
         transition = flags & int(TRANSITION) > 0
         self.views["priorities"][: self.n_rows] = th.where(transition, error, 0.0).numpy()
+
+
+def _finite(reward: Any) -> float:
+    """A reward, unless float32, in which it is kept, can't hold it."""
+    value = float(reward)
+    if not abs(value) <= LARGEST_REWARD:
+        raise ValueError(
+            f"The environment returned the reward {value}. Rewards must be finite, and learning would be lost from "
+            "there on: correct the environment, or let the episode end before its state diverges."
+        )
+    return value
 
 
 def _with_zero(actions: np.ndarray) -> th.Tensor:

@@ -3,8 +3,10 @@
 import contextlib
 import importlib
 import io
+import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import cloudpickle
@@ -16,6 +18,7 @@ from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
+    SubprocVecEnv,
     VecCheckNan,
     VecEnv,
     VecFrameStack,
@@ -24,6 +27,7 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
+from sb3_ca2e.actors.monitors import file_of, monitored
 from sb3_ca2e.actors.normalization import Normalization
 from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
 
@@ -51,6 +55,10 @@ class EnvRecipe:
     :param action_space: the environment's action space
     :param transposed: keys of images that come with their channels last and are turned around
     :param normalization: what a ``VecNormalize`` does, None without one
+    :param ranges: smallest and largest values of each key that is discrete, in any shape
+    :param monitor_file: monitor file of a ``VecMonitor``
+    :param info_keywords: what a ``VecMonitor`` puts down with each episode
+    :param env_id: the environment's id, if it has one
     """
 
     builders: tuple[bytes, ...]
@@ -59,12 +67,17 @@ class EnvRecipe:
     action_space: spaces.Space
     transposed: frozenset[str] = frozenset()
     normalization: Normalization | None = None
+    ranges: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    monitor_file: str | None = None
+    info_keywords: tuple[str, ...] = ()
+    env_id: str | None = None
 
-    def build(self, slot: int) -> gym.Env:
+    def build(self, slot: int, prior: bool = False) -> gym.Env:
         """
         Make the environment of a slot, with a :class:`Monitor` that counts whole, unclipped games.
 
         :param slot: index of the slot
+        :param prior: a prior agent plays, which names of monitor files tell
         :return: the environment
         """
         for registered in self.registered:
@@ -74,9 +87,13 @@ class EnvRecipe:
                     # Whoever registers ids when imported would warn that they are there if it came later.
                     importlib.import_module(spec.entry_point.partition(":")[0].partition(".")[0])
                 gym.registry.setdefault(spec.id, spec)
-        made = cloudpickle.loads(self.builders[slot % len(self.builders)])
-        env = made if isinstance(made, gym.Env) else made()
-        return env if is_wrapped(env, Monitor) else Monitor(env)
+
+        def make() -> gym.Env:
+            made: Any = cloudpickle.loads(self.builders[slot % len(self.builders)])
+            env: gym.Env = made if isinstance(made, gym.Env) else made()
+            return env
+
+        return monitored(make, slot, prior, self.monitor_file, self.info_keywords)
 
 
 def as_env(env: Any) -> Any:
@@ -87,8 +104,12 @@ def as_env(env: Any) -> Any:
     :return: a ``VecEnv`` that keeps the function, or ``env`` itself
     """
     if callable(env) and not isinstance(env, gym.Env | VecEnv):
-        return BuilderVecEnv([lambda: Monitor(env())])
+        return BuilderVecEnv([lambda: _monitored_once(env())])
     return env
+
+
+def _monitored_once(env: gym.Env) -> gym.Env:
+    return env if is_wrapped(env, Monitor) else Monitor(env)
 
 
 def recipe_from(env: VecEnv) -> EnvRecipe:
@@ -104,6 +125,8 @@ def recipe_from(env: VecEnv) -> EnvRecipe:
     transposed: frozenset[str] = frozenset()
     normalize: VecNormalize | None = None
     of_frames = False
+    file: str | None = None
+    info_keywords: tuple[str, ...] = ()
     for wrapper in wrappers:
         if isinstance(wrapper, VecFrameStack):
             if n_stack > 1:
@@ -116,7 +139,9 @@ def recipe_from(env: VecEnv) -> EnvRecipe:
             axes = {key: (axis + 1) % 3 if key in transposed else axis for key, axis in axes.items()}
         elif isinstance(wrapper, VecNormalize):
             normalize = wrapper
-        elif not isinstance(wrapper, VecMonitor | VecCheckNan):
+        elif isinstance(wrapper, VecMonitor):
+            file, info_keywords = file_of(wrapper), tuple(wrapper.info_keywords)
+        elif not isinstance(wrapper, VecCheckNan):
             raise ValueError(
                 f"Actors can't rebuild the wrapper {type(wrapper).__name__}; they know VecFrameStack, "
                 "VecTransposeImage, VecNormalize, VecMonitor and VecCheckNan. Apply what it does as a gymnasium "
@@ -130,7 +155,31 @@ def recipe_from(env: VecEnv) -> EnvRecipe:
         )
     raw = _boxes(base.observation_space)
     columns = {key: column(box, raw[key], n_stack, axes[key]) for key, box in _boxes(env.observation_space).items()}
-    return EnvRecipe(_builders(base), _registered(), columns, env.action_space, transposed, normalization)
+    ranges = {key: limits for key, part in raw.items() if (limits := _range(part)) is not None}
+    builders, env_id = _builders(base)
+    return EnvRecipe(
+        builders,
+        _registered(),
+        columns,
+        env.action_space,
+        transposed,
+        normalization,
+        ranges,
+        file,
+        info_keywords,
+        env_id,
+    )
+
+
+def _range(space: spaces.Space) -> tuple[np.ndarray, np.ndarray] | None:
+    """The smallest and the largest values of a discrete space, None of any other."""
+    if isinstance(space, spaces.Discrete):
+        return np.asarray(space.start), np.asarray(space.start + space.n - 1)
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.start, space.start + space.nvec - 1
+    if isinstance(space, spaces.MultiBinary):
+        return np.zeros(space.shape), np.ones(space.shape)
+    return None
 
 
 def _boxes(space: spaces.Space) -> dict[str, spaces.Space]:
@@ -165,10 +214,10 @@ def _transposed(wrapper: VecTransposeImage) -> frozenset[str]:
     return frozenset(getattr(wrapper, "image_space_keys", [OBSERVATION]))
 
 
-def _unwrap(env: VecEnv) -> tuple[DummyVecEnv, list[VecEnv]]:
+def _unwrap(env: VecEnv) -> tuple[DummyVecEnv | SubprocVecEnv, list[VecEnv]]:
     """The environment without its wrappers, and the wrappers, innermost first."""
     wrappers: list[VecEnv] = []
-    while not isinstance(env, DummyVecEnv):
+    while not isinstance(env, DummyVecEnv | SubprocVecEnv):
         if not hasattr(env, "venv"):
             raise ValueError(
                 f"Actors can't copy environments out of a {type(env).__name__}. Pass an id, a gymnasium.Env, a "
@@ -180,8 +229,17 @@ def _unwrap(env: VecEnv) -> tuple[DummyVecEnv, list[VecEnv]]:
     return env, wrappers
 
 
-def _builders(base: DummyVecEnv) -> tuple[bytes, ...]:
-    return tuple(_builder(*each) for each in zip(base.envs, getattr(base, "env_fns", base.envs), strict=True))
+def _builders(base: DummyVecEnv | SubprocVecEnv) -> tuple[tuple[bytes, ...], str | None]:
+    """Builders of all environments, and the id of the first."""
+    if isinstance(base, SubprocVecEnv):
+        builders, ids = zip(*(_fetched(base, index) for index in range(base.num_envs)), strict=True)
+        return builders, ids[0]
+    made = getattr(base, "env_fns", base.envs)
+    return tuple(_builder(*each) for each in zip(base.envs, made, strict=True)), _id(base.envs[0])
+
+
+def _id(env: gym.Env) -> str | None:
+    return env.spec.id if env.spec is not None else None
 
 
 def _builder(env: gym.Env, made: gym.Env | Callable[[], gym.Env]) -> bytes:
@@ -191,10 +249,62 @@ def _builder(env: gym.Env, made: gym.Env | Callable[[], gym.Env]) -> bytes:
         what, way_out = ("it", "Pass a function that makes the environment instead, e.g. lambda: MyEnv(...)")
         if made is not env:
             what, way_out = ("the function that makes it", "Let that function make what it needs instead of holding it")
-        raise ValueError(
-            f"Actors need copies of {env}, and {what} can't be pickled ({type(error).__name__}: {error}). {way_out}, "
-            "or give BuilderVecEnv from sb3_ca2e a list of such functions."
-        ) from error
+        raise ValueError(_no_copies(f"copies of {env}, and {what}", error, way_out)) from error
+
+
+def _no_copies(of_what: str, error: Exception | str, way_out: str) -> str:
+    reason = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    return (
+        f"Actors need {of_what} can't be pickled ({reason}). {way_out}, or give BuilderVecEnv from sb3_ca2e a list of "
+        "such functions."
+    )
+
+
+def _fetched(base: SubprocVecEnv, index: int) -> tuple[bytes, str | None]:
+    """A copy of the environment of a worker process, and its id."""
+    base.env_is_wrapped(_Ask(), index)  # type: ignore[arg-type]
+    copied = base.env_method("__enter__", indices=index)[0]  # gymnasium's returns the environment itself
+    if isinstance(copied, str):
+        name = f"copies of environment {index} of the SubprocVecEnv, and it"
+        way_out = "Pass a function that makes the environment instead: CA2E runs it in processes of its own"
+        raise ValueError(_no_copies(name, copied, way_out))
+    builder, env_id = copied
+    return builder, env_id
+
+
+class _Ask:
+    """
+    Prepares a worker of a ``SubprocVecEnv`` when it arrives there.
+
+    What a worker sends is pickled without cloudpickle, and what can't be pickled so ends it: an environment
+    whose class comes from a script or a function, or a ``Monitor`` with its open file. This lets it send the
+    copy that actors need in the place of the environment, or else the reason.
+    """
+
+    wanted = False
+
+    def __reduce__(self) -> Any:
+        return _prepare_worker, ()
+
+
+def _prepare_worker() -> type[Monitor]:
+    kinds: list[type] = [gym.Env]
+    for kind in kinds:  # which grows meanwhile
+        ForkingPickler.register(kind, _sent)
+        kinds.extend(kind.__subclasses__())
+    _Ask.wanted = True
+    return Monitor  # what the worker is to look for among its wrappers; nobody reads its answer
+
+
+def _sent(env: gym.Env) -> Any:
+    """How a prepared worker pickles environments: a copy for actors the first time, as ever afterwards."""
+    if not _Ask.wanted:
+        return env.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
+    _Ask.wanted = False
+    try:
+        return tuple, ((_dumps(env), _id(env)),)
+    except Exception as error:
+        return str, (f"{type(error).__name__}: {error}",)
 
 
 def _registered() -> tuple[bytes, ...]:
@@ -214,7 +324,13 @@ class _EnvPickler(cloudpickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, Monitor):
-            return Monitor, (obj.env, None, obj.allow_early_resets, obj.reset_keywords, tuple(obj.info_keywords))
+            return Monitor, (
+                obj.env,
+                file_of(obj),
+                obj.allow_early_resets,
+                obj.reset_keywords,
+                tuple(obj.info_keywords),
+            )
         if type(obj) is EpisodicLifeEnv:
             return EpisodicLifeEnv, (obj.env,)
         return super().reducer_override(obj)
@@ -273,6 +389,7 @@ class Observations:
 
     def __init__(self, recipe: EnvRecipe, n_slots: int):
         self.columns = recipe.columns
+        self._ranges = recipe.ranges
         self._transposed = recipe.transposed
         self._stacks = {key: _Stack(column, n_slots) for key, column in recipe.columns.items()}
         self.batch = {key: stack.batch for key, stack in self._stacks.items()}
@@ -281,7 +398,7 @@ class Observations:
         """
         :param raw: what the environment returned
         :return: the frame of each key in the learner's layout
-        :raises ValueError: if shape or dtype are not those of the environment's observation space
+        :raises ValueError: if one does not fit the environment's observation space, or is not finite
         """
         parts = raw if isinstance(raw, dict) else {OBSERVATION: raw}
         return {key: self._frame(key, column, parts[key]) for key, column in self.columns.items()}
@@ -290,13 +407,25 @@ class Observations:
         frame = np.asarray(raw)
         if key in self._transposed and frame.ndim == 3:
             frame = frame.transpose(2, 0, 1)
+        name = "" if key == OBSERVATION else f" {key!r}"
         if frame.shape != column.frame_shape or not np.can_cast(frame.dtype, column.dtype, "same_kind"):
-            name = "" if key == OBSERVATION else f" {key!r}"
             raise ValueError(
                 f"The environment returned an observation{name} of shape {np.shape(raw)} and dtype {frame.dtype}, "
                 f"which does not fit its observation space (frames {column.frame_shape} of {column.dtype}). Correct "
                 "the environment, or the space that it declares."
             )
+        if column.dtype.kind == "f" and not np.isfinite(frame.astype(column.dtype, copy=False)).all():
+            raise ValueError(
+                f"The environment returned an observation{name} that is not finite, {frame}. Learning would be lost "
+                "from there on: correct the environment, or let the episode end before its state diverges."
+            )
+        if key in self._ranges:
+            low, high = self._ranges[key]
+            if (frame < low).any() or (frame > high).any():
+                raise ValueError(
+                    f"The environment returned an observation{name} of {frame}, which lies outside of its observation "
+                    f"space (from {low} to {high}). Correct the environment, or the space that it declares."
+                )
         return frame
 
     def reset(self, slot: int, frames: Frames) -> None:

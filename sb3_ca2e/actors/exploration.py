@@ -72,7 +72,7 @@ class GaussianNoise:
     """
     Independent Gaussian noise on actions in [-1, 1].
 
-    :param shape: shape of an action
+    :param shape: shape of the environment's actions, which the learner stores flat
     :param sigma: standard deviation
     """
 
@@ -83,11 +83,11 @@ class GaussianNoise:
         return self.sigma
 
     def explore(self, greedy: Any, progress: float, rng: np.random.Generator) -> Any:
-        noise = self.sigma * rng.standard_normal(self.shape, dtype=np.float32)
+        noise = self.sigma * rng.standard_normal(greedy.shape, dtype=np.float32)
         return np.clip(greedy + noise, -1.0, 1.0)
 
     def random(self, rng: np.random.Generator) -> Any:
-        return rng.uniform(-1.0, 1.0, self.shape).astype(np.float32)
+        return rng.uniform(-1.0, 1.0, self.shape).astype(np.float32).reshape(-1)
 
     def reset(self) -> None:
         pass
@@ -104,7 +104,8 @@ class NoiseProcess(GaussianNoise):
     noise: ActionNoise = field(kw_only=True)
 
     def explore(self, greedy: Any, progress: float, rng: np.random.Generator) -> Any:
-        return np.clip(greedy + self.noise(), -1.0, 1.0).astype(np.float32)
+        noise = np.broadcast_to(self.noise(), self.shape).reshape(-1)
+        return np.clip(greedy + noise, -1.0, 1.0).astype(np.float32)
 
     def reset(self) -> None:
         self.noise.reset()

@@ -1,11 +1,9 @@
 """A pretrained agent that acts in a prior slot (Algorithm 1.1)."""
 
 import io
-import json
 import pathlib
 import pickle
 import warnings
-import zipfile
 from copy import deepcopy
 from typing import Any
 
@@ -19,6 +17,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
+from sb3_ca2e.priors.reader import RECURRENT, saved_attributes
 from sb3_ca2e.priors.zoo import AgentFiles, algorithm_class, find_agent
 
 
@@ -58,6 +57,8 @@ class PriorAgent:
                 f"A prior agent can be a model object, a path or 'zoo:<algorithm>', not {source!r} "
                 f"({type(source).__name__}); for a bare policy, wrap it in its model."
             )
+        if isinstance(source, BaseAlgorithm):
+            _refuse_recurrent(self.name, [each.__module__ for each in type(source.policy).__mro__])
 
     @classmethod
     def of(cls, agent: "str | pathlib.Path | BaseAlgorithm | PriorAgent") -> "PriorAgent":
@@ -110,7 +111,9 @@ class PriorAgent:
         placeholders = {"learning_rate": 0.0, "lr_schedule": _zero, "clip_range": _zero, "exploration_schedule": _zero}
         custom_objects: dict[str, Any] = {**placeholders, "delta_std_schedule": _zero, "buffer_size": 1}
         live = {"observation_space": observation_space, "action_space": action_space}
-        custom_objects |= {name: live[name] for name in _spaces_of_old_gym(files.model)}
+        saved = saved_attributes(files.model)
+        _refuse_recurrent(str(files.model), [saved["policy_class"]["__module__"]])
+        custom_objects |= {name: live[name] for name in _spaces_of_old_gym(saved)}
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "You are probably loading a DQN model saved with SB3 < 2.4.0")
@@ -128,7 +131,10 @@ class PriorAgent:
     def _check(self, what: str, own: spaces.Space, live: spaces.Space) -> None:
         same_kind = type(own) is type(live) and own.shape == live.shape
         if not same_kind or (isinstance(own, spaces.Discrete) and own.n != getattr(live, "n", None)):
-            raise ValueError(f"The prior agent {self.name} was trained on {what} {own}, this environment's are {live}.")
+            raise ValueError(
+                f"The prior agent {self.name} was trained on {what} {own}, this environment's are {live}. "
+                "Give an agent of an environment with these spaces, or wrap the environment so that they agree."
+            )
 
     def predict(
         self,
@@ -208,12 +214,19 @@ def _zero(_: float) -> float:
     return 0.0
 
 
-def _spaces_of_old_gym(path: pathlib.Path) -> list[str]:
+def _refuse_recurrent(name: str, modules: list[str]) -> None:
+    """A prior's transitions are learned from one by one: what it remembered when it acted is not in them."""
+    if any(module.startswith(RECURRENT) for module in modules):
+        raise ValueError(
+            f"{name} has a recurrent policy, which can't be a prior agent. Give an agent without memory, e.g. of PPO "
+            "or DQN, where needed trained on stacked frames."
+        )
+
+
+def _spaces_of_old_gym(saved: dict[str, Any]) -> list[str]:
     """Names of the spaces in a model's zip that were pickled before gymnasium, which can't be read any more."""
-    with zipfile.ZipFile(path) as archive:
-        data = json.loads(archive.read("data"))
     names = ("observation_space", "action_space")
-    return [name for name in names if not data[name][":type:"].startswith("<class 'gymnasium.")]
+    return [name for name in names if not saved[name][":type:"].startswith("<class 'gymnasium.")]
 
 
 class _GymUnpickler(pickle.Unpickler):

@@ -101,7 +101,9 @@ def find_agent(source: str | pathlib.Path, env_id: str | None) -> AgentFiles:
     algorithm, _, named = str(source)[len("zoo:") :].partition("/")
     wanted = named or env_id
     if algorithm not in ALGORITHMS:
-        raise ValueError(f"{source!r} names no algorithm of the zoo; use one of: {', '.join(sorted(ALGORITHMS))}.")
+        raise ValueError(
+            f"{source!r} names no algorithm whose agents can be priors; use one of: {', '.join(sorted(ALGORITHMS))}."
+        )
     if wanted is None:
         raise ValueError(f"The environment has no id to look for; say which: 'zoo:{algorithm}/<environment id>'.")
     names = [wanted] if named else earlier_versions(wanted)
@@ -141,7 +143,10 @@ def _in_folder(path: pathlib.Path) -> AgentFiles:
         model = next((zip_ for zip_ in best if zip_.is_file()), path)
     if not model.is_file():
         expected = f"{path}/<environment>.zip" if path.is_dir() else "a file"
-        raise ValueError(f"There is no agent at {path}: expected {expected}.")
+        raise ValueError(
+            f"There is no agent at {path}: expected {expected}. Give the path of a zip that model.save() has left, or "
+            "of a folder of the RL Zoo."
+        )
     settings = model.with_suffix("")
     if not settings.is_dir():
         settings = model.parent / model.parent.name.rpartition("_")[0]  # best_model.zip in <ENV>_<run>

@@ -79,7 +79,7 @@ def test_the_users_folders_come_before_the_packages_own(folder):
 def test_what_is_not_found_is_told_with_where_it_was_sought(folder):
     with pytest.raises(ValueError, match=r"No ppo agent for Nowhere-v1 or Nowhere-v0 in .*zoo.*SB3_CA2E_AGENTS"):
         find_agent("zoo:ppo", "Nowhere-v1")
-    with pytest.raises(ValueError, match=r"names no algorithm of the zoo; use one of: .*dqn"):
+    with pytest.raises(ValueError, match=r"names no algorithm whose agents can be priors; use one of: .*dqn"):
         find_agent("zoo:dqnn", "CartPole-v1")
     with pytest.raises(ValueError, match="'zoo:dqn/<environment id>'"):
         find_agent("zoo:dqn", None)

@@ -1,0 +1,46 @@
+"""Read what a model's zip says about itself, without executing anything in it."""
+
+import io
+import json
+import pathlib
+import zipfile
+from typing import Any
+
+from stable_baselines3.common.save_util import open_path
+
+#: Modules of policies that carry a state from step to step.
+RECURRENT = "sb3_contrib.common.recurrent"
+
+
+def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:
+    """
+    :param path: a zip that SB3's ``save`` left, with or without its ending, or an open file
+    :return: the model's attributes; what is no plain data is described by a dictionary
+    :raises FileNotFoundError: if there is no such file
+    :raises ValueError: if it is no whole zip, or not of a model
+    """
+    way_out = "Give the path of a zip that model.save() has left whole."
+    try:
+        file = open_path(path, "r", suffix="zip")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"There is no model at {path}. {way_out}") from error
+    try:
+        with zipfile.ZipFile(file) as archive:
+            attributes: dict[str, Any] = json.loads(archive.read("data"))
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} is no zip, or only a part of one ({error}). {way_out}") from error
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path} is a zip, but none of a Stable-Baselines3 model: it has no data. {way_out}"
+        ) from error
+    finally:
+        if file is path:
+            file.seek(0)
+        else:
+            file.close()
+    if damaged is not None:
+        raise ValueError(f"{damaged} in {path} is damaged. {way_out}")
+    if "policy_class" not in attributes:
+        raise ValueError(f"{path} holds no policy_class, so it is no Stable-Baselines3 model. {way_out}")
+    return attributes
