@@ -31,15 +31,19 @@ import numpy as np
 import stable_baselines3
 import torch as th
 import yaml
-from stable_baselines3 import A2C, DQN, PPO
+from gymnasium import spaces
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.utils import LinearSchedule
 
 AGENTS_FOLDER = Path(__file__).resolve().parents[1] / "sb3_ca2e" / "priors" / "agents"
-ALGORITHMS: dict[str, Any] = {"a2c": A2C, "dqn": DQN, "ppo": PPO}
+ALGORITHMS: dict[str, Any] = {"a2c": A2C, "ddpg": DDPG, "dqn": DQN, "ppo": PPO, "sac": SAC, "td3": TD3}
 MAX_ZIP_BYTES = 300_000
 # Seeds of the environments: training, choosing the checkpoint and the final evaluation never share one.
 CHECKPOINT_SEED_OFFSET = 10_000
@@ -57,7 +61,8 @@ class Recipe:
     :param algo: Key of ``ALGORITHMS``
     :param env_id: Gymnasium id of the environment
     :param n_timesteps: Length of the training run, in transitions
-    :param hyperparams: Arguments of the algorithm; ``lin_<x>`` stands for a linear schedule from x to 0, as in the zoo
+    :param hyperparams: Arguments of the algorithm, written as in the zoo: ``lin_<x>`` stands for a linear schedule from
+        x to 0, ``noise_type`` and ``noise_std`` for an action noise
     :param n_envs: Number of training environments
     :param eval_freq: Transitions between two evaluations
     :param seed: Seed of the run
@@ -80,6 +85,16 @@ class Recipe:
         return self.folder / f"{self.env_id}.zip"
 
 
+SMALL_OFF_POLICY: dict[str, Any] = {
+    "learning_rate": 1e-3,
+    "learning_starts": 1000,
+    "batch_size": 128,
+    "train_freq": 1,
+    "gradient_steps": 1,
+    "noise_type": "normal",
+    "noise_std": 0.1,
+    "policy_kwargs": {"net_arch": [64, 64]},
+}
 # The zoo's hyperparameters with networks of two layers of 64 units (SB3's default), which keep the files small.
 RECIPES = [
     Recipe(
@@ -158,14 +173,57 @@ RECIPES = [
             "exploration_final_eps": 0.04,
         },
     ),
+    # Short runs: two agents near the best possible, and one that a learner soon beats.
+    Recipe(
+        "td3",
+        "Pendulum-v1",
+        n_timesteps=10_000,
+        eval_freq=1_000,
+        hyperparams={**SMALL_OFF_POLICY, "gamma": 0.98, "buffer_size": 10_000},
+    ),
+    Recipe(
+        "ddpg",
+        "Pendulum-v1",
+        n_timesteps=5_000,
+        eval_freq=1_000,
+        hyperparams={**SMALL_OFF_POLICY, "gamma": 0.98, "buffer_size": 10_000},
+    ),
+    Recipe(
+        "ppo",
+        "Pendulum-v1",
+        n_timesteps=36_864,
+        n_envs=4,
+        eval_freq=4_096,
+        hyperparams={"n_steps": 1024, "gamma": 0.9, "learning_rate": 1e-3, "ent_coef": 0.0},
+    ),
+    Recipe(
+        "td3",
+        "Reacher-v5",
+        n_timesteps=20_000,
+        eval_freq=2_000,
+        hyperparams={**SMALL_OFF_POLICY, "gamma": 0.98, "buffer_size": 20_000},
+    ),
+    Recipe(
+        "ppo",
+        "Reacher-v5",
+        n_timesteps=61_440,
+        n_envs=4,
+        eval_freq=10_240,
+        hyperparams={"n_steps": 512, "gamma": 0.9, "gae_lambda": 0.9, "learning_rate": 3e-4},
+    ),
 ]
 
 
-def resolve_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
-    """Replace the zoo's ``lin_<x>`` strings by SB3 schedules."""
+def arguments_of(hyperparams: dict[str, Any], action_space: spaces.Space) -> dict[str, Any]:
+    """Replace what the zoo writes in its own way by what the algorithms take."""
+    arguments = dict(hyperparams)
+    if arguments.pop("noise_type", None) == "normal":
+        assert isinstance(action_space, spaces.Box)
+        zeros = np.zeros(action_space.shape)
+        arguments["action_noise"] = NormalActionNoise(zeros, zeros + arguments.pop("noise_std"))
     return {
         name: LinearSchedule(float(value.removeprefix("lin_")), 0.0, 1.0) if isinstance(value, str) else value
-        for name, value in hyperparams.items()
+        for name, value in arguments.items()
     }
 
 
@@ -181,7 +239,8 @@ def train_best_checkpoint(recipe: Recipe, work_folder: Path) -> BaseAlgorithm:
         best_model_save_path=str(work_folder),
         deterministic=True,
     )
-    model = algorithm("MlpPolicy", env, seed=recipe.seed, device="cpu", **resolve_schedules(recipe.hyperparams))
+    arguments = arguments_of(recipe.hyperparams, env.action_space)
+    model = algorithm("MlpPolicy", env, seed=recipe.seed, device="cpu", **arguments)
     model.learn(recipe.n_timesteps, callback=callback)
     env.close()
     eval_env.close()
@@ -190,10 +249,11 @@ def train_best_checkpoint(recipe: Recipe, work_folder: Path) -> BaseAlgorithm:
 
 def save_small(model: BaseAlgorithm, path: Path) -> None:
     """Save what is needed to act: no optimizer moments, no replay memory, no last observations."""
-    assert model.policy is not None
-    optimizer = model.policy.optimizer
-    optimizer.state.clear()
-    if isinstance(model, DQN):
+    names, _ = model._get_torch_save_params()
+    for name in names:
+        if name.endswith("optimizer"):
+            recursive_getattr(model, name).state.clear()
+    if isinstance(model, OffPolicyAlgorithm):
         model.buffer_size = 1  # load() allocates this much
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path, exclude=EXCLUDED_ATTRIBUTES)
