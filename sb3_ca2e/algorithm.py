@@ -109,14 +109,15 @@ class CA2EMixin(OffPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        space = env.action_space
+        wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        space = wrapped.action_space
         if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
             raise ValueError(
                 f"Actions need finite bounds, those of {space} are not: actions are scaled to [-1, 1] between them. "
                 "Declare bounds in the environment, or wrap it in gymnasium.wrappers.RescaleAction or a wrapper of "
                 "your own."
             )
-        return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        return wrapped
 
     def _set_ca2e_arguments(
         self,
@@ -282,6 +283,37 @@ class CA2EMixin(OffPolicyAlgorithm):
                 "can do, pass it to a new model in prior_agents."
             )
         return super().load(path, cls._env_from(env), device, custom_objects, print_system_info, force_reset, **kwargs)
+
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """
+        Load a memory that :meth:`save_replay_buffer` saved, of any number of actors.
+
+        :param path: the file, or an open one
+        :param truncate_last_traj: unused; episodes that were under way when it was saved count as truncated
+        :raises TypeError: if it is another kind of memory
+        """
+        before = self.replay_buffer
+        super().load_replay_buffer(path, truncate_last_traj)
+        loaded: ReplayBuffer = self.replay_buffer
+        if not isinstance(loaded, PrioritizedReplayBuffer):
+            self.replay_buffer = before
+            raise TypeError(
+                f"The memory in {path} is a {type(loaded).__name__}; {type(self).__name__} needs a "
+                "PrioritizedReplayBuffer, as its own save_replay_buffer leaves."
+            )
+        # It holds single steps, so that returns are formed as this model says.
+        loaded.n_steps, loaded.gamma = self.n_steps, self.gamma
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Seed everything that is random, the actors and the memory too.
+
+        :param seed: None leaves all as it is
+        """
+        super().set_random_seed(seed)
+        if seed is not None:
+            self.seed = seed  # from which each actor takes its own when it starts
+            self.replay_buffer.set_random_seed(seed)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_collector", "_last_batch"]

@@ -39,10 +39,14 @@ SYNC = {"execution": "sync", "n_actors": 3, "local_buffer_size": 20}
 
 
 def dqn(env="CartPole-v1", algorithm=CA2EDQN, **kwargs):
-    ours = SYNC if issubclass(algorithm, CA2EDQN) else {"buffer_size": 5000}
-    return algorithm("MlpPolicy", env, **{"learning_starts": 50, "seed": 0, "device": "cpu", **ours, **kwargs})
+    return _small(algorithm, CA2EDQN, env, kwargs)
 
 
 def ddpg(env="Pendulum-v1", algorithm=CA2EDDPG, **kwargs):
-    ours = SYNC if issubclass(algorithm, CA2EDDPG) else {"buffer_size": 5000}
-    return algorithm("MlpPolicy", env, **{"learning_starts": 50, "seed": 0, "device": "cpu", **ours, **kwargs})
+    return _small(algorithm, CA2EDDPG, env, kwargs)
+
+
+def _small(algorithm, ours, env, kwargs):
+    own = SYNC if issubclass(algorithm, ours) else {"buffer_size": 5000}
+    common = {"learning_starts": 50, "seed": 0, "device": "cpu", "policy_kwargs": {"net_arch": [32]}}
+    return algorithm("MlpPolicy", env, **{**common, **own, **kwargs})

@@ -126,6 +126,14 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         device = self._place(n_segments * SegmentStorage(1, *layout, n_slots=0).nbytes)
         return SegmentStorage(self.buffer_size, *layout, n_slots, device)
 
+    def set_random_seed(self, seed: int) -> None:
+        """
+        Begin the random numbers of the draws anew.
+
+        :param seed: of all draws from now on
+        """
+        self._generator.manual_seed(seed)
+
     def size(self) -> int:
         """
         :return: The number of transitions held
