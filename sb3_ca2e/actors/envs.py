@@ -138,6 +138,8 @@ def recipe_from(env: VecEnv) -> EnvRecipe:
             # (height, width, channel) becomes (channel, height, width)
             axes = {key: (axis + 1) % 3 if key in transposed else axis for key, axis in axes.items()}
         elif isinstance(wrapper, VecNormalize):
+            if normalize is not None:
+                raise ValueError("The environment has two VecNormalize wrappers; keep one.")
             normalize = wrapper
         elif isinstance(wrapper, VecMonitor):
             file, info_keywords = file_of(wrapper), tuple(wrapper.info_keywords)

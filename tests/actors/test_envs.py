@@ -14,7 +14,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     SubprocVecEnv,
+    VecCheckNan,
     VecEnv,
+    VecExtractDictObs,
     VecFrameStack,
     VecMonitor,
     VecNormalize,
@@ -22,7 +24,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_ca2e import CA2EDQN, BuilderVecEnv
-from sb3_ca2e.actors.envs import Observations, recipe_from
+from sb3_ca2e.actors.envs import Observations, plain, recipe_from
 from sb3_ca2e.actors.pool import AsyncActors
 from sb3_ca2e.replay.block import OBSERVATION
 
@@ -30,8 +32,9 @@ gym.register_envs(ale_py)
 
 
 def model_of(env, policy="MlpPolicy", **kwargs) -> CA2EDQN:
-    small = {"net_arch": [8], "features_extractor_kwargs": {"features_dim": 8}} if policy == "CnnPolicy" else {}
-    return CA2EDQN(policy, env, n_actors=3, buffer_size=100, policy_kwargs=small or {"net_arch": [8]}, **kwargs)
+    features = {"CnnPolicy": {"features_dim": 8}, "MultiInputPolicy": {"cnn_output_dim": 8}}.get(policy, {})
+    small = {"net_arch": [8], "features_extractor_kwargs": features}
+    return CA2EDQN(policy, env, n_actors=3, buffer_size=100, policy_kwargs=small, **kwargs)
 
 
 def atari(game: str, n_envs: int = 1) -> VecEnv:
@@ -41,6 +44,37 @@ def atari(game: str, n_envs: int = 1) -> VecEnv:
 
 def monitored(tmp_path) -> gym.Env:
     return Monitor(gym.make("CartPole-v1"), str(tmp_path / "log"))
+
+
+def in_workers(make, **kwargs) -> VecEnv:
+    return make(vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": "fork"}, **kwargs)
+
+
+class Spaces(RecordingEnv):
+    """
+    Random observations of any space, the same after the same seed.
+
+    :param space: the observation space
+    """
+
+    def __init__(self, space: spaces.Space):
+        super().__init__(lengths=(5, 3, 4))
+        self.observation_space = space
+
+    def _frame(self, t: int):
+        self.observation_space.seed(int(np.random.default_rng([self.seed, len(self.episodes), t]).integers(2**31)))
+        return self.observation_space.sample()
+
+
+IMAGE = spaces.Box(0, 255, (36, 40, 3), np.uint8)
+IMAGE_FIRST = spaces.Box(0, 255, (3, 36, 40), np.uint8)
+VECTOR = spaces.Box(-2, 2, (3, 2), np.float64)
+STACKABLE = spaces.Dict({"camera": IMAGE, "vector": spaces.Box(-1, 1, (5,))})
+DICT = spaces.Dict({**STACKABLE.spaces, "discrete": spaces.Discrete(4), "binary": spaces.MultiBinary(3)})
+
+
+def of_space(space: spaces.Space, n_envs: int = 2) -> VecEnv:
+    return DummyVecEnv([lambda: Spaces(space)] * n_envs)
 
 
 CHAINS = {
@@ -58,7 +92,53 @@ CHAINS = {
     "pong, turned, then stacked": (lambda _: VecFrameStack(VecTransposeImage(atari("Pong")), 4), "CnnPolicy", 20),
     "lives, stacked, then turned": (lambda _: VecFrameStack(atari("Breakout"), 3), "CnnPolicy", 150),
     "lives, turned, then stacked": (lambda _: VecFrameStack(VecTransposeImage(atari("Breakout")), 3), "CnnPolicy", 150),
+    "workers": (lambda _: in_workers(make_vec_env, env_id="CartPole-v1", n_envs=2), "MlpPolicy", 120),
+    "workers, monitor_dir": (
+        lambda path: in_workers(make_vec_env, env_id="CartPole-v1", monitor_dir=str(path)),
+        "MlpPolicy",
+        120,
+    ),
+    "workers, pong": (
+        lambda _: VecFrameStack(in_workers(make_atari_env, env_id="PongNoFrameskip-v4"), 4),
+        "CnnPolicy",
+        10,
+    ),
+    "workers, no wrapper": (lambda _: SubprocVecEnv([RecordingEnv], start_method="fork"), "MlpPolicy", 20),
+    "vec monitor": (lambda path: VecMonitor(of_space(VECTOR), str(path / "all")), "MlpPolicy", 20),
+    "checked": (lambda _: VecCheckNan(make_vec_env("CartPole-v1", 2)), "MlpPolicy", 120),
+    "vector of float64": (lambda _: of_space(VECTOR), "MlpPolicy", 20),
+    "discrete": (lambda _: of_space(spaces.Discrete(5)), "MlpPolicy", 20),
+    "multi-discrete": (lambda _: of_space(spaces.MultiDiscrete([3, 2, 7])), "MlpPolicy", 20),
+    "multi-binary": (lambda _: of_space(spaces.MultiBinary(4)), "MlpPolicy", 20),
+    "image, channels first": (lambda _: VecFrameStack(of_space(IMAGE_FIRST), 2), "CnnPolicy", 20),
+    "dict": (lambda _: of_space(DICT), "MultiInputPolicy", 20),
+    "dict in workers": (
+        lambda _: SubprocVecEnv([lambda: Spaces(DICT)] * 2, start_method="fork"),
+        "MultiInputPolicy",
+        20,
+    ),
+    "dict of no images": (
+        lambda _: of_space(spaces.Dict({"a": spaces.Discrete(3), "b": VECTOR})),
+        "MultiInputPolicy",
+        20,
+    ),
+    "dict, stacked, then turned": (lambda _: VecFrameStack(of_space(STACKABLE), 3), "MultiInputPolicy", 20),
+    "dict, turned, then stacked": (
+        lambda _: VecFrameStack(VecTransposeImage(of_space(STACKABLE)), 3),
+        "MultiInputPolicy",
+        20,
+    ),
 }
+
+
+def assert_same(ours, theirs) -> None:
+    if isinstance(theirs, dict):
+        assert ours.keys() == theirs.keys()
+        for key, part in theirs.items():
+            assert_same(ours[key], part)
+    else:
+        assert ours.dtype == np.asarray(theirs).dtype
+        assert np.array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("chain", CHAINS)
@@ -73,11 +153,9 @@ def test_slots_see_byte_for_byte_what_the_users_chain_returns(chain, tmp_path):
     envs = [recipe.build(slot) for slot in range(n_envs)]
     for slot, env in enumerate(envs):
         observations.reset(slot, observations.frames(env.reset(seed=7 + slot)[0]))
-    rng, n_ends = np.random.default_rng(0), 0
+    rng, n_ends, monitored_already = np.random.default_rng(0), 0, venv.env_is_wrapped(Monitor)[0]
     for t in itertools.count():
-        batch = observations.batch[OBSERVATION]
-        assert batch.dtype == expected.dtype
-        assert np.array_equal(batch, expected)
+        assert_same(plain(observations.batch), expected)
         if t >= n_steps:
             break
         actions = rng.integers(venv.action_space.n, size=n_envs)
@@ -85,17 +163,21 @@ def test_slots_see_byte_for_byte_what_the_users_chain_returns(chain, tmp_path):
         for slot, env in enumerate(envs):
             raw, reward, terminated, truncated, info = env.step(actions[slot])
             observations.push(slot, observations.frames(raw))
-            assert (np.float32(reward), terminated or truncated) == (rewards[slot], dones[slot])
+            assert (np.float32(reward), terminated or truncated) == (np.float32(rewards[slot]), dones[slot])
             if dones[slot]:
                 n_ends += 1
                 assert (truncated and not terminated) == infos[slot]["TimeLimit.truncated"]
-                assert np.array_equal(batch[slot], infos[slot]["terminal_observation"])
+                assert_same(plain(observations.of(slot)), infos[slot]["terminal_observation"])
                 theirs = infos[slot].get("episode")
-                if theirs is not None or chain != "builders":  # only those have no Monitor of their own
+                if theirs is not None or monitored_already:
                     assert (info.get("episode") is None) == (theirs is None)
-                    assert theirs is None or [info["episode"][k] for k in "rl"] == [theirs[k] for k in "rl"]
+                    assert theirs is None or [info["episode"][k] for k in "rl"] == pytest.approx(
+                        [theirs[k] for k in "rl"], abs=1e-5
+                    )
                 observations.reset(slot, observations.frames(env.reset()[0]))
     assert n_ends > 1 or "pong" in chain
+    for env in envs:
+        env.close()
     venv.close()
 
 
@@ -131,21 +213,18 @@ class NotPicklable(RecordingEnv):
         self.log = (line for line in [])
 
 
-class DictObservations(RecordingEnv):
-    def __init__(self):
-        super().__init__()
-        self.observation_space = spaces.Dict({"position": self.observation_space})
-
-
 @pytest.mark.parametrize(
     ("env", "culprit", "way_out"),
     [
-        (lambda: VecNormalize(make_vec_env("CartPole-v1")), "VecNormalize", "gymnasium wrapper inside each env"),
-        (lambda: VecMonitor(DummyVecEnv([RecordingEnv])), "VecMonitor", "gymnasium wrapper inside each env"),
+        (lambda: VecExtractDictObs(of_space(DICT), "camera"), "VecExtractDictObs", "gymnasium wrapper inside each env"),
+        (lambda: VecNormalize(VecNormalize(make_vec_env("CartPole-v1"))), "two VecNormalize", "keep one"),
+        (
+            lambda: VecNormalize(VecTransposeImage(of_space(IMAGE))),
+            r"VecNormalize normalises images \(observation\)",
+            "norm_obs=False",
+        ),
         (lambda: VecFrameStack(VecFrameStack(make_vec_env("CartPole-v1"), 2), 2), "two VecFrameStack", "keep one"),
         (NotPicklable, "NotPicklable", "Pass a function that makes the environment"),
-        (DictObservations, r"Dict\('position'", "FlattenObservation"),
-        (lambda: gym.make("FrozenLake-v1"), r"Discrete\(16\)", "FlattenObservation"),
     ],
 )
 def test_what_actors_cannot_rebuild_is_refused_at_construction(env, culprit, way_out):
@@ -154,11 +233,25 @@ def test_what_actors_cannot_rebuild_is_refused_at_construction(env, culprit, way
         CA2EDQN("MultiInputPolicy" if isinstance(made.observation_space, spaces.Dict) else "MlpPolicy", made)
 
 
-def test_a_subproc_vec_env_is_refused_at_construction():
-    venv = SubprocVecEnv([lambda: gym.make("CartPole-v1")], start_method="fork")
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_a_worker_cannot_pickle_is_refused_and_the_worker_lives_on(wrapped):
+    venv = SubprocVecEnv([lambda: Monitor(NotPicklable()) if wrapped else NotPicklable()], start_method="fork")
     try:
-        with pytest.raises(ValueError, match=r"SubprocVecEnv.*Pass an id, a gymnasium\.Env, a function"):
+        with pytest.raises(ValueError, match=r"(?s)environment 0 of the SubprocVecEnv.*generator.*BuilderVecEnv"):
             model_of(venv)
+        assert venv.reset().shape == (1, 4)
+        assert len(venv.step([0])) == 4
+    finally:
+        venv.close()
+
+
+def test_environments_of_workers_are_copied_with_classes_that_exist_only_here():
+    made = with_closure()
+    venv = SubprocVecEnv([made, lambda: Monitor(made())], start_method="fork")
+    try:
+        venv.reset()
+        recipe = recipe_from(venv)
+        assert [recipe.build(slot).unwrapped.lengths for slot in range(3)] == [(5,)] * 3
     finally:
         venv.close()
 

@@ -1,0 +1,131 @@
+"""Mistakes that users make: the message names the culprit, the expectation and the remedy."""
+
+import zipfile
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import DQN, PPO, HerReplayBuffer
+
+from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorError, PriorAgent
+from toy import RandomWalk
+
+
+class Unbounded(RandomWalk):
+    def __init__(self):
+        super().__init__(continuous=True)
+        self.action_space = spaces.Box(-np.inf, np.inf, (2,))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env", "arguments", "error", "message"),
+    [
+        (CA2EDQN, "CartPole-v1", {"n_actor": 8}, TypeError, "takes no argument 'n_actor'. Did you mean 'n_actors'"),
+        (CA2EDDPG, "Pendulum-v1", {"critic_12": 0}, TypeError, "Did you mean 'critic_l2'"),
+        (CA2EDQN, "CartPole-v1", {"zzz": 1}, TypeError, "takes no argument 'zzz'. It takes policy, env"),
+        (CA2EDQN, "CartPole-v1", {"n_actors": 1, "prior_agents": ["zoo:dqn"]}, ValueError, "set n_actors >= 2"),
+        (CA2EDQN, "CartPole-v1", {"exploration_initial_eps": [0.1] * 3}, ValueError, "3 values for 8 slots; pass one"),
+        (CA2EDQN, "CartPole-v1", {"train_freq": (1, "episode")}, ValueError, "Give a number of steps"),
+        (CA2EDQN, "CartPole-v1", {"replay_buffer_class": HerReplayBuffer}, ValueError, "HerReplayBuffer.*leave it out"),
+        (CA2EDDPG, Unbounded(), {}, ValueError, "need finite bounds.*Declare bounds"),
+    ],
+)
+def test_arguments_are_refused_with_the_way_out(algorithm, env, arguments, error, message):
+    with pytest.raises(error, match=message):
+        algorithm("MlpPolicy", env, **arguments)
+
+
+def files(path):
+    small = {"buffer_size": 10, "policy_kwargs": {"net_arch": [4]}}
+    PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).save(path / "ppo.zip")
+    CA2EDDPG("MlpPolicy", "Pendulum-v1", **small).save(path / "ca2e_ddpg.zip")
+    CA2EDQN("MlpPolicy", "CartPole-v1", **small).save(path / "ca2e_dqn.zip")
+    whole = (path / "ca2e_dqn.zip").read_bytes()
+    (path / "half_dqn.zip").write_bytes(whole[: len(whole) // 2])
+    with zipfile.ZipFile(path / "other_dqn.zip", "w") as archive:
+        archive.writestr("notes.txt", "no model")
+
+
+def test_files_that_are_no_model_of_ours_are_refused(tmp_path):
+    files(tmp_path)
+    assert isinstance(CA2EDQN.load(tmp_path / "ca2e_dqn"), CA2EDQN)
+    for name, error, message in [
+        ("missing_dqn", FileNotFoundError, r"There is no model at .*missing_dqn.*model\.save"),
+        ("half_dqn", ValueError, r"half_dqn is no zip, or only a part.*model\.save"),
+        ("other_dqn", ValueError, r"none of a Stable-Baselines3 model.*model\.save"),
+        ("ppo", ValueError, "no CA2EDQN but a model of another algorithm.*prior_agents"),
+        ("ca2e_ddpg", ValueError, "no CA2EDQN but a model of another algorithm.*Load it with the class"),
+    ]:
+        with pytest.raises(error, match=message):
+            CA2EDQN.load(tmp_path / name)
+    for name, message in [
+        ("missing_dqn", "There is no agent at"),
+        ("half_dqn", "only a part"),
+        ("other_dqn", "none of a Stable-Baselines3 model"),
+    ]:
+        model = CA2EDQN("MlpPolicy", "CartPole-v1", prior_agents=[PriorAgent(tmp_path / f"{name}.zip", trust=True)])
+        with pytest.raises(ValueError, match=message):
+            model.learn(100)
+        assert model.num_timesteps == 0
+
+
+def test_recurrent_policies_and_other_spaces_are_refused_as_priors(tmp_path):
+    recurrent = RecurrentPPO("MlpLstmPolicy", "CartPole-v1", n_steps=8, batch_size=8)
+    with pytest.raises(ValueError, match=r"RecurrentPPO object has a recurrent policy.*agent without memory"):
+        PriorAgent(recurrent)
+    recurrent.save(tmp_path / "ppo_lstm.zip")
+    for prior, message in [
+        (PriorAgent(tmp_path / "ppo_lstm.zip", trust=True), "ppo_lstm.zip has a recurrent policy"),
+        (DQN("MlpPolicy", "MountainCar-v0", buffer_size=1), r"trained on observations.*Give an agent"),
+    ]:
+        model = CA2EDQN("MlpPolicy", "CartPole-v1", prior_agents=[prior])
+        with pytest.raises(ValueError, match=message):
+            model.learn(100)
+
+
+class Wrong(gym.Env):
+    """Goes wrong in its 150th step."""
+
+    def __init__(self, observation=None, reward=0.0, space=None):
+        self.observation_space = space or spaces.Box(-1, 1, (2,))
+        self.action_space = spaces.Discrete(2)
+        self.observation, self.reward, self.steps = observation, reward, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.steps += 1
+        wrong = self.steps == 150
+        observation = self.observation if wrong and self.observation is not None else self.observation_space.sample()
+        return observation, self.reward if wrong else 0.0, False, self.steps % 10 == 0, {}
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (Wrong(np.array([np.nan, 0], np.float32)), "not finite, [nan  0.]"),
+        (Wrong(np.array([0, np.inf], np.float32)), "not finite"),
+        (Wrong(np.zeros(3, np.float32)), "shape (3,)"),
+        (Wrong(reward=float("nan")), "the reward nan. Rewards must be finite"),
+        (Wrong(reward=1e300), "the reward 1e+300"),
+        (Wrong(5, space=spaces.Discrete(5)), "outside of its observation space (from 0 to 4)"),
+    ],
+)
+def test_an_environment_that_goes_wrong_is_named_and_what_was_learned_is_kept(env, message, tmp_path):
+    model = CA2EDQN("MlpPolicy", env, n_actors=2, execution="sync", learning_starts=50, policy_kwargs={"net_arch": [8]})
+    with pytest.raises(ActorError, match=r"slot \d") as caught:
+        model.learn(1000)
+    assert message in str(caught.value)
+    assert "orrect the environment" in str(caught.value)
+    assert model.num_timesteps == model.replay_buffer.size() == 200
+    assert model._n_updates > 0
+    model.save(tmp_path / "model")
+    observation = model.observation_space.sample()
+    loaded = CA2EDQN.load(tmp_path / "model")
+    assert (
+        loaded.predict(observation, deterministic=True)[0] == model.predict(observation, deterministic=True)[0]
+    ).all()
