@@ -38,10 +38,9 @@ def test_arguments_are_refused_with_the_way_out(algorithm, env, arguments, error
 
 
 def files(path):
-    small = {"buffer_size": 10, "policy_kwargs": {"net_arch": [4]}}
     PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).save(path / "ppo.zip")
-    CA2EDDPG("MlpPolicy", "Pendulum-v1", **small).save(path / "ca2e_ddpg.zip")
-    CA2EDQN("MlpPolicy", "CartPole-v1", **small).save(path / "ca2e_dqn.zip")
+    CA2EDDPG("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [4]}).save(path / "ca2e_ddpg.zip")
+    CA2EDQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [4]}).save(path / "ca2e_dqn.zip")
     whole = (path / "ca2e_dqn.zip").read_bytes()
     (path / "half_dqn.zip").write_bytes(whole[: len(whole) // 2])
     with zipfile.ZipFile(path / "other_dqn.zip", "w") as archive:
