@@ -173,11 +173,8 @@ def test_a_model_without_an_environment_has_none(tmp_path):
     def run(algorithm):
         dqn(walk(dqn), algorithm).save(tmp_path / "model")
         model = algorithm.load(tmp_path / "model")
-        return (
-            model.get_env(),
-            model.get_vec_normalize_env(),
-            model.predict(observations(), deterministic=True)[0].shape,
-        )
+        actions, state = model.predict(observations(), deterministic=True)
+        return model.get_env(), model.get_vec_normalize_env(), actions.shape, state
 
     assert run(CA2EDQN) == run(sb3.DQN) == (None, None, (20,), None)
 
@@ -304,8 +301,8 @@ def extractor_class():
 
 @pytest.mark.parametrize(("make", "ours", "theirs"), PAIRS)
 @pytest.mark.parametrize(
-    ("optimizer", "arguments"),
-    [(th.optim.RMSprop, {"alpha": 0.9}), (th.optim.SGD, {"momentum": 0.5, "nesterov": True})],
+    ("optimizer", "arguments", "execution"),
+    [(th.optim.RMSprop, {"alpha": 0.9}, "async"), (th.optim.SGD, {"momentum": 0.5}, "sync")],
 )
 def test_policies_are_made_as_asked(make, ours, theirs, optimizer, arguments, execution, tmp_path):
     def run(algorithm):
@@ -360,6 +357,7 @@ def lines_and_keys(printed: str) -> tuple[list[str], list[str]]:
     return [line for line in printed.splitlines() if line not in table], re.findall(r"\| +(\w+/?) +\|", printed)
 
 
+@pytest.mark.filterwarnings("ignore:Path .* exists, will overwrite it")
 @pytest.mark.parametrize("verbose", [0, 1, 2])
 def test_as_much_is_printed_as_by_sb3(verbose, tmp_path, capsys):
     def run(algorithm):
