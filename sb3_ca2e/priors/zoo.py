@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -20,6 +21,9 @@ ALGORITHMS = {
 #: Agents that come with the package.
 BUNDLED = pathlib.Path(__file__).parent / "agents"
 
+#: Names of VecNormalize statistics, in the zoo's folders and on the Hugging Face hub.
+STATISTICS = ("vecnormalize.pkl", "vec_normalize.pkl")
+
 
 @dataclass(frozen=True)
 class AgentFiles:
@@ -28,29 +32,60 @@ class AgentFiles:
 
     :param algorithm: name of the algorithm, as the zoo's folders are called
     :param model: the zip
-    :param normalization: the ``vecnormalize.pkl``, if there is one
-    :param recorded_reward: mean reward recorded beside it, if there is one
+    :param settings: the folder of its ``config.yml``, ``vecnormalize.pkl`` and ``results.json``, if there is one
+    :param env_id: the environment that it was trained on, if a name tells
     """
 
     algorithm: str
     model: pathlib.Path
-    normalization: pathlib.Path | None = None
-    recorded_reward: float | None = None
+    settings: pathlib.Path | None = None
+    env_id: str | None = None
 
     @property
     def bundled(self) -> bool:
         """Whether it came with the package."""
         return self.model.resolve().is_relative_to(BUNDLED.resolve())
 
+    @property
+    def config(self) -> pathlib.Path | None:
+        """The hyperparameters that it was trained with, among them wrappers and frame stack."""
+        return self._setting("config.yml")
+
+    @property
+    def normalization(self) -> pathlib.Path | None:
+        """The statistics of its ``VecNormalize``."""
+        return next((path for name in STATISTICS if (path := self._setting(name)) is not None), None)
+
+    @property
+    def recorded_reward(self) -> float | None:
+        """The mean reward recorded beside it."""
+        results = self._setting("results.json")
+        if results is None:
+            return None
+        try:
+            return float(json.loads(results.read_text(encoding="utf-8"))["mean_reward"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f'{results} tells no mean reward ({error!r}); expected JSON like {{"mean_reward": 200.0}}. Correct it, '
+                "or delete it: the reward is measured then."
+            ) from error
+
+    def _setting(self, name: str) -> pathlib.Path | None:
+        path = self.settings / name if self.settings is not None else None
+        return path if path is not None and path.is_file() else None
+
     @staticmethod
     def algorithm_of(source: str | pathlib.Path) -> str:
         """
-        :param source: a path, or ``"zoo:<algorithm>"``
+        :param source: a path, ``"zoo:<algorithm>"`` or ``"hub:<owner>/<name>"``
         :return: the algorithm that its name tells
         :raises ValueError: if it tells none
         """
-        if str(source).startswith("zoo:"):
-            names = [str(source)[len("zoo:") :].split("/")[0]]
+        kind, _, rest = str(source).partition(":")
+        if kind == "zoo":
+            names = [rest.split("/")[0]]
+        elif kind == "hub":
+            names = [rest.partition("@")[0].lower()]
         else:
             names = [part.lower() for part in reversed(pathlib.Path(source).absolute().parts)]
         for name in names:
@@ -87,6 +122,17 @@ def search_path() -> list[pathlib.Path]:
     return [*folders, pathlib.Path("rl-trained-agents"), pathlib.Path("logs"), BUNDLED]
 
 
+def candidates(env_id: str) -> list[AgentFiles]:
+    """
+    Every agent on the search path whose name says that it fits an environment.
+
+    :param env_id: id of the environment
+    :return: agents of it and of its other names, the one that ``"zoo:<algorithm>"`` takes first: by folder, then by
+        name, newest run first
+    """
+    return list(_agents_of(known_names(env_id)))
+
+
 def find_agent(source: str | pathlib.Path, env_id: str | None) -> AgentFiles:
     """
     Find an agent's files.
@@ -97,21 +143,19 @@ def find_agent(source: str | pathlib.Path, env_id: str | None) -> AgentFiles:
     :raises ValueError: naming where it was looked for
     """
     if not str(source).startswith("zoo:"):
-        return _in_folder(pathlib.Path(source).expanduser())
+        return _at(pathlib.Path(source).expanduser())
     algorithm, _, named = str(source)[len("zoo:") :].partition("/")
-    wanted = named or env_id
     if algorithm not in ALGORITHMS:
         raise ValueError(
             f"{source!r} names no algorithm whose agents can be priors; use one of: {', '.join(sorted(ALGORITHMS))}."
         )
+    wanted = named or env_id
     if wanted is None:
         raise ValueError(f"The environment has no id to look for; say which: 'zoo:{algorithm}/<environment id>'.")
-    names = [wanted] if named else earlier_versions(wanted)
-    for folder in search_path():
-        for name in names:
-            runs = sorted((folder / algorithm).glob(f"{name}_*"), key=_run_number)
-            if runs:
-                return _in_folder(runs[-1])
+    names = [named] if named else known_names(wanted)
+    found = next(_agents_of(names, [algorithm]), None)
+    if found is not None:
+        return found
     looked = ", ".join(str(folder / algorithm) for folder in search_path())
     raise ValueError(
         f"No {algorithm} agent for {' or '.join(names)} in {looked}. Set SB3_CA2E_AGENTS to a clone of "
@@ -119,39 +163,89 @@ def find_agent(source: str | pathlib.Path, env_id: str | None) -> AgentFiles:
     )
 
 
-def earlier_versions(env_id: str) -> list[str]:
+def known_names(env_id: str) -> list[str]:
     """
-    :param env_id: an environment id, e.g. ``LunarLander-v3``
-    :return: it and its earlier versions, newest first: agents keep the id they were trained on
+    Agents keep the id that they were trained on, while environments move on.
+
+    :param env_id: an environment id, e.g. ``LunarLander-v3``, ``Hopper-v5`` or ``ALE/Pong-v5``
+    :return: it, its earlier versions, newest first, and for Atari games the id of the other kind: which frames are
+        skipped is the wrappers' or the environment's business, what is seen and done is the same
     """
-    match = re.fullmatch(r"(.+)-v(\d+)", env_id)
-    if match is None:
-        return [env_id]
-    return [f"{match[1]}-v{version}" for version in range(int(match[2]), -1, -1)]
+    if match := re.fullmatch(r"ALE/(\w+)-v5", env_id):
+        return [env_id, *_versions(f"{match[1]}NoFrameskip", 4)]
+    if match := re.fullmatch(r"(\w+NoFrameskip)-v(\d+)", env_id):
+        return [*_versions(match[1], int(match[2])), f"ALE/{match[1].removesuffix('NoFrameskip')}-v5"]
+    if match := re.fullmatch(r"(.+)-v(\d+)", env_id):
+        return _versions(match[1], int(match[2]))
+    return [env_id]
 
 
-def _run_number(folder: pathlib.Path) -> int:
-    number = folder.name.rpartition("_")[2]
+def _versions(name: str, newest: int) -> list[str]:
+    return [f"{name}-v{version}" for version in range(newest, -1, -1)]
+
+
+def _agents_of(names: list[str], algorithms: list[str] | None = None) -> Iterator[AgentFiles]:
+    """Agents on the search path; runs that have left no model yet are none."""
+    for folder in search_path():
+        for name in names:
+            for algorithm in algorithms or ALGORITHMS:
+                for run in _runs(folder / algorithm, name.replace("/", "-")):
+                    model = _model_in(run)
+                    if model is not None:
+                        yield _files(algorithm, model)
+
+
+def _runs(folder: pathlib.Path, name: str) -> list[pathlib.Path]:
+    """The folders ``<name>_<run>``, newest first."""
+    runs = folder.iterdir() if folder.is_dir() else []
+    return sorted((run for run in runs if run.is_dir() and _env_of(run) == name), key=_run_number, reverse=True)
+
+
+def _env_of(run: pathlib.Path) -> str:
+    return run.name.rpartition("_")[0]
+
+
+def _run_number(run: pathlib.Path) -> int:
+    number = run.name.rpartition("_")[2]
     return int(number) if number.isdigit() else -1
 
 
-def _in_folder(path: pathlib.Path) -> AgentFiles:
-    """The files of a zip or of a zoo folder, ``<ENV>_<run>/<ENV>.zip`` with ``<ENV>_<run>/<ENV>/config.yml``."""
-    model = path
-    if path.is_dir():
-        best = [path / f"{path.name.rpartition('_')[0]}.zip", path / "best_model.zip"]
-        model = next((zip_ for zip_ in best if zip_.is_file()), path)
-    if not model.is_file():
+def _model_in(folder: pathlib.Path) -> pathlib.Path | None:
+    """The zip of a run's folder, or of a folder that was cloned from the Hugging Face hub."""
+    names = (f"{_env_of(folder)}.zip", "best_model.zip", f"{folder.name}.zip")
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _at(path: pathlib.Path) -> AgentFiles:
+    """The files of a zip or of a folder."""
+    model = _model_in(path) if path.is_dir() else path if path.is_file() else None
+    if model is None:
         expected = f"{path}/<environment>.zip" if path.is_dir() else "a file"
         raise ValueError(
             f"There is no agent at {path}: expected {expected}. Give the path of a zip that model.save() has left, or "
             "of a folder of the RL Zoo."
         )
-    settings = model.with_suffix("")
-    if not settings.is_dir():
-        settings = model.parent / model.parent.name.rpartition("_")[0]  # best_model.zip in <ENV>_<run>
-    normalization, results = settings / "vecnormalize.pkl", settings / "results.json"
-    recorded = json.loads(results.read_text())["mean_reward"] if results.is_file() else None
-    return AgentFiles(
-        AgentFiles.algorithm_of(model), model, normalization if normalization.is_file() else None, recorded
-    )
+    return _files(AgentFiles.algorithm_of(model), model)
+
+
+def _files(algorithm: str, model: pathlib.Path) -> AgentFiles:
+    """
+    What belongs to a zip: ``<ENV>/`` beside ``<ENV>.zip``, and beside any zip in a run's folder ``<ENV>_<run>``; where
+    nothing is there, what the Hugging Face hub lays beside it.
+    """
+    env_id = _env_of(model.parent)
+    for settings in (model.with_suffix(""), *([model.parent / env_id] if env_id else [])):
+        if any((settings / name).is_file() for name in ("config.yml", "results.json", *STATISTICS)):
+            return AgentFiles(algorithm, model, settings, settings.name)
+    return beside(algorithm, model)
+
+
+def beside(algorithm: str, model: pathlib.Path) -> AgentFiles:
+    """
+    :param algorithm: name of the algorithm
+    :param model: a zip as the Hugging Face hub keeps it, ``<algorithm>-<environment>.zip``
+    :return: it, with the settings that lie beside it
+    """
+    name = model.stem.removeprefix(f"{algorithm}-")
+    settings = model.parent if (model.parent / "config.yml").is_file() else None
+    return AgentFiles(algorithm, model, settings, name if name != model.stem else None)

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from sb3_ca2e.priors.zoo import BUNDLED, AgentFiles, earlier_versions, find_agent, search_path
+from sb3_ca2e.priors.zoo import BUNDLED, AgentFiles, candidates, find_agent, known_names, search_path
 
 
 @pytest.fixture
@@ -35,7 +35,9 @@ def test_an_agent_of_the_environment_is_found_with_all_its_files(folder):
     path = put(folder, "ppo", "Pendulum-v1", normalized=True, reward=-170.5)
     files = find_agent("zoo:ppo", "Pendulum-v1")
     normalization = path / "Pendulum-v1" / "vecnormalize.pkl"
-    assert files == AgentFiles("ppo", path / "Pendulum-v1.zip", normalization, -170.5)
+    assert files == AgentFiles("ppo", path / "Pendulum-v1.zip", path / "Pendulum-v1", "Pendulum-v1")
+    assert (files.normalization, files.recorded_reward) == (normalization, -170.5)
+    assert files.config == path / "Pendulum-v1" / "config.yml"
     assert not files.bundled
     assert find_agent(path, None) == files
     assert find_agent(str(path / "Pendulum-v1.zip"), None) == files
@@ -43,7 +45,9 @@ def test_an_agent_of_the_environment_is_found_with_all_its_files(folder):
 
 def test_an_agent_without_extra_files(folder):
     path = put(folder, "dqn", "Acrobot-v1")
-    assert find_agent("zoo:dqn", "Acrobot-v1") == AgentFiles("dqn", path / "Acrobot-v1.zip", None, None)
+    files = find_agent("zoo:dqn", "Acrobot-v1")
+    assert files == AgentFiles("dqn", path / "Acrobot-v1.zip", path / "Acrobot-v1", "Acrobot-v1")
+    assert (files.normalization, files.recorded_reward) == (None, None)
 
 
 def test_the_newest_run_and_the_newest_version_win(folder):
@@ -53,8 +57,80 @@ def test_the_newest_run_and_the_newest_version_win(folder):
     put(folder, "dqn", "Lander-v4")  # of a later version than asked for
     assert find_agent("zoo:dqn", "Lander-v3").model.parent.name == "Lander-v2_10"
     assert find_agent("zoo:dqn/Lander-v1", "Lander-v3").model.parent.name == "Lander-v1_3"
-    assert earlier_versions("Lander-v2") == ["Lander-v2", "Lander-v1", "Lander-v0"]
-    assert earlier_versions("Lander") == ["Lander"]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "trained_on"),
+    [
+        ("LunarLander-v3", ["LunarLander-v3", "LunarLander-v2", "LunarLander-v1", "LunarLander-v0"]),
+        ("LunarLanderContinuous-v3", ["LunarLanderContinuous-v2"]),
+        ("Hopper-v4", ["Hopper-v3", "Hopper-v2"]),
+        ("Walker2d-v5", ["Walker2d-v3", "Walker2d-v2"]),
+        ("CartPole-v1", ["CartPole-v1"]),
+        ("ALE/Pong-v5", ["ALE/Pong-v5", "PongNoFrameskip-v4"]),
+        ("PongNoFrameskip-v4", ["PongNoFrameskip-v4", "ALE/Pong-v5"]),
+        ("MyEnv", ["MyEnv"]),
+    ],
+)
+def test_environments_are_known_by_the_names_that_agents_were_trained_on(env_id, trained_on, folder):
+    assert [name for name in known_names(env_id) if name in trained_on] == trained_on
+    for name in trained_on:
+        path = put(folder, "td3", name.replace("/", "-"))  # as the zoo writes names with a slash
+        assert find_agent("zoo:td3", env_id).model.parent == path
+        shutil.rmtree(path)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "other"),
+    [("Hopper-v4", "Hopper-v5"), ("ALE/Pong-v5", "ALE-Breakout-v5"), ("ALE/Pong-v5", "Pong-ramNoFrameskip-v4")],
+)
+def test_environments_are_not_known_by_other_names(env_id, other, folder):
+    put(folder, "td3", other)
+    assert candidates(env_id) == []
+
+
+def test_candidates_come_in_the_order_in_which_names_find_them(folder):
+    local = pathlib.Path("logs")
+    expected = [
+        put(folder, "ppo", "Lander-v3", 10),
+        put(folder, "ppo", "Lander-v3", 9),
+        put(folder, "a2c", "Lander-v1"),
+        put(local, "dqn", "Lander-v3"),
+        put(local, "a2c", "Lander-v3"),
+    ]
+    put(folder, "ppo", "Lander-v3", 11).joinpath("Lander-v3.zip").unlink()  # a run that is not done yet
+    found = candidates("Lander-v3")
+    assert {files.model.parent for files in found} == set(expected)
+    assert [files.model.parent for files in found if files.algorithm == "ppo"] == expected[:2]
+    assert [files.model.parent for files in found if files.algorithm == "a2c"] == [expected[2], expected[4]]
+    for algorithm in ("ppo", "a2c", "dqn"):
+        first = next(files for files in found if files.algorithm == algorithm)
+        assert find_agent(f"zoo:{algorithm}", "Lander-v3") == first
+    assert [files.env_id for files in found if files.algorithm == "a2c"] == ["Lander-v1", "Lander-v3"]
+
+
+def test_the_bundled_agents_are_candidates(folder):
+    assert {files.algorithm for files in candidates("LunarLander-v3")} == {"a2c", "dqn", "ppo"}
+    assert candidates("Nowhere-v3") == []
+
+
+def test_a_folder_cloned_from_the_hub_keeps_its_settings_beside_the_zip(tmp_path):
+    clone = tmp_path / "tqc-Lander-v2"
+    (clone / "tqc-Lander-v2").mkdir(parents=True)  # what was in the zip, which the hub shows unpacked
+    (clone / "tqc-Lander-v2" / "data").touch()
+    for name in ("tqc-Lander-v2.zip", "config.yml", "vec_normalize.pkl"):
+        (clone / name).touch()
+    files = find_agent(clone, None)
+    assert files == find_agent(clone / "tqc-Lander-v2.zip", None)
+    assert (files.algorithm, files.env_id, files.settings) == ("tqc", "Lander-v2", clone)
+    assert files.normalization == clone / "vec_normalize.pkl"
+
+
+def test_a_recorded_reward_that_is_none_is_named(folder):
+    path = put(folder, "ppo", "Lander-v2") / "Lander-v2" / "results.json"
+    path.write_text('{"reward": 3}')
+    with pytest.raises(ValueError, match=r"results\.json tells no mean reward.*mean_reward"):
+        find_agent("zoo:ppo", "Lander-v2").recorded_reward  # noqa: B018
 
 
 def test_names_that_begin_alike_are_told_apart(folder):
@@ -122,6 +198,6 @@ def test_a_zip_beside_another_agents_folder_takes_nothing_from_it(folder):
     stray = folder / "ppo" / "stray.zip"
     stray.touch()
     shutil.copytree(path / "Pendulum-v1", folder / "ppo" / "Pendulum-v1")
-    assert find_agent(stray, None) == AgentFiles("ppo", stray, None, None)
+    assert find_agent(stray, None) == AgentFiles("ppo", stray)
     # Within a run's folder, as best_model.zip is, they belong together
     assert find_agent(other, None).recorded_reward == -170.5
