@@ -1,0 +1,64 @@
+"""The RL Zoo's YAML files, read without executing anything in them."""
+
+import pathlib
+from typing import Any
+
+import yaml
+
+from sb3_ca2e.priors.reader.archive import open_plain
+from sb3_ca2e.priors.reader.errors import Unreadable, refusing
+
+#: Bytes of a file; the RL Zoo's have up to 2000
+MAX_FILE = 65_536
+
+#: Lists and dictionaries within each other
+MAX_DEPTH = 32
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's plain values, and the one tag that the RL Zoo writes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Count how deep it goes; refuse aliases, which unfold to far more than the file's size."""
+        if self.check_event(yaml.AliasEvent):
+            raise Unreadable("it repeats parts of itself by aliases")
+        self.depth = getattr(self, "depth", 0) + 1
+        if self.depth > MAX_DEPTH:
+            raise Unreadable(f"it nests over {MAX_DEPTH} deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_ordered_dict(self, node: yaml.Node) -> dict[Any, Any]:
+        """
+        :param node: the arguments of ``OrderedDict``: one list of pairs
+        :return: the dictionary; all keep their order today
+        """
+        arguments = self.construct_sequence(node, deep=True) if isinstance(node, yaml.SequenceNode) else []
+        if len(arguments) != 1 or not all(isinstance(pair, list) and len(pair) == 2 for pair in arguments[0]):
+            raise Unreadable("its OrderedDict has no pairs")
+        return dict(arguments[0])
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _Loader.construct_ordered_dict)
+
+
+def read_yaml(path: pathlib.Path) -> dict[str, Any]:
+    """
+    Read a YAML file of the RL Zoo, such as ``config.yml``. Texts in it that look like Python remain texts.
+
+    :param path: the file
+    :return: its entries
+    :raises UntrustedAgentError: if it holds other tags or no dictionary, is damaged or too large
+    :raises OSError: if the file can't be opened
+    """
+    with refusing(path):
+        with open_plain(path, MAX_FILE) as file:
+            text = file.read()
+        try:
+            value = yaml.load(text, _Loader)
+        except yaml.YAMLError as error:
+            raise Unreadable(f"it is no plain YAML ({' '.join(str(error).split())[:200]})") from error
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise Unreadable("it holds no dictionary of named entries")
+        return value

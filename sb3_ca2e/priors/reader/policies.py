@@ -1,0 +1,268 @@
+"""The policies that can be rebuilt from a file: their classes, and the arguments that are taken over."""
+
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
+from torch import nn
+
+from sb3_ca2e.policies import LayerNormCNN
+from sb3_ca2e.priors.reader.errors import Unreadable
+from sb3_ca2e.priors.reader.pickles import Symbol, describe
+
+_COMMON = ("net_arch", "activation_fn", "normalize_images", "features_extractor_class", "features_extractor_kwargs")
+_SOFT_ACTOR = ("use_sde", "log_std_init", "use_expln", "clip_mean", "n_critics", "share_features_extractor")
+_STOCHASTIC_ACTOR = (
+    "log_std_init",
+    "full_std",
+    "use_expln",
+    "squash_output",
+    "share_features_extractor",
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """
+    Policies that are built alike.
+
+    :param algorithms: names of the algorithms that use them
+    :param classes: their names, by module
+    :param fields: entries of ``policy_kwargs`` that are taken over
+    :param sde_of_model: whether ``use_sde`` stands in the model and not in ``policy_kwargs``
+    :param for_learning: arguments that spare them work that only matters for learning
+    :param learns: whether they take a learning rate and an optimiser
+    :param renamed: names that tensors had in earlier versions, and later ones
+    """
+
+    algorithms: tuple[str, ...]
+    classes: Mapping[str, tuple[str, ...]]
+    fields: tuple[str, ...]
+    sde_of_model: bool = False
+    learns: bool = True
+    for_learning: Mapping[str, Any] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+
+FAMILIES = (
+    Family(
+        ("a2c", "ppo", "trpo"),
+        {
+            "stable_baselines3.common.policies": (
+                "ActorCriticPolicy",
+                "ActorCriticCnnPolicy",
+                "MultiInputActorCriticPolicy",
+            )
+        },
+        _COMMON + _STOCHASTIC_ACTOR,
+        sde_of_model=True,
+        for_learning={"ortho_init": False},
+    ),
+    Family(
+        ("dqn", "ca2e_dqn"),
+        {
+            "stable_baselines3.dqn.policies": ("DQNPolicy", "CnnPolicy", "MultiInputPolicy"),
+            "sb3_ca2e.policies": ("CA2EDQNPolicy", "CA2EDQNCnnPolicy", "CA2EDQNMultiInputPolicy"),
+        },
+        _COMMON,
+    ),
+    Family(
+        ("qrdqn",),
+        {"sb3_contrib.qrdqn.policies": ("QRDQNPolicy", "CnnPolicy", "MultiInputPolicy")},
+        (*_COMMON, "n_quantiles"),
+    ),
+    Family(
+        ("td3", "ddpg", "ca2e_ddpg"),
+        {
+            "stable_baselines3.td3.policies": ("TD3Policy", "CnnPolicy", "MultiInputPolicy"),
+            "sb3_ca2e.policies": ("CA2EDDPGPolicy", "CA2EDDPGCnnPolicy", "CA2EDDPGMultiInputPolicy"),
+        },
+        (*_COMMON, "n_critics", "share_features_extractor"),
+    ),
+    Family(
+        ("sac",),
+        {"stable_baselines3.sac.policies": ("SACPolicy", "CnnPolicy", "MultiInputPolicy")},
+        _COMMON + _SOFT_ACTOR,
+    ),
+    Family(
+        ("tqc",),
+        {"sb3_contrib.tqc.policies": ("TQCPolicy", "CnnPolicy", "MultiInputPolicy")},
+        (*_COMMON, *_SOFT_ACTOR, "n_quantiles"),
+    ),
+    Family(
+        ("ars",),
+        {"sb3_contrib.ars.policies": ("ARSPolicy",)},
+        ("net_arch", "activation_fn", "with_bias", "squash_output"),
+        learns=False,
+    ),
+    Family(
+        ("ars",),
+        {"sb3_contrib.ars.policies": ("ARSLinearPolicy",)},
+        ("with_bias", "squash_output"),
+        learns=False,
+        renamed={f"action_net.{name}": f"action_net.0.{name}" for name in ("weight", "bias")},  # before 1.7
+    ),
+)
+
+_FAMILY_OF = {
+    Symbol(module, name): family for family in FAMILIES for module, names in family.classes.items() for name in names
+}
+
+_ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Tanh, nn.ELU, nn.SELU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Mish, nn.Sigmoid)
+ACTIVATIONS: dict[Symbol, type[nn.Module]] = {
+    Symbol("torch.nn.modules.activation", each.__name__): each for each in (*_ACTIVATIONS, nn.Softplus, nn.Hardtanh)
+}
+
+EXTRACTORS: dict[Symbol, type[nn.Module]] = {
+    Symbol(each.__module__, each.__name__): each
+    for each in (FlattenExtractor, NatureCNN, CombinedExtractor, LayerNormCNN)
+}
+
+#: Entries of ``policy_kwargs`` that only matter for learning, or for the machine it was done on
+_IGNORED = frozenset(("optimizer_class", "optimizer_kwargs", "ortho_init", "device"))
+
+_OPTIMIZERS = frozenset(
+    Symbol(module, name)
+    for module, name in {
+        "torch.optim.adam": "Adam",
+        "torch.optim.adamw": "AdamW",
+        "torch.optim.rmsprop": "RMSprop",
+        "torch.optim.sgd": "SGD",
+        "torch.optim.radam": "RAdam",
+        "torch.optim.nadam": "NAdam",
+        "stable_baselines3.common.sb2_compat.rmsprop_tf_like": "RMSpropTFLike",
+    }.items()
+)
+
+#: Symbols that stand in pickles of ``policy_class`` and of ``policy_kwargs``
+CLASS_SYMBOLS = frozenset(_FAMILY_OF)
+KWARGS_SYMBOLS = (
+    frozenset(ACTIVATIONS)
+    | frozenset(EXTRACTORS)
+    | _OPTIMIZERS
+    | {Symbol("torch", "device"), Symbol("collections", "OrderedDict")}
+)
+
+MAX_LAYERS = 32
+MAX_CRITICS = 16
+
+
+def family_of(policy_class: Any, algorithm: str | None) -> Family:
+    """
+    :param policy_class: a decoded class
+    :param algorithm: the algorithm that it must belong to; None for any
+    :return: the family of the policy
+    :raises Unreadable: if it is no known policy, or one of another algorithm
+    """
+    family = _FAMILY_OF.get(policy_class) if isinstance(policy_class, Symbol) else None
+    if family is None:
+        raise Unreadable(f"its policy_class is {describe(policy_class)}, none of SB3, SB3-Contrib or this package")
+    if algorithm is not None and algorithm not in family.algorithms:
+        raise Unreadable(f"its policy is a {policy_class}, which {algorithm} does not use")
+    return family
+
+
+def import_policy(policy_class: Symbol) -> type[BasePolicy]:
+    """
+    :param policy_class: a class that :func:`family_of` knows
+    :return: it
+    :raises ImportError: if SB3-Contrib is needed and missing
+    """
+    assert policy_class in CLASS_SYMBOLS, "only what is in the table is imported"
+    try:
+        found: type[BasePolicy] = getattr(importlib.import_module(policy_class.module), policy_class.name)
+    except ImportError as error:
+        raise ImportError(f"An agent with a {policy_class} needs sb3-contrib: pip install sb3-contrib") from error
+    return found
+
+
+def policy_arguments(kwargs: Any, family: Family) -> dict[str, Any]:
+    """
+    :param kwargs: decoded ``policy_kwargs``
+    :param family: the policy's family
+    :return: those that say what the network is, checked
+    :raises Unreadable: naming what is unknown or no value of its kind
+    """
+    if not isinstance(kwargs, dict):
+        raise Unreadable(f"its policy_kwargs are {describe(kwargs)}")
+    unknown = [describe(name) for name in kwargs if name not in family.fields and name not in _IGNORED]
+    if unknown:
+        raise Unreadable(f"its policy_kwargs have {', '.join(unknown[:8])}, which its policy is not known to take")
+    return {name: _FIELDS[name](name, value) for name, value in kwargs.items() if name not in _IGNORED}
+
+
+def _wrong(name: str, value: Any) -> Unreadable:
+    return Unreadable(f"the policy's {name} is {describe(value)}")
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(name, value)
+    return value
+
+
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise _wrong(name, value)
+    return value
+
+
+def _count(largest: int) -> Callable[[str, Any], int]:
+    def check(name: str, value: Any) -> int:
+        if type(value) is not int or not 0 < value <= largest:
+            raise _wrong(name, value)
+        return value
+
+    return check
+
+
+def _one_of(table: dict[Symbol, type[nn.Module]]) -> Callable[[str, Any], type[nn.Module]]:
+    def check(name: str, value: Any) -> type[nn.Module]:
+        if not isinstance(value, Symbol) or value not in table:
+            raise _wrong(name, value)
+        return table[value]
+
+    return check
+
+
+def _layers(name: str, value: Any) -> list[int]:
+    if not isinstance(value, list) or len(value) > MAX_LAYERS:
+        raise _wrong(name, value)
+    return [_count(2**20)(name, width) for width in value]
+
+
+def _architecture(name: str, value: Any) -> list[int] | dict[str, list[int]] | None:
+    """Layers, or layers for each network; before SB3 1.8 the latter in a list."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        (value,) = value
+    if isinstance(value, dict):
+        if not set(value) <= {"pi", "vf", "qf"}:
+            raise _wrong(name, value)
+        return {network: _layers(name, widths) for network, widths in value.items()}
+    return None if value is None else _layers(name, value)
+
+
+def _extractor_arguments(name: str, value: Any) -> dict[str, Any] | None:
+    known = {"features_dim": _count(2**20), "cnn_output_dim": _count(2**20), "normalized_image": _flag}
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not set(value) <= set(known):
+        raise _wrong(name, value)
+    return {each: known[each](f"{name}[{each}]", entry) for each, entry in value.items()}
+
+
+_FIELDS: dict[str, Callable[[str, Any], Any]] = {
+    "net_arch": _architecture,
+    "activation_fn": _one_of(ACTIVATIONS),
+    "features_extractor_class": _one_of(EXTRACTORS),
+    "features_extractor_kwargs": _extractor_arguments,
+    **dict.fromkeys(("normalize_images", "share_features_extractor", "use_sde", "full_std"), _flag),
+    **dict.fromkeys(("use_expln", "squash_output", "with_bias"), _flag),
+    **dict.fromkeys(("log_std_init", "clip_mean"), _number),
+    "n_critics": _count(MAX_CRITICS),
+    "n_quantiles": _count(2**16),
+}

@@ -1,0 +1,152 @@
+"""The statistics of a saved ``VecNormalize``, read without executing anything in the file."""
+
+import math
+import pathlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sb3_ca2e.priors.reader.archive import MIB, open_plain
+from sb3_ca2e.priors.reader.arrays import array_of, number_of
+from sb3_ca2e.priors.reader.errors import Unreadable, refusing
+from sb3_ca2e.priors.reader.pickles import Call, Symbol, decode, describe
+from sb3_ca2e.priors.reader.spaces import SYMBOLS as SPACE_SYMBOLS
+
+VEC_NORMALIZE = Symbol("stable_baselines3.common.vec_env.vec_normalize", "VecNormalize")
+RUNNING_MEAN_STD = Symbol("stable_baselines3.common.running_mean_std", "RunningMeanStd")
+
+SYMBOLS = SPACE_SYMBOLS | {VEC_NORMALIZE, RUNNING_MEAN_STD}
+
+MAX_FILE = 16 * MIB
+
+
+@dataclass(frozen=True)
+class Moments:
+    """
+    A running mean and variance; the arrays can't be written to.
+
+    :param mean: of each number
+    :param var: of each number
+    """
+
+    mean: np.ndarray
+    var: np.ndarray
+
+    def __post_init__(self) -> None:
+        finite = np.isfinite(self.mean).all() and np.isfinite(self.var).all()
+        if self.mean.shape != self.var.shape or not finite or (self.var < 0).any():
+            raise Unreadable("its running means and variances are none")
+        self.mean.setflags(write=False)
+        self.var.setflags(write=False)
+
+
+@dataclass(frozen=True)
+class NormalizationStatistics:
+    """
+    What SB3's ``VecNormalize`` normalises with, frozen.
+
+    :param observations: of the observations, by key where they are dictionaries; None if they are left as they are
+    :param returns: of the discounted returns, by which rewards are scaled; None if they are left as they are
+    :param clip_obs: largest absolute value of a normalised observation
+    :param clip_reward: largest absolute value of a normalised reward
+    :param epsilon: added to variances, against division by zero
+    :param gamma: discount of the returns
+    """
+
+    observations: Moments | Mapping[str, Moments] | None
+    returns: Moments | None
+    clip_obs: float
+    clip_reward: float
+    epsilon: float
+    gamma: float
+
+    @property
+    def norm_obs(self) -> bool:
+        """Whether observations are normalised."""
+        return self.observations is not None
+
+    @property
+    def norm_obs_keys(self) -> list[str] | None:
+        """Keys of the entries that are normalised, of dictionaries."""
+        return list(self.observations) if isinstance(self.observations, Mapping) else None
+
+    def normalize_obs(self, observation: Any) -> Any:
+        """
+        Normalise as ``VecNormalize.normalize_obs`` does.
+
+        :param observation: ``(batch, *shape)`` raw observations, or a dictionary of them
+        :return: the same, normalised
+        """
+        if self.observations is None:
+            return observation
+        if isinstance(self.observations, Moments):
+            return self._normalized(observation, self.observations)
+        changed = {key: self._normalized(observation[key], each) for key, each in self.observations.items()}
+        return {**observation, **changed}
+
+    def _normalized(self, values: np.ndarray, moments: Moments) -> np.ndarray:
+        scaled = (values - moments.mean) / np.sqrt(moments.var + self.epsilon)
+        clipped: np.ndarray = np.clip(scaled, -self.clip_obs, self.clip_obs).astype(np.float32)
+        return clipped
+
+
+def read_vec_normalize(path: pathlib.Path) -> NormalizationStatistics:
+    """
+    Read the statistics that ``VecNormalize.save`` left. Nothing in the file is executed, whoever wrote it.
+
+    :param path: the ``vecnormalize.pkl``
+    :return: the statistics
+    :raises UntrustedAgentError: if it can't be read so, naming what is in the way
+    :raises OSError: if the file can't be opened
+    """
+    with refusing(path):
+        with open_plain(path, MAX_FILE) as file:
+            value = decode(file.read(), SYMBOLS, "VecNormalize")
+        if not (isinstance(value, Call) and value.calls(VEC_NORMALIZE) and isinstance(value.state, dict)):
+            raise Unreadable(f"it holds {describe(value)}, not a VecNormalize")
+        state = value.state
+        return NormalizationStatistics(
+            _observation_moments(state) if _flag(state, "norm_obs") else None,
+            _moments_of(state["ret_rms"]) if _flag(state, "norm_reward") else None,
+            *(_positive(state, name) for name in ("clip_obs", "clip_reward", "epsilon", "gamma")),
+        )
+
+
+def _observation_moments(state: dict[str, Any]) -> Moments | Mapping[str, Moments]:
+    found = state["obs_rms"]
+    if not isinstance(found, dict):
+        return _moments_of(found)
+    keys = state.get("norm_obs_keys")
+    chosen = list(found) if keys is None else keys  # before SB3 1.3 all entries were normalised
+    if not isinstance(chosen, list) or not all(isinstance(key, str) and key in found for key in chosen):
+        raise Unreadable(f"its norm_obs_keys are {describe(keys)}, not keys of its statistics")
+    return {key: _moments_of(found[key]) for key in chosen}
+
+
+def _moments_of(value: Any) -> Moments:
+    if not (isinstance(value, Call) and value.calls(RUNNING_MEAN_STD) and isinstance(value.state, dict)):
+        raise Unreadable(f"{describe(value)} stands where a RunningMeanStd belongs")
+    mean, var = (_floats(value.state[name]) for name in ("mean", "var"))
+    return Moments(mean, var)
+
+
+def _floats(value: Any) -> np.ndarray:
+    """Updates of a scalar mean leave plain numbers, those of an array arrays."""
+    array = np.asarray(value) if isinstance(value, int | float) else array_of(value)
+    return array.astype(np.float64)
+
+
+def _flag(state: dict[str, Any], name: str) -> bool:
+    if not isinstance(state[name], bool):
+        raise Unreadable(f"its {name} is {describe(state[name])}")
+    flag: bool = state[name]
+    return flag
+
+
+def _positive(state: dict[str, Any], name: str) -> float:
+    number = float(number_of(state[name]))
+    if math.isnan(number) or number <= 0:
+        raise Unreadable(f"its {name} is {number}")
+    return number
