@@ -7,6 +7,9 @@ from typing import Any
 import yaml
 from stable_baselines3.common.utils import LinearSchedule
 
+#: Folder of the files, one for each algorithm.
+FOLDER = resources.files("sb3_ca2e") / "hyperparams"
+
 
 def load_hyperparams(algo: str, env_id: str) -> dict[str, Any]:
     """
@@ -17,14 +20,13 @@ def load_hyperparams(algo: str, env_id: str) -> dict[str, Any]:
     dictionary, ``"lin_0.001"`` by a schedule that falls to zero.
 
     :param algo: ``"ca2e_dqn"`` or ``"ca2e_ddpg"``
-    :param env_id: id of the environment
+    :param env_id: id of the environment; ``"atari"`` for any game of it, ``"default"`` for what has no entry
     :return: a dictionary of the caller's own
     :raises ValueError: if there are none, naming those that there are
     """
-    folder = resources.files("sb3_ca2e") / "hyperparams"
-    file = folder / f"{algo}.yml"
+    file = FOLDER / f"{algo}.yml"
     if not file.is_file():
-        known = sorted(each.name.removesuffix(".yml") for each in folder.iterdir() if each.name.endswith(".yml"))
+        known = sorted(each.name.removesuffix(".yml") for each in FOLDER.iterdir() if each.name.endswith(".yml"))
         raise ValueError(f"There are no hyperparameters for {algo!r}, only for: {', '.join(known)}.")
     entries = yaml.safe_load(file.read_text(encoding="utf-8"))
     if env_id not in entries:

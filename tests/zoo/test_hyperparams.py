@@ -1,10 +1,13 @@
 """The shipped hyperparameters, as arguments."""
 
 import inspect
+import json
 import pathlib
 
 import pytest
 import yaml
+from stable_baselines3.common.utils import FloatSchedule
+from zoo_commands import script
 
 import sb3_ca2e
 from sb3_ca2e import CA2EDDPG, CA2EDQN
@@ -12,7 +15,14 @@ from sb3_ca2e.zoo.hyperparams import load_hyperparams, parse_value
 
 ALGORITHMS = {"ca2e_dqn": CA2EDQN, "ca2e_ddpg": CA2EDDPG}
 # What the zoo makes other things of than arguments
-OF_THE_ZOO = {"n_timesteps", "n_envs", "noise_type", "noise_std"}
+OF_THE_ZOO = {"n_timesteps", "n_envs", "noise_type", "noise_std", "env_wrapper", "frame_stack"}
+# An environment that each of the entries for many is for
+ONE_OF = {
+    ("ca2e_dqn", "atari"): "PongNoFrameskip-v4",
+    ("ca2e_dqn", "default"): "FrozenLake-v1",
+    ("ca2e_ddpg", "default"): "Pusher-v5",
+}
+MUJOCO = ("Hopper", "Reacher", "HalfCheetah", "Walker2d", "Swimmer", "Ant", "Humanoid")
 FILES = pathlib.Path(sb3_ca2e.__file__).parent / "hyperparams"
 SHIPPED = [
     (algo, env_id, entry)
@@ -33,11 +43,42 @@ def test_each_entry_is_what_python_would_make_of_it(algo, env_id, entry):
     assert loaded.keys() - OF_THE_ZOO <= inspect.signature(ALGORITHMS[algo].__init__).parameters.keys()
 
 
-def test_the_environments_of_the_issue_are_there():
-    assert {"CartPole-v1", "MountainCar-v0", "LunarLander-v3"} <= {
-        env for algo, env, _ in SHIPPED if algo == "ca2e_dqn"
-    }
-    assert "Pendulum-v1" in {env for algo, env, _ in SHIPPED if algo == "ca2e_ddpg"}
+READ_BY_THE_ZOO = """
+import argparse, json
+from rl_zoo3.exp_manager import ExperimentManager
+from sb3_ca2e.zoo import register
+
+register()
+entries = []
+for algo, env_id in json.loads({entries!r}):
+    manager = ExperimentManager(argparse.Namespace(), algo, env_id, "logs")
+    hyperparams, wrapper, _, _ = manager._preprocess_hyperparams(manager.read_hyperparameters()[0])
+    if rate := hyperparams.pop("learning_rate", None):
+        hyperparams["learning_rate"] = [rate(remaining) for remaining in (1.0, 0.5, 0.0)]
+    entries.append([manager.n_timesteps, manager.n_envs, manager.frame_stack, wrapper is not None, hyperparams])
+print(json.dumps(entries))
+"""
+
+
+def test_the_zoo_reads_the_same(tmp_path):
+    ids = [(algo, ONE_OF.get((algo, env_id), env_id)) for algo, env_id, _ in SHIPPED]
+    read = script(READ_BY_THE_ZOO.format(entries=json.dumps(ids)), cwd=tmp_path)
+    for (algo, env_id, _), (*of_run, arguments) in zip(SHIPPED, read, strict=True):
+        loaded = load_hyperparams(algo, env_id)
+        wrapped = loaded.pop("env_wrapper", None) is not None
+        assert of_run == [loaded.pop("n_timesteps"), loaded.pop("n_envs"), loaded.pop("frame_stack", None), wrapped]
+        if "learning_rate" in loaded:
+            rate = FloatSchedule(loaded["learning_rate"])
+            loaded["learning_rate"] = pytest.approx([rate(remaining) for remaining in (1.0, 0.5, 0.0)])
+        assert arguments == loaded, env_id
+
+
+def test_the_environments_that_are_promised_are_there():
+    shipped = {(algo, env_id) for algo, env_id, _ in SHIPPED}
+    dqn = {"default", "atari", "CartPole-v1", "Acrobot-v1", "MountainCar-v0", "LunarLander-v3"}
+    ddpg = {"Pendulum-v1", "MountainCarContinuous-v0", "LunarLanderContinuous-v3", "BipedalWalker-v3"}
+    ddpg |= {"default", *(f"{name}-v{version}" for name in MUJOCO for version in (4, 5))}
+    assert shipped == {("ca2e_dqn", env_id) for env_id in dqn} | {("ca2e_ddpg", env_id) for env_id in ddpg}
 
 
 def test_the_dictionary_is_the_callers_own():

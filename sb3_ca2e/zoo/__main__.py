@@ -1,0 +1,6 @@
+"""``python -m sb3_ca2e.zoo``: the same as ``sb3-ca2e``."""
+
+from sb3_ca2e.zoo.cli import main
+
+if __name__ == "__main__":
+    main()

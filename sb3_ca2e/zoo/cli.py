@@ -1,0 +1,93 @@
+"""``sb3-ca2e``: the RL Zoo's commands with CA2E's algorithms among theirs, and commands for prior agents."""
+
+import contextlib
+import difflib
+import importlib
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sb3_ca2e.zoo.registration import register
+
+PROGRAM = "sb3-ca2e"
+#: The RL Zoo's commands: where they are, and what they do.
+OF_THE_ZOO = {
+    "train": ("rl_zoo3.train:train", "train an agent, or search its hyperparameters (-optimize)"),
+    "enjoy": ("rl_zoo3.enjoy:enjoy", "watch a trained agent"),
+    "plot_train": ("rl_zoo3.plots:plot_train", "plot the returns of training"),
+    "plot_from_file": ("rl_zoo3.plots:plot_from_file", "plot what all_plots has gathered"),
+    "all_plots": ("rl_zoo3.plots:all_plots", "compare the evaluations of several runs"),
+    "record_video": ("rl_zoo3.record_video", "record a trained agent"),
+    "benchmark": ("rl_zoo3.benchmark", "measure all agents of a folder"),
+    "push_to_hub": ("rl_zoo3.push_to_hub", "upload an agent to the Hugging Face Hub"),
+    "load_from_hub": ("rl_zoo3.load_from_hub", "download an agent from the Hugging Face Hub"),
+}
+OWN: dict[str, tuple[str, str]] = {}
+COMMANDS = {**OF_THE_ZOO, **OWN}
+
+
+def main() -> None:
+    """Run the command that ``sys.argv`` names, with the arguments behind it."""
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command in ("-h", "--help"):
+        print(usage())
+        return
+    if command not in COMMANDS:
+        nearest = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
+        sys.exit(f"{PROGRAM} has no command {command!r}. {hint}It knows: {', '.join(COMMANDS)}.")
+    # As the command's own parser should see it, and name itself in its help
+    sys.argv[:2] = [f"{PROGRAM} {command}"]
+    if command in OF_THE_ZOO:
+        try:
+            register()
+        except ImportError as error:
+            sys.exit(f"{PROGRAM} {command}: {error}")
+    run(COMMANDS[command][0])
+
+
+def usage() -> str:
+    """
+    :return: the help text
+    """
+    width = max(map(len, COMMANDS))
+    lines = {name: f"  {name.ljust(width)}  {what}" for name, (_, what) in COMMANDS.items()}
+    zoo, own = ("\n".join(lines[name] for name in commands) for commands in (OF_THE_ZOO, OWN))
+    return (
+        f"usage: {PROGRAM} COMMAND [options]\n\n"
+        f"The RL Zoo's commands, which know ca2e_dqn and ca2e_ddpg too:\n{zoo}\n\n"
+        f"Prior agents:\n{own}\n\n"
+        f"'{PROGRAM} COMMAND --help' lists the options of a command."
+    )
+
+
+def run(place: str) -> None:
+    """
+    :param place: ``"module:function"`` to call, or a module to run as a script
+    """
+    module, _, function = place.partition(":")
+    if function:
+        command: Callable[[], Any] = getattr(importlib.import_module(module), function)
+        command()
+    else:
+        with _scripts_of_the_zoo():
+            runpy.run_module(module, run_name="__main__")
+
+
+@contextlib.contextmanager
+def _scripts_of_the_zoo() -> Iterator[None]:
+    """The zoo's benchmark plays agents with a script of its repository, which is no part of the package."""
+    call = subprocess.call
+
+    def call_own(command: Any, *args: Any, **kwargs: Any) -> int:
+        if command[:2] == ["python", "enjoy.py"]:
+            command = [sys.executable, "-m", "sb3_ca2e.zoo", "enjoy", *command[2:]]
+        return call(command, *args, **kwargs)
+
+    subprocess.call = call_own  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        subprocess.call = call

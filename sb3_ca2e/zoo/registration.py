@@ -1,0 +1,61 @@
+"""Make CA2E's algorithms known to the RL Zoo."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_ca2e.actors.envs import BuilderVecEnv
+from sb3_ca2e.ddpg import CA2EDDPG
+from sb3_ca2e.dqn import CA2EDQN
+from sb3_ca2e.zoo.hyperparams import FOLDER
+
+#: CA2E's algorithms by the names that they have in the zoo.
+ALGORITHMS: dict[str, type[CA2EDQN] | type[CA2EDDPG]] = {"ca2e_dqn": CA2EDQN, "ca2e_ddpg": CA2EDDPG}
+
+
+@functools.cache
+def register() -> None:
+    """
+    Add ``ca2e_dqn`` and ``ca2e_ddpg`` to the RL Zoo of this process: to its algorithms and its search for
+    hyperparameters, with the package's own hyperparameters where no ``conf_file`` is given. The zoo's own algorithms
+    stay as they are. It may be called before or after the zoo is imported, and more than once.
+
+    :raises ImportError: if rl_zoo3 is not installed
+    """
+    try:
+        from rl_zoo3.exp_manager import ExperimentManager
+        from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+        from rl_zoo3.utils import ALGOS
+
+        from sb3_ca2e.zoo.search import CONVERTERS, SAMPLERS
+    except ModuleNotFoundError as error:
+        raise ImportError(f"The RL Zoo is not installed ({error}): pip install 'sb3-ca2e[zoo]'") from error
+    ALGOS.update(ALGORITHMS)
+    HYPERPARAMS_SAMPLER.update(SAMPLERS)
+    HYPERPARAMS_CONVERTER.update(CONVERTERS)
+    ExperimentManager.__init__ = _with_own_defaults(ExperimentManager.__init__)  # type: ignore[method-assign]
+
+
+def _with_own_defaults(init: Callable[..., None]) -> Callable[..., None]:
+    """
+    What the zoo has no entry for: where an algorithm's hyperparameters are, and environments that actors can copy.
+
+    ``ExperimentManager.default_vec_env_cls`` would be a hook for the latter, but it overrides ``--vec-env`` for every
+    algorithm, and the workers of ``enjoy`` too.
+    """
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def initialise(self: Any, *args: Any, **kwargs: Any) -> None:
+        bound = signature.bind(self, *args, **kwargs)
+        own = bound.arguments["algo"] in ALGORITHMS
+        if own and not bound.arguments.get("config"):
+            bound.arguments["config"] = str(FOLDER / f"{bound.arguments['algo']}.yml")
+        init(*bound.args, **bound.kwargs)
+        if own and self.vec_env_class is DummyVecEnv:
+            self.vec_env_class = BuilderVecEnv
+
+    return initialise
