@@ -386,7 +386,9 @@ class CA2EMixin(OffPolicyAlgorithm):
         for slot, index in prior_of.items():
             if not retirement.retired(index):
                 agent = PriorAgent.of(self.prior_agents[index])
-                agent.resolve(self.observation_space, self.action_space, recipe.env_id)
+                agent.resolve(self.observation_space, self.action_space, recipe.identity)
+                if agent.revision is not None:
+                    self.prior_agents[index] = agent  # it keeps the commit and the hash, in the saved model too
                 retirement.set_baseline(index, agent.mean_reward)
                 priors[slot] = agent.for_actor()
         explorations = self.explorations()

@@ -27,6 +27,7 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
+from sb3_ca2e.actors.identity import EnvIdentity, identity_of
 from sb3_ca2e.actors.monitors import file_of, monitored
 from sb3_ca2e.actors.normalization import Normalization
 from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
@@ -58,7 +59,7 @@ class EnvRecipe:
     :param ranges: smallest and largest values of each key that is discrete, in any shape
     :param monitor_file: monitor file of a ``VecMonitor``
     :param info_keywords: what a ``VecMonitor`` puts down with each episode
-    :param env_id: the environment's id, if it has one
+    :param identity: what the environment says of itself
     """
 
     builders: tuple[bytes, ...]
@@ -70,7 +71,7 @@ class EnvRecipe:
     ranges: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     monitor_file: str | None = None
     info_keywords: tuple[str, ...] = ()
-    env_id: str | None = None
+    identity: EnvIdentity = field(default_factory=EnvIdentity)
 
     def build(self, slot: int, prior: bool = False) -> gym.Env:
         """
@@ -158,7 +159,7 @@ def recipe_from(env: VecEnv) -> EnvRecipe:
     raw = _boxes(base.observation_space)
     columns = {key: column(box, raw[key], n_stack, axes[key]) for key, box in _boxes(env.observation_space).items()}
     ranges = {key: limits for key, part in raw.items() if (limits := _range(part)) is not None}
-    builders, env_id = _builders(base)
+    builders, identity = _builders(base)
     return EnvRecipe(
         builders,
         _registered(),
@@ -169,7 +170,7 @@ def recipe_from(env: VecEnv) -> EnvRecipe:
         ranges,
         file,
         info_keywords,
-        env_id,
+        identity,
     )
 
 
@@ -231,17 +232,13 @@ def _unwrap(env: VecEnv) -> tuple[DummyVecEnv | SubprocVecEnv, list[VecEnv]]:
     return env, wrappers
 
 
-def _builders(base: DummyVecEnv | SubprocVecEnv) -> tuple[tuple[bytes, ...], str | None]:
-    """Builders of all environments, and the id of the first."""
+def _builders(base: DummyVecEnv | SubprocVecEnv) -> tuple[tuple[bytes, ...], EnvIdentity]:
+    """Builders of all environments, and what the first says of itself."""
     if isinstance(base, SubprocVecEnv):
-        builders, ids = zip(*(_fetched(base, index) for index in range(base.num_envs)), strict=True)
-        return builders, ids[0]
+        builders, identities = zip(*(_fetched(base, index) for index in range(base.num_envs)), strict=True)
+        return builders, identities[0]
     made = getattr(base, "env_fns", base.envs)
-    return tuple(_builder(*each) for each in zip(base.envs, made, strict=True)), _id(base.envs[0])
-
-
-def _id(env: gym.Env) -> str | None:
-    return env.spec.id if env.spec is not None else None
+    return tuple(_builder(*each) for each in zip(base.envs, made, strict=True)), identity_of(base.envs[0])
 
 
 def _builder(env: gym.Env, made: gym.Env | Callable[[], gym.Env]) -> bytes:
@@ -262,16 +259,16 @@ def _no_copies(of_what: str, error: Exception | str, way_out: str) -> str:
     )
 
 
-def _fetched(base: SubprocVecEnv, index: int) -> tuple[bytes, str | None]:
-    """A copy of the environment of a worker process, and its id."""
+def _fetched(base: SubprocVecEnv, index: int) -> tuple[bytes, EnvIdentity]:
+    """A copy of the environment of a worker process, and what it says of itself."""
     base.env_is_wrapped(_Ask(), index)  # type: ignore[arg-type]
     copied = base.env_method("__enter__", indices=index)[0]  # gymnasium's returns the environment itself
     if isinstance(copied, str):
         name = f"copies of environment {index} of the SubprocVecEnv, and it"
         way_out = "Pass a function that makes the environment instead: CA2E runs it in processes of its own"
         raise ValueError(_no_copies(name, copied, way_out))
-    builder, env_id = copied
-    return builder, env_id
+    builder, identity = copied
+    return builder, identity
 
 
 class _Ask:
@@ -304,7 +301,7 @@ def _sent(env: gym.Env) -> Any:
         return env.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
     _Ask.wanted = False
     try:
-        return tuple, ((_dumps(env), _id(env)),)
+        return tuple, ((_dumps(env), identity_of(env)),)
     except Exception as error:
         return str, (f"{type(error).__name__}: {error}",)
 

@@ -1,9 +1,7 @@
 """A pretrained agent that acts in a prior slot (Algorithm 1.1)."""
 
-import io
+import hashlib
 import pathlib
-import pickle
-import warnings
 from copy import deepcopy
 from typing import Any
 
@@ -15,23 +13,36 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, is_vecenv_wrapped
 
-from sb3_ca2e.priors.reader import RECURRENT, saved_attributes
-from sb3_ca2e.priors.zoo import AgentFiles, algorithm_class, find_agent
+from sb3_ca2e.actors.identity import EnvIdentity, identity_of_vec
+from sb3_ca2e.priors import hub
+from sb3_ca2e.priors.loading import load_policy, load_trained_on, refuse_recurrent
+from sb3_ca2e.priors.preprocessing import Preprocessing, alike
+from sb3_ca2e.priors.trained_on import TrainedOn
+from sb3_ca2e.priors.zoo import AgentFiles, find_agent
+
+#: An environment that nothing is known of.
+UNKNOWN = EnvIdentity()
 
 
 class PriorAgent:
     """
     A policy trained earlier, whose steps feed the memory until the learner has beaten it.
 
-    :param source: an SB3 or SB3-Contrib model; a path to its zip or to a zoo folder; or ``"zoo:ppo"``, which
-        looks for an agent of the run's environment in ``$SB3_CA2E_AGENTS``, ``./rl-trained-agents``, ``./logs`` and
-        among those that come with the package (``"zoo:ppo/LunarLander-v2"`` names another environment)
+    It acts on raw observations of the learner's environment: what it was trained with (normalisation, stacked frames,
+    a time feature) is told by its files, or by its model's environment, and stands in between.
+
+    :param source: an SB3 or SB3-Contrib model; a path to its zip or to a zoo folder; ``"zoo:ppo"``, which looks for an
+        agent of the run's environment in ``$SB3_CA2E_AGENTS``, ``./rl-trained-agents``, ``./logs`` and among those
+        that come with the package (``"zoo:ppo/LunarLander-v2"`` names another environment); or
+        ``"hub:sb3/ppo-CartPole-v1"``, which is downloaded from the Hugging Face hub (``"...@<revision>"`` for a
+        branch, a tag or a commit)
     :param env_id: environment that ``"zoo:"`` looks for; None for the run's own
     :param mean_reward: its average return (raw, whole games), if known; else measured from its first ten episodes
-    :param trust: the file may run code: SB3's zips contain pickles. Needed for all but model objects and the
-        package's own agents
+    :param trust: its files may run code, as Stable-Baselines3's own loader lets them; else they are read without
+        executing anything in them
+    :param sha256: SHA-256 of its zip, in hexadecimal digits; any other file is refused. None for any file
     """
 
     def __init__(
@@ -41,24 +52,28 @@ class PriorAgent:
         env_id: str | None = None,
         mean_reward: float | None = None,
         trust: bool = False,
+        sha256: str | None = None,
     ):
         self.source = source
         self.env_id = env_id
         self.mean_reward = mean_reward
         self.trust = trust
+        #: SHA-256 of the zip; for agents of the hub it is recorded when they are first loaded
+        self.sha256 = sha256
+        #: commit on the hub, recorded when it is first loaded
+        self.revision: str | None = None
         self.name = f"a {type(source).__name__} object" if isinstance(source, BaseAlgorithm) else str(source)
         self._policy: BasePolicy | None = None
-        self._normalize: VecNormalize | None = None
-        self._deterministic = True
+        self._trained_on = TrainedOn()
+        self._preprocessing: Preprocessing | None = None
+        self._live: tuple[spaces.Space, spaces.Space] | None = None
         if isinstance(source, BaseAlgorithm):
-            self._normalize = source.get_vec_normalize_env()
+            refuse_recurrent(self.name, [each.__module__ for each in type(source.policy).__mro__])
         elif source is not None and not isinstance(source, str | pathlib.Path):
             raise TypeError(
-                f"A prior agent can be a model object, a path or 'zoo:<algorithm>', not {source!r} "
-                f"({type(source).__name__}); for a bare policy, wrap it in its model."
+                f"A prior agent can be a model object, a path, 'zoo:<algorithm>' or 'hub:<owner>/<name>', not "
+                f"{source!r} ({type(source).__name__}); for a bare policy, wrap it in its model."
             )
-        if isinstance(source, BaseAlgorithm):
-            _refuse_recurrent(self.name, [each.__module__ for each in type(source.policy).__mro__])
 
     @classmethod
     def of(cls, agent: "str | pathlib.Path | BaseAlgorithm | PriorAgent") -> "PriorAgent":
@@ -75,70 +90,81 @@ class PriorAgent:
             return type(self.source).__name__.lower()
         return AgentFiles.algorithm_of(self.source)
 
-    def resolve(self, observation_space: spaces.Space, action_space: spaces.Space, env_id: str | None) -> "PriorAgent":
+    def resolve(
+        self, observation_space: spaces.Space, action_space: spaces.Space, identity: EnvIdentity = UNKNOWN
+    ) -> "PriorAgent":
         """
         Load the policy, and check that it fits.
 
         :param observation_space: the learner's observation space, not normalised
         :param action_space: the environment's action space
-        :param env_id: the environment's id, for ``"zoo:"``
+        :param identity: what the environment says of itself: its id, for ``"zoo:"``, its time limit and its wrappers
         :return: itself, ready to :meth:`predict`
-        :raises ValueError: if nothing is found, or the spaces differ
-        :raises PermissionError: if the file needs ``trust=True``
+        :raises ValueError: if nothing is found, or what it was trained on differs from this environment
+        :raises UntrustedAgentError: if its files can't be read without executing something in them
         """
         if self._policy is None:
-            self._policy = self._load(observation_space, action_space, env_id)
+            self._policy, self._trained_on = self._load(observation_space, action_space, identity)
             self._policy.set_training_mode(False)
-            self._deterministic = not is_image_space(observation_space)  # as rl_zoo3 plays Atari
-        self._check("observations", self._policy.observation_space, observation_space)
-        self._check("actions", self._policy.action_space, action_space)
+        own = self._policy.action_space
+        if not alike(own, action_space):
+            raise ValueError(
+                f"The prior agent {self.name} was trained on actions {own}, this environment's are {action_space}. "
+                "Give an agent of an environment with these actions, or wrap the environment so that they agree."
+            )
+        try:
+            self._preprocessing = Preprocessing(
+                self._trained_on, self._policy.observation_space, observation_space, identity
+            )
+        except ValueError as error:
+            raise ValueError(f"The prior agent {self.name} {error}") from error
+        self._live = observation_space, action_space
         return self
 
-    def _load(self, observation_space: spaces.Space, action_space: spaces.Space, env_id: str | None) -> BasePolicy:
+    def _load(
+        self, observation_space: spaces.Space, action_space: spaces.Space, identity: EnvIdentity
+    ) -> tuple[BasePolicy, TrainedOn]:
         if isinstance(self.source, BaseAlgorithm):
-            return deepcopy(self.source.policy).to(th.device("cpu"))
+            return deepcopy(self.source.policy).to(th.device("cpu")), TrainedOn.of_model(self.source)
         if self.source is None:
             raise ValueError(
                 f"{self.name} was given to the model as an object and is not saved with it; "
                 "set model.prior_agents to the agents again before learn()."
             )
-        files = find_agent(self.source, self.env_id or env_id)
-        if not (files.bundled or self.trust):
-            raise PermissionError(
-                f"{files.model} holds pickles, which can run code when they are loaded. "
-                f"If you trust where it comes from, say PriorAgent({str(self.source)!r}, trust=True)."
-            )
-        placeholders = {"learning_rate": 0.0, "lr_schedule": _zero, "clip_range": _zero, "exploration_schedule": _zero}
-        custom_objects: dict[str, Any] = {**placeholders, "delta_std_schedule": _zero, "buffer_size": 1}
-        live = {"observation_space": observation_space, "action_space": action_space}
-        saved = saved_attributes(files.model)
-        _refuse_recurrent(str(files.model), [saved["policy_class"]["__module__"]])
-        custom_objects |= {name: live[name] for name in _spaces_of_old_gym(saved)}
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "You are probably loading a DQN model saved with SB3 < 2.4.0")
-                model = algorithm_class(files.algorithm).load(files.model, device="cpu", custom_objects=custom_objects)
-        except (RuntimeError, AttributeError) as error:  # weights of another shape, networks for other actions
-            raise ValueError(
-                f"{files.model} does not fit this environment's spaces {observation_space} and {action_space}: {error}"
-            ) from error
-        if files.normalization is not None:
-            self._normalize = load_vec_normalize(files.normalization)
+        files = self._files(str(self.source), identity.env_id)
+        trained_on = load_trained_on(files, self.trust)
+        policy = load_policy(files, self.trust, observation_space, action_space)
         if self.mean_reward is None:
             self.mean_reward = files.recorded_reward
-        return model.policy
+        return policy, trained_on
 
-    def _check(self, what: str, own: spaces.Space, live: spaces.Space) -> None:
-        same_kind = type(own) is type(live) and own.shape == live.shape
-        if not same_kind or (isinstance(own, spaces.Discrete) and own.n != getattr(live, "n", None)):
+    def _files(self, source: str, env_id: str | None) -> AgentFiles:
+        """The agent's files; those of the hub as they were when it was first loaded."""
+        if not source.startswith(hub.PREFIX):
+            files = find_agent(source, self.env_id or env_id)
+            if self.sha256 is not None:
+                self._check_hash(files.model)
+            return files
+        files, revision = hub.download(source, self.revision)
+        self.sha256 = self._check_hash(files.model)
+        self.revision = revision
+        return files
+
+    def _check_hash(self, model: pathlib.Path) -> str:
+        """Refuse another file than the one that was used before, or asked for, before anything in it is read."""
+        with model.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if self.sha256 is not None and found != self.sha256.lower():
             raise ValueError(
-                f"The prior agent {self.name} was trained on {what} {own}, this environment's are {live}. "
-                "Give an agent of an environment with these spaces, or wrap the environment so that they agree."
+                f"{model} has the SHA-256 {found}, but {self.name} is to have {self.sha256}: it is not the file that "
+                "was used before. Find out why it changed; if it is right, give a new PriorAgent with its SHA-256, or "
+                "without one."
             )
+        return found
 
     def predict(
         self,
-        observation: np.ndarray,
+        observation: Any,
         state: Any = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool | None = None,
@@ -147,16 +173,21 @@ class PriorAgent:
         Act as SB3's ``predict`` does.
 
         :param observation: ``(batch, *shape)`` raw observations of the learner's environment
-        :param state: state of a recurrent policy
+        :param state: what was returned the step before, None before the first
         :param episode_start: ``(batch,)`` whether an episode begins
         :param deterministic: None for what the RL Zoo plays: deterministic, except from images
         :return: ``(batch, ...)`` environment actions, and the new state
         """
-        assert self._policy is not None, "resolve() the agent first"
-        if self._normalize is not None:
-            observation = np.asarray(self._normalize.normalize_obs(observation))
-        chosen = self._deterministic if deterministic is None else deterministic
-        return self._policy.predict(observation, state, episode_start, deterministic=chosen)
+        if self._policy is None or self._preprocessing is None or self._live is None:
+            raise RuntimeError(f"The prior agent {self.name} is not loaded; resolve() it first.")
+        observation_space, action_space = self._live
+        if deterministic is None:
+            deterministic = not is_image_space(observation_space)
+        observation, state = self._preprocessing(observation, state, episode_start)
+        actions, _ = self._policy.predict(observation, deterministic=deterministic)
+        if isinstance(action_space, spaces.Box):
+            actions = np.clip(actions, action_space.low, action_space.high).astype(actions.dtype)
+        return actions, state
 
     def evaluate(self, env: gym.Env | VecEnv, n_episodes: int = 10) -> tuple[float, float]:
         """
@@ -165,17 +196,22 @@ class PriorAgent:
         :param env: the learner's environment, not normalised
         :param n_episodes: episodes to play
         :return: mean and standard deviation of the returns
+        :raises ValueError: if the environment is normalised
         """
-        live = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
-        spec = env.spec if isinstance(env, gym.Env) else None
-        self.resolve(live.observation_space, live.action_space, spec.id if spec else None)
-        player: Any = _Stochastic(self)
+        live = BaseAlgorithm._wrap_env(env, verbose=0)
+        if is_vecenv_wrapped(live, VecNormalize):
+            raise ValueError(
+                "A prior agent plays on raw observations and does its own normalisation; evaluate it on the "
+                "environment inside of VecNormalize."
+            )
+        self.resolve(live.observation_space, live.action_space, identity_of_vec(live))
+        player: Any = _Undecided(self)
         returns, _ = evaluate_policy(player, live, n_episodes, return_episode_rewards=True, warn=False)
         return float(np.mean(returns)), float(np.std(returns))
 
     def __getstate__(self) -> dict[str, Any]:
         """Saved as a reference: a model object's weights are not the learner's to keep."""
-        kept = {**self.__dict__, "_policy": None, "_normalize": None}
+        kept = {**self.__dict__, **dict.fromkeys(("_policy", "_preprocessing", "_live")), "_trained_on": TrainedOn()}
         return {**kept, "source": None} if isinstance(self.source, BaseAlgorithm) else kept
 
     def for_actor(self) -> "PriorAgent":
@@ -198,7 +234,7 @@ class _ActorPrior(PriorAgent):
         return self.__dict__
 
 
-class _Stochastic:
+class _Undecided:
     """Lets the agent decide on determinism, where ``evaluate_policy`` would."""
 
     def __init__(self, agent: PriorAgent):
@@ -208,45 +244,3 @@ class _Stochastic:
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
     ) -> Any:
         return self.agent.predict(observation, state, episode_start)
-
-
-def _zero(_: float) -> float:
-    return 0.0
-
-
-def _refuse_recurrent(name: str, modules: list[str]) -> None:
-    """A prior's transitions are learned from one by one: what it remembered when it acted is not in them."""
-    if any(module.startswith(RECURRENT) for module in modules):
-        raise ValueError(
-            f"{name} has a recurrent policy, which can't be a prior agent. Give an agent without memory, e.g. of PPO "
-            "or DQN, where needed trained on stacked frames."
-        )
-
-
-def _spaces_of_old_gym(saved: dict[str, Any]) -> list[str]:
-    """Names of the spaces in a model's zip that were pickled before gymnasium, which can't be read any more."""
-    names = ("observation_space", "action_space")
-    return [name for name in names if not saved[name][":type:"].startswith("<class 'gymnasium.")]
-
-
-class _GymUnpickler(pickle.Unpickler):
-    """Reads pickles of the time when gymnasium was called gym."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "gym" or module.startswith("gym."):
-            module = "gymnasium" + module[len("gym") :]
-        return super().find_class(module, name)
-
-
-def load_vec_normalize(path: pathlib.Path) -> VecNormalize:
-    """
-    Load saved normalisation statistics, also those written with the old ``gym``.
-
-    :param path: the ``vecnormalize.pkl``; it is trusted
-    :return: the statistics, frozen
-    """
-    normalize: VecNormalize = _GymUnpickler(io.BytesIO(path.read_bytes())).load()
-    normalize.training = False
-    # SB3 pickles only what has been given an environment: it drops these without asking whether they are there.
-    normalize.class_attributes, normalize.returns = {}, np.zeros(0)
-    return normalize

@@ -24,6 +24,9 @@ BUNDLED = pathlib.Path(__file__).parent / "agents"
 #: Names of VecNormalize statistics, in the zoo's folders and on the Hugging Face hub.
 STATISTICS = ("vecnormalize.pkl", "vec_normalize.pkl")
 
+#: Names of what lies beside a model and is made use of.
+SETTINGS = ("config.yml", "results.json", *STATISTICS)
+
 
 @dataclass(frozen=True)
 class AgentFiles:
@@ -235,7 +238,7 @@ def _files(algorithm: str, model: pathlib.Path) -> AgentFiles:
     """
     env_id = _env_of(model.parent)
     for settings in (model.with_suffix(""), *([model.parent / env_id] if env_id else [])):
-        if any((settings / name).is_file() for name in ("config.yml", "results.json", *STATISTICS)):
+        if any((settings / name).is_file() for name in SETTINGS):
             return AgentFiles(algorithm, model, settings, settings.name)
     return beside(algorithm, model)
 

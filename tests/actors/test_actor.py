@@ -310,7 +310,7 @@ def test_parameters_change_only_between_blocks_and_as_often_as_asked():
 
 
 def run_prior(model, prior_model) -> Run:
-    prior = PriorAgent(prior_model).resolve(model.observation_space, model.action_space, None)
+    prior = PriorAgent(prior_model).resolve(model.observation_space, model.action_space)
     return Run(model, n_blocks=8, priors=[None, None, prior.for_actor()])
 
 
@@ -352,7 +352,7 @@ def check_prior(run: Run, prior) -> None:
 
 def test_a_retired_prior_makes_way_at_the_end_of_its_episode():
     model, prior = vector_dqn(exploration_initial_eps=1.0), small(DQN, RecordingEnv())
-    agent = PriorAgent(prior).resolve(model.observation_space, model.action_space, None)
+    agent = PriorAgent(prior).resolve(model.observation_space, model.action_space)
     actor = LocalActor(make_spec(model, block_size=5, priors=[None, None, agent.for_actor()]))
     actor.publish(model)
     # Episodes of 1, 7, 2, 13, ... steps: the first block ends in the second episode, which has 3 steps to go

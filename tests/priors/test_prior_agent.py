@@ -65,7 +65,7 @@ def observations_like(space: spaces.Box, mean: float = 0.0, n: int = 64) -> np.n
 
 
 def resolved(agent: PriorAgent, env) -> PriorAgent:
-    return agent.resolve(env.observation_space, env.action_space, None)
+    return agent.resolve(env.observation_space, env.action_space)
 
 
 def assert_same_actions(agent: PriorAgent, model, observations: np.ndarray, normalize=lambda x: x) -> None:

@@ -1,0 +1,76 @@
+"""Agents from the Hugging Face hub."""
+
+import pathlib
+import re
+
+from sb3_ca2e.priors.zoo import SETTINGS, AgentFiles, beside
+
+#: How sources on the hub begin.
+PREFIX = "hub:"
+#: What the RL Zoo uploads beside a model: its learning curves.
+CURVES = "train_eval_metrics.zip"
+
+
+def download(source: str, commit: str | None = None) -> tuple[AgentFiles, str]:
+    """
+    Get an agent's files from the Hugging Face hub, or from its cache on this machine.
+
+    Of a repository only the model and its settings are downloaded. A branch or a tag stands for its newest commit; in
+    offline mode (``HF_HUB_OFFLINE=1``), or if the hub can't be reached, for the newest in the cache.
+
+    :param source: ``"hub:<owner>/<name>[@<branch, tag or commit>]"``
+    :param commit: the commit that was used before, in place of the source's
+    :return: the files, and the commit that they are of
+    :raises ImportError: if huggingface_hub is missing
+    :raises ValueError: if there is no such repository or revision, or no model in it
+    :raises ConnectionError: if the hub can't be reached or fails, and the agent is not in the cache
+    """
+    match = re.fullmatch(rf"{PREFIX}([\w.-]+/[\w.-]+)(?:@(\S+))?", source)
+    if match is None:
+        raise ValueError(f"{source!r} names no agent of the hub; write 'hub:<owner>/<name>' or '...@<revision>'.")
+    algorithm = AgentFiles.algorithm_of(source)
+    snapshot = _snapshot(match[1], commit or match[2] or "main")
+    return beside(algorithm, _model_in(snapshot, match[1])), snapshot.name
+
+
+def _snapshot(repository: str, revision: str) -> pathlib.Path:
+    """The folder in the hub's cache that holds a commit's files, named after the commit."""
+    try:
+        from huggingface_hub import errors, snapshot_download
+    except ImportError as error:
+        raise ImportError(f"{PREFIX}{repository} needs huggingface_hub: pip install 'sb3-ca2e[hub]'") from error
+    wanted = f"revision {revision!r} of {repository}"
+    try:
+        folder = snapshot_download(
+            repository, revision=revision, allow_patterns=["*.zip", *SETTINGS], ignore_patterns=[CURVES, "*/*"]
+        )
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
+        raise ValueError(
+            f"There is no {wanted} on the hub, or it is private ({_first_line(error)}). Correct the name, or log in "
+            "with `hf auth login`."
+        ) from error
+    except Exception as error:  # what the network or a server can do is the library's business
+        raise ConnectionError(
+            f"{wanted} can't be downloaded and is not in the hub's cache ({type(error).__name__}: "
+            f"{_first_line(error)}). Load it once while the hub can be reached (HF_HUB_OFFLINE, HF_ENDPOINT and HF_HOME "
+            "say how, and where it is kept), or give the path of a zip."
+        ) from error
+    return pathlib.Path(folder)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")
+
+
+def _model_in(snapshot: pathlib.Path, repository: str) -> pathlib.Path:
+    """The zip that is called like the repository, as the RL Zoo does it, or the only one."""
+    zips = sorted(path for path in snapshot.glob("*.zip") if path.name != CURVES)
+    named = [path for path in zips if path.stem == repository.partition("/")[2]]
+    found = named or zips
+    if len(found) != 1:
+        listed = ", ".join(path.name for path in zips) or "no zip"
+        raise ValueError(
+            f"{repository} has {listed} at its top, where {repository.partition('/')[2]}.zip or one model's zip is "
+            "expected. Download the right file, and give its path."
+        )
+    return found[0]

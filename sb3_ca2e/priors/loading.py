@@ -1,0 +1,68 @@
+"""From an agent's files to its policy and to what stood between that and the environment."""
+
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+
+from sb3_ca2e.priors import trusted
+from sb3_ca2e.priors.reader import RECURRENT, UntrustedAgentError, read_agent, read_vec_normalize, read_yaml
+from sb3_ca2e.priors.trained_on import TrainedOn, frozen
+from sb3_ca2e.priors.zoo import AgentFiles
+
+
+def load_policy(
+    files: AgentFiles, trust: bool, observation_space: spaces.Space, action_space: spaces.Space
+) -> BasePolicy:
+    """
+    :param files: the agent's files
+    :param trust: they may run code
+    :param observation_space: the learner's, for a trusted file whose own can't be read any more
+    :param action_space: the environment's, likewise
+    :return: the policy, on the CPU, with the spaces that it was trained on
+    :raises UntrustedAgentError: if it can't be read without executing something in it
+    :raises ValueError: if it can't be a prior agent
+    """
+    if trust:
+        refuse_recurrent(str(files.model), [trusted.policy_module(files)])
+        return trusted.load_policy(files, observation_space, action_space)
+    try:
+        return read_agent(files.model, files.algorithm).policy
+    except UntrustedAgentError as error:
+        if RECURRENT in error.reason:
+            refuse_recurrent(str(files.model), [RECURRENT])
+        raise
+
+
+def load_trained_on(files: AgentFiles, trust: bool) -> TrainedOn:
+    """
+    :param files: the agent's files
+    :param trust: they may run code
+    :return: what stood between the environment and its policy
+    :raises UntrustedAgentError: if they can't be read without executing something in them
+    :raises ValueError: if its configuration is not understood, or statistics are missing
+    """
+    statistics = None
+    if files.normalization is not None:
+        normalization = files.normalization
+        statistics = frozen(trusted.load_vec_normalize(normalization)) if trust else read_vec_normalize(normalization)
+    if files.config is None:
+        return TrainedOn(files.env_id, statistics)
+    config = trusted.load_yaml(files.config) if trust else read_yaml(files.config)
+    try:
+        return TrainedOn.from_config(config, files.env_id, statistics)
+    except ValueError as error:
+        raise ValueError(f"{files.config} can't be followed: {error}.") from error
+
+
+def refuse_recurrent(name: str, modules: list[str]) -> None:
+    """
+    A prior's transitions are learned from one by one: what it remembered when it acted is not in them.
+
+    :param name: of the agent
+    :param modules: where its policy's classes are
+    :raises ValueError: if one is recurrent
+    """
+    if any(module.startswith(RECURRENT) for module in modules):
+        raise ValueError(
+            f"{name} has a recurrent policy, which can't be a prior agent. Give an agent without memory, e.g. of PPO "
+            "or DQN, where needed trained on stacked frames."
+        )

@@ -1,0 +1,152 @@
+"""What stood between the environment and an agent's policy when it was trained."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
+
+from sb3_ca2e.actors.identity import identity_of_vec
+from sb3_ca2e.priors.reader.statistics import Moments, NormalizationStatistics
+
+#: SB3-Contrib's wrapper, and the names that it has had in the RL Zoo.
+TIME_FEATURE = (
+    "sb3_contrib.common.wrappers.TimeFeatureWrapper",
+    "sb3_contrib.common.wrappers.time_feature.TimeFeatureWrapper",
+    "rl_zoo3.wrappers.TimeFeatureWrapper",
+    "utils.wrappers.TimeFeatureWrapper",
+)
+FRAME_STACK = (
+    "stable_baselines3.common.vec_env.VecFrameStack",
+    "stable_baselines3.common.vec_env.vec_frame_stack.VecFrameStack",
+)
+#: Steps of an episode for a time feature, where the environment has no limit: the wrapper's default.
+DEFAULT_TIME_LIMIT = 1000
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """
+    What stood between the environment and an agent's policy when it was trained.
+
+    :param env_id: the environment, if it is known
+    :param statistics: those of its ``VecNormalize``, None without one
+    :param n_stack: frames in an observation
+    :param of_frames: the statistics are of single frames, which are stacked afterwards, as in the RL Zoo
+    :param time_limit: steps of an episode for its ``TimeFeatureWrapper`` where the environment has no limit of its
+        own, None without one
+    :param wrappers: names of the other wrappers, which the learner's environment must have too
+    """
+
+    env_id: str | None = None
+    statistics: NormalizationStatistics | None = None
+    n_stack: int = 1
+    of_frames: bool = True
+    time_limit: int | None = None
+    wrappers: tuple[str, ...] = ()
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], env_id: str | None = None, statistics: NormalizationStatistics | None = None
+    ) -> "TrainedOn":
+        """
+        :param config: the hyperparameters in the RL Zoo's ``config.yml``
+        :param env_id: the environment that it was trained on
+        :param statistics: those in its ``vecnormalize.pkl``, which the configuration may tell not to use
+        :return: what stood there
+        :raises ValueError: if the configuration is not understood, or statistics are missing
+        """
+        if not config.get("normalize"):
+            statistics = None
+        elif statistics is None:
+            raise ValueError("it says that observations are normalised, but there is no vecnormalize.pkl beside it")
+        n_stack, time_limit, of_frames, wrappers = config.get("frame_stack") or 1, None, True, []
+        for name, arguments in _wrappers_in(config, "env_wrapper") + _wrappers_in(config, "vec_env_wrapper"):
+            if name in TIME_FEATURE and arguments.keys() <= {"max_steps"}:
+                time_limit = _count(arguments.get("max_steps", DEFAULT_TIME_LIMIT), "max_steps")
+            elif name in FRAME_STACK and arguments.keys() == {"n_stack"}:
+                n_stack, of_frames = arguments["n_stack"], False  # the zoo normalises outside of these
+            else:
+                wrappers.append(name)
+        return cls(env_id, statistics, _count(n_stack, "frame_stack"), of_frames, time_limit, tuple(wrappers))
+
+    @classmethod
+    def of_model(cls, model: BaseAlgorithm) -> "TrainedOn":
+        """
+        :param model: a model, with the environment that it was trained on or without one
+        :return: what stands between the two
+        """
+        env: Any = model.get_env()
+        if env is None:
+            return cls()
+        identity = identity_of_vec(env)
+        statistics, n_stack, of_frames = None, 1, False
+        layer: VecEnv = env
+        while hasattr(layer, "venv"):
+            if isinstance(layer, VecFrameStack):
+                n_stack *= layer.stacked_obs.n_stack
+            elif isinstance(layer, VecNormalize):
+                statistics, of_frames = frozen(layer), n_stack > 1
+            layer = layer.venv
+        time_limit = None
+        if "TimeFeatureWrapper" in identity.wrappers:
+            time_limit = identity.max_episode_steps or DEFAULT_TIME_LIMIT
+        return cls(identity.env_id, statistics, n_stack, of_frames, time_limit)
+
+    def describe(self) -> list[str]:
+        """
+        :return: the steps from an observation to what the policy sees, in words
+        """
+        steps = {
+            "zeros for contact forces": self.old_ant,
+            "time feature": self.time_limit is not None,
+            "VecNormalize": self.statistics is not None,
+            f"{self.n_stack} frames": self.n_stack > 1,
+        }
+        return [step for step, taken in steps.items() if taken]
+
+    @property
+    def old_ant(self) -> bool:
+        """Whether it saw zeros in the place of contact forces."""
+        return re.fullmatch(r"Ant-v[0-3]", self.env_id or "") is not None
+
+
+def frozen(normalize: VecNormalize) -> NormalizationStatistics:
+    """
+    :param normalize: a ``VecNormalize``, which may learn on
+    :return: its statistics as they are now
+    """
+    observations: Moments | dict[str, Moments] | None = None
+    if normalize.norm_obs and isinstance(normalize.obs_rms, dict):
+        keys = normalize.norm_obs_keys or list(normalize.obs_rms)
+        observations = {key: _moments(normalize.obs_rms[key]) for key in keys}
+    elif normalize.norm_obs:
+        observations = _moments(normalize.obs_rms)
+    settings = (normalize.clip_obs, normalize.clip_reward, normalize.epsilon, normalize.gamma)
+    return NormalizationStatistics(observations, _moments(normalize.ret_rms), *map(float, settings))
+
+
+def _moments(rms: RunningMeanStd) -> Moments:
+    return Moments(np.array(rms.mean, dtype=np.float64), np.array(rms.var, dtype=np.float64))
+
+
+def _count(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"it says {name}: {value!r}, which should be a whole number of at least 1")
+    return value
+
+
+def _wrappers_in(config: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
+    """Names and arguments of wrappers: a name, ``{name: arguments}``, or a list of these."""
+    entries = config.get(key) or []
+    found = []
+    for entry in entries if isinstance(entries, list) else [entries]:
+        named = entry if isinstance(entry, dict) else {entry: {}}
+        for name, arguments in named.items():
+            if not (isinstance(name, str) and isinstance(arguments or {}, dict) and len(named) == 1):
+                raise ValueError(f"it says {key}: {entry!r}, which should be a name or {{name: arguments}}")
+            found.append((name, dict(arguments or {})))
+    return found
