@@ -2,16 +2,17 @@
 Decode pickles into plain values: a pickle machine that never imports and never calls.
 
 ``pickletools.genops`` of the standard library reads the opcodes and their arguments; here their effect on the stack is
-followed. Where Python would import, there stands a :class:`Symbol`; where it would call, a :class:`Call`.
+followed. Where Python would import, there stands a ``Symbol``; where it would call, a ``Call``.
 """
 
 import io
 import pickletools
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from sb3_ca2e.priors.reader.errors import Unreadable
+from sb3_ca2e.priors.reader.inert import Call, Persistent, Symbol
 
 #: Opcodes of one pickle. The largest network of the RL Zoo needs some thousands.
 MAX_OPCODES = 200_000
@@ -19,115 +20,13 @@ MAX_OPCODES = 200_000
 #: Bits of an integer. The largest honest ones are states of random number generators.
 MAX_INTEGER_BITS = 1024
 
-#: Names that modules had when agents of the RL Zoo were saved, and later ones.
-RENAMED = {"gym": "gymnasium", "numpy._core": "numpy.core", "__builtin__": "builtins"}
-
-
-@dataclass(frozen=True, slots=True)
-class Symbol:
-    """
-    The name of what would be imported.
-
-    :param module: its module
-    :param name: its name there
-    """
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
-
-    @classmethod
-    def canonical(cls, module: str, name: str) -> "Symbol":
-        """
-        :param module: a module as a pickle names it
-        :param name: the name there
-        :return: the symbol, with the module's name of today
-        """
-        for old, new in RENAMED.items():
-            if module == old or module.startswith(old + "."):
-                module = new + module[len(old) :]
-        return cls(module, name)
-
-
-@dataclass(eq=False, slots=True)
-class Call:
-    """
-    What would be called, and what would be done with the result.
-
-    :param function: what would be called, a :class:`Symbol` in honest pickles
-    :param args: its arguments
-    :param kwargs: its keyword arguments
-    :param state: what the result's ``__setstate__`` would be given
-    :param appended: what would be appended to the result
-    :param pairs: what would be set in the result
-    """
-
-    function: Any
-    args: tuple[Any, ...]
-    kwargs: dict[Any, Any] = field(default_factory=dict)
-    state: Any = None
-    appended: list[Any] = field(default_factory=list)
-    pairs: dict[Any, Any] = field(default_factory=dict)
-
-    def calls(self, *symbols: Symbol) -> bool:
-        """
-        :param symbols: symbols
-        :return: whether one of them is what would be called
-        """
-        return isinstance(self.function, Symbol) and self.function in symbols
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Persistent:
-    """
-    What stands outside of the pickle, in torch files a tensor's storage.
-
-    :param pid: its persistent id
-    """
-
-    pid: Any
-
-
-def describe(value: Any) -> str:
-    """
-    :param value: a decoded value, maybe deeper or larger than can be printed
-    :return: a few words for an error's message
-    """
-    if isinstance(value, Call):
-        return f"a call of {describe(value.function)}"
-    if isinstance(value, Symbol):
-        return str(value)[:80]
-    if isinstance(value, str | float | bool | None):
-        return repr(value)[:80]
-    if isinstance(value, int):
-        return str(value) if value.bit_length() < 64 else f"an integer of {value.bit_length()} bits"
-    return f"a {type(value).__name__}"
-
-
-def decode(data: bytes, known: Collection[Symbol], what: str) -> Any:
-    """
-    Decode one pickle that must end where the data ends.
-
-    :param data: the pickle
-    :param known: symbols that may stand in it
-    :param what: what it holds, for messages
-    :return: plain values, :class:`Symbol`, :class:`Call` and :class:`Persistent`
-    :raises Unreadable: if it names something else, is damaged or too large
-    """
-    pickle = decode_first(data, known, what)
-    if pickle.end != len(data):
-        raise Unreadable(f"its {what} goes on after the pickle's end")
-    return pickle.value
-
 
 @dataclass(frozen=True)
 class Decoded:
     """
-    One pickle of several in the same data.
+    A pickle.
 
-    :param value: what it holds
+    :param value: what it holds: plain values, ``Symbol``, ``Call`` and ``Persistent``
     :param end: where it ended, in bytes
     :param outside: what it says stands outside of it
     """
@@ -135,6 +34,22 @@ class Decoded:
     value: Any
     end: int
     outside: list[Persistent]
+
+
+def decode(data: bytes, known: Collection[Symbol], what: str) -> Decoded:
+    """
+    Decode one pickle that must end where the data ends.
+
+    :param data: the pickle
+    :param known: symbols that may stand in it
+    :param what: what it holds, for messages
+    :return: what is in it
+    :raises Unreadable: if it names something else, is damaged or too large
+    """
+    pickle = decode_first(data, known, what)
+    if pickle.end != len(data):
+        raise Unreadable(f"its {what} goes on after the pickle's end")
+    return pickle
 
 
 def decode_first(data: bytes, known: Collection[Symbol], what: str, start: int = 0) -> Decoded:
@@ -145,7 +60,7 @@ def decode_first(data: bytes, known: Collection[Symbol], what: str, start: int =
     :param known: symbols that may stand in it
     :param what: what it holds, for messages
     :param start: where it begins, in bytes
-    :return: its value and where it ended
+    :return: what is in it
     :raises Unreadable: if it names something else, is damaged or too large
     """
     machine = _Machine()
@@ -156,9 +71,7 @@ def decode_first(data: bytes, known: Collection[Symbol], what: str, start: int =
         damage = error
     if unknown := [str(symbol)[:120] for symbol in machine.symbols if symbol not in known]:
         more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
-        raise Unreadable(
-            f"its {what} names {', '.join(unknown[:8])}{more}, which a {what} has no known use for"
-        ) from damage
+        raise Unreadable(f"its {what} names {', '.join(unknown[:8])}{more}, which has no known use there") from damage
     if damage is not None:
         raise Unreadable(f"its {what} is no whole pickle ({str(damage)[:200]})") from damage
     return Decoded(machine.result, machine.end, machine.outside)

@@ -12,7 +12,7 @@ from torch import nn
 
 from sb3_ca2e.policies import LayerNormCNN
 from sb3_ca2e.priors.reader.errors import Unreadable
-from sb3_ca2e.priors.reader.pickles import Symbol, describe
+from sb3_ca2e.priors.reader.inert import Symbol, describe
 
 _COMMON = ("net_arch", "activation_fn", "normalize_images", "features_extractor_class", "features_extractor_kwargs")
 _SOFT_ACTOR = ("use_sde", "log_std_init", "use_expln", "clip_mean", "n_critics", "share_features_extractor")

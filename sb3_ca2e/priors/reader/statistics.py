@@ -11,7 +11,8 @@ import numpy as np
 from sb3_ca2e.priors.reader.archive import MIB, open_plain
 from sb3_ca2e.priors.reader.arrays import array_of, number_of
 from sb3_ca2e.priors.reader.errors import Unreadable, refusing
-from sb3_ca2e.priors.reader.pickles import Call, Symbol, decode, describe
+from sb3_ca2e.priors.reader.inert import Call, Symbol, describe
+from sb3_ca2e.priors.reader.pickles import decode
 from sb3_ca2e.priors.reader.spaces import SYMBOLS as SPACE_SYMBOLS
 
 VEC_NORMALIZE = Symbol("stable_baselines3.common.vec_env.vec_normalize", "VecNormalize")
@@ -19,7 +20,7 @@ RUNNING_MEAN_STD = Symbol("stable_baselines3.common.running_mean_std", "RunningM
 
 SYMBOLS = SPACE_SYMBOLS | {VEC_NORMALIZE, RUNNING_MEAN_STD}
 
-MAX_FILE = 16 * MIB
+MAX_FILE = MIB
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def read_vec_normalize(path: pathlib.Path) -> NormalizationStatistics:
     """
     with refusing(path):
         with open_plain(path, MAX_FILE) as file:
-            value = decode(file.read(), SYMBOLS, "VecNormalize")
+            value = decode(file.read(), SYMBOLS, "VecNormalize").value
         if not (isinstance(value, Call) and value.calls(VEC_NORMALIZE) and isinstance(value.state, dict)):
             raise Unreadable(f"it holds {describe(value)}, not a VecNormalize")
         state = value.state

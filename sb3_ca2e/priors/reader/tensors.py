@@ -1,49 +1,78 @@
-"""The tensors of a module's ``state_dict``, from their storages in torch's files."""
+"""The tensors of a module's ``state_dict``: what they are is known before they are read."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch as th
 
+from sb3_ca2e.priors.reader.archive import Window
 from sb3_ca2e.priors.reader.errors import Unreadable
-from sb3_ca2e.priors.reader.pickles import Call, describe
+from sb3_ca2e.priors.reader.inert import Call, describe
 from sb3_ca2e.priors.reader.spaces import ORDERED_DICT
-from sb3_ca2e.priors.reader.torch_files import REBUILD_PARAMETER, REBUILD_TENSOR, read_torch_file, storage_key
+from sb3_ca2e.priors.reader.torch_files import REBUILD_PARAMETER, REBUILD_TENSOR, Storage, open_torch_file
 
 #: Tensors of one module
 MAX_TENSORS = 4096
 
 
-def read_state_dict(data: bytes, what: str) -> dict[str, th.Tensor]:
+@dataclass(frozen=True)
+class SavedTensor:
     """
-    :param data: a file of ``torch.save`` with a module's ``state_dict``
-    :param what: the file's name, for messages
-    :return: the tensors by name; those that share their storage in the file share it here
+    A tensor in a file.
+
+    :param storage: what it is a view of
+    :param shape: its shape
+    :param stride: steps in the storage, in entries
+    :param offset: where it begins in the storage, in entries
+    :param read_storage: reads the storage
+    """
+
+    storage: Storage
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    read_storage: Callable[[Storage], th.Tensor]
+
+    def read(self) -> th.Tensor:
+        """
+        :return: the tensor; it shares memory with those that share its storage
+        :raises Unreadable: if the file is damaged
+        """
+        return self.read_storage(self.storage).as_strided(self.shape, self.stride, self.offset)
+
+
+def open_state_dict(file: Window, what: str) -> dict[str, SavedTensor]:
+    """
+    :param file: a file of ``torch.save`` with a module's ``state_dict``
+    :param what: its name, for messages
+    :return: the tensors by name, to be read while the file is open
     :raises Unreadable: if anything else is in it, or it is damaged
     """
-    value, storages = read_torch_file(data, what)
+    saved = open_torch_file(file, what)
+    value = saved.value
     if not (isinstance(value, Call) and value.calls(ORDERED_DICT)) or value.args or len(value.pairs) > MAX_TENSORS:
         raise Unreadable(f"{what} holds {describe(value)}, not the tensors of a module")
     if not all(isinstance(name, str) for name in value.pairs):
         raise Unreadable(f"{what} has a tensor whose name is no text")
-    return {name: _tensor_of(tensor, storages, f"{name[:80]} in {what}") for name, tensor in value.pairs.items()}
+    return {name: _tensor_of(tensor, saved.read, f"{name[:80]} in {what}") for name, tensor in value.pairs.items()}
 
 
-def _tensor_of(value: Any, storages: dict[str, th.Tensor], what: str) -> th.Tensor:
+def _tensor_of(value: Any, read_storage: Callable[[Storage], th.Tensor], what: str) -> SavedTensor:
     if isinstance(value, Call) and value.calls(REBUILD_PARAMETER):
         value = value.args[0]
     if not (isinstance(value, Call) and value.calls(REBUILD_TENSOR)):
         raise Unreadable(f"{what} is {describe(value)}, no tensor")
-    storage, offset, size, stride = value.args[:4]
-    key, _, _ = storage_key(storage, what)
-    flat = storages[key]
-    if type(offset) is not int or not (_is_extent(size) and _is_extent(stride)) or len(size) != len(stride):
+    storage = Storage.of(value.args[0], what)
+    offset, shape, stride = value.args[1:4]
+    if type(offset) is not int or not (_is_extent(shape) and _is_extent(stride)) or len(shape) != len(stride):
         raise Unreadable(f"{what} has no shape")
-    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    last = offset + sum((length - 1) * step for length, step in zip(shape, stride, strict=True))
     # A tensor of more entries than its storage repeats some: no module saves such a one, and it could fill the memory
-    if offset < 0 or math.prod(size) > flat.numel() or (0 not in size and last >= flat.numel()):
+    if offset < 0 or math.prod(shape) > storage.n_entries or (0 not in shape and last >= storage.n_entries):
         raise Unreadable(f"{what} reaches beyond its storage")
-    return flat.as_strided(size, stride, offset)
+    return SavedTensor(storage, shape, stride, offset, read_storage)
 
 
 def _is_extent(value: Any) -> bool:

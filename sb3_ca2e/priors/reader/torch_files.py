@@ -1,13 +1,17 @@
 """Files of ``torch.save``, in the zip format and in the one before torch 1.6: decoded, not unpickled."""
 
+import functools
 import struct
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch as th
 
-from sb3_ca2e.priors.reader.archive import nested_archive
+from sb3_ca2e.priors.reader.archive import MIB, Archive, Window
 from sb3_ca2e.priors.reader.errors import Unreadable
-from sb3_ca2e.priors.reader.pickles import Persistent, Symbol, decode_first, describe
+from sb3_ca2e.priors.reader.inert import Persistent, Symbol, describe
+from sb3_ca2e.priors.reader.pickles import decode, decode_first
 from sb3_ca2e.priors.reader.spaces import ORDERED_DICT
 
 REBUILD_TENSOR = Symbol("torch._utils", "_rebuild_tensor_v2")
@@ -35,93 +39,137 @@ SYMBOLS = frozenset(STORAGES) | {REBUILD_TENSOR, REBUILD_PARAMETER, ORDERED_DICT
 #: Members of a file, and so nearly its tensors
 MAX_MEMBERS = 4096
 
+#: Bytes of a pickle without its tensors
+MAX_PICKLE = 4 * MIB
+
+#: Bytes of a file of the earlier format, which is read at once. Nobody trained anything large with it
+MAX_LEGACY = MIB
+
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
 
+_MARKS = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
 
-def read_torch_file(data: bytes, what: str) -> tuple[Any, dict[str, th.Tensor]]:
+
+@dataclass(frozen=True)
+class Storage:
     """
-    :param data: a file of ``torch.save`` with tensors and plain values
-    :param what: the file's name, for messages
-    :return: the decoded value, and the flat storages by the keys that its :class:`Persistent` values name
-    :raises Unreadable: if anything else is in it, or it is damaged
+    What several tensors of a file may share.
+
+    :param key: its name in the file
+    :param dtype: of its entries
+    :param n_entries: how many there are
     """
-    return _read_zip(data, what) if data.startswith(b"PK") else _read_legacy(data, what)
+
+    key: str
+    dtype: th.dtype
+    n_entries: int
+
+    @property
+    def n_bytes(self) -> int:
+        """Its size."""
+        return self.n_entries * self.dtype.itemsize
+
+    @classmethod
+    def of(cls, value: Any, what: str) -> "Storage":
+        """
+        :param value: what stands where a tensor's storage belongs
+        :param what: the file's name, for messages
+        :return: the storage
+        :raises Unreadable: if it is none
+        """
+        pid = value.pid if isinstance(value, Persistent) else None
+        if isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and pid[5:] in ((), (None,)):
+            _, kind, key, _, n = pid[:5]
+            if isinstance(kind, Symbol) and kind in STORAGES and isinstance(key, str) and type(n) is int and n >= 0:
+                return cls(key, STORAGES[kind], n)
+        raise Unreadable(f"{what} has {describe(value)} where a tensor's storage belongs")
 
 
-def storage_key(value: Any, what: str) -> tuple[str, th.dtype, int]:
+@dataclass(frozen=True)
+class TorchFile:
     """
-    :param value: what stands where a tensor's storage belongs
-    :param what: the file's name, for messages
-    :return: the storage's key, dtype and number of entries
-    :raises Unreadable: if it is no storage
+    What was given to ``torch.save``.
+
+    :param value: the decoded value
+    :param read: reads a storage that it names, as a flat tensor
     """
-    pid = value.pid if isinstance(value, Persistent) else None
-    if isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and pid[5:] in ((), (None,)):
-        _, kind, key, _, n_entries = pid[:5]
-        if isinstance(kind, Symbol) and kind in STORAGES and isinstance(key, str) and type(n_entries) is int:
-            return key, STORAGES[kind], n_entries
-    raise Unreadable(f"{what} has {describe(value)} where a tensor's storage belongs")
+
+    value: Any
+    read: Callable[[Storage], th.Tensor]
 
 
-def _read_zip(data: bytes, what: str) -> tuple[Any, dict[str, th.Tensor]]:
-    with nested_archive(data, what, MAX_MEMBERS, _expected) as archive:
-        folders = {name.split("/", 1)[0] for name in archive.names}
-        if len(folders) != 1:
-            raise Unreadable(f"{what} has members in {len(folders)} folders instead of one")
-        folder = folders.pop()
-        byteorder = f"{folder}/byteorder"
-        if byteorder in archive.names and archive.read(byteorder, limit=16) != b"little":
-            raise Unreadable(f"{what} was written by a machine of the other byte order")
-        pickle_data = archive.read(f"{folder}/data.pkl")
-        pickle = decode_first(pickle_data, SYMBOLS, what)
-        if pickle.end != len(pickle_data):
-            raise Unreadable(f"{what} goes on after its pickle's end")
-        storages: dict[str, th.Tensor] = {}
-        for key, dtype, n_entries in {storage_key(each, what) for each in pickle.outside}:
-            storages[key] = _flat(archive.read(f"{folder}/data/{key}"), dtype, n_entries, what)
-    return pickle.value, storages
+def open_torch_file(file: Window, what: str) -> TorchFile:
+    """
+    :param file: the file
+    :param what: its name, for messages
+    :return: what is in it; tensors are read when they are asked for, while the file is open
+    :raises Unreadable: if it holds anything but tensors and plain values, or is damaged
+    """
+    start = file.read(2)
+    return _open_zip(file, what) if start == b"PK" else _open_legacy(file, what)
+
+
+def _open_zip(file: Window, what: str) -> TorchFile:
+    archive = Archive(file, what, MAX_MEMBERS, _expected)
+    folders = {name.split("/", 1)[0] for name in archive.names}
+    if len(folders) != 1:
+        raise Unreadable(f"{what} has members in {len(folders)} folders instead of one")
+    folder = folders.pop()
+    byteorder = f"{folder}/byteorder"
+    if byteorder in archive.names and archive.read(byteorder, limit=16) != b"little":
+        raise Unreadable(f"{what} was written by a machine of the other byte order")
+    pickle = decode(archive.read(f"{folder}/data.pkl", MAX_PICKLE), SYMBOLS, what)
+    for storage in {Storage.of(each, what) for each in pickle.outside}:
+        if archive.size(f"{folder}/data/{storage.key}") != storage.n_bytes:
+            raise Unreadable(f"the storage {storage.key[:80]} of {what} has another size than its tensors need")
+
+    @functools.cache
+    def read(storage: Storage) -> th.Tensor:
+        return _flat(archive.read(f"{folder}/data/{storage.key}", storage.n_bytes), storage.dtype)
+
+    return TorchFile(pickle.value, read)
 
 
 def _expected(name: str) -> bool:
     folder, _, member = name.partition("/")
-    marks = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
     is_storage = member.startswith("data/") and member[len("data/") :].isalnum()
-    return folder not in ("", ".", "..") and "\\" not in folder and (is_storage or member in marks)
+    return folder not in ("", ".", "..") and "\\" not in folder and (is_storage or member in _MARKS)
 
 
-def _read_legacy(data: bytes, what: str) -> tuple[Any, dict[str, th.Tensor]]:
+def _open_legacy(file: Window, what: str) -> TorchFile:
     """Five pickles (magic number, version, sizes of C's types, the value, keys of storages), then the storages."""
+    if file.size > MAX_LEGACY:
+        raise Unreadable(f"{what} has {file.size} bytes in torch's early format, over {MAX_LEGACY}")
+    file.seek(0)
+    data = file.read()
     pickles, end = [], 0
     for _ in range(5):
         pickles.append(decode_first(data, SYMBOLS, what, end))
         end = pickles[-1].end
-        if len(pickles) == 1 and pickles[0].value != _LEGACY_MAGIC:
+        if pickles[0].value != _LEGACY_MAGIC:
             raise Unreadable(f"{what} is no file of torch.save")
     _, version, system, value, keys = (pickle.value for pickle in pickles)
     little = isinstance(system, dict) and system.get("little_endian") is True
     if version != _LEGACY_VERSION or not little or not isinstance(keys, list):
         raise Unreadable(f"{what} is in no format that torch wrote on a machine of this byte order")
 
-    kinds = {key: (dtype, n) for key, dtype, n in (storage_key(each, what) for each in pickles[3].outside)}
-    storages: dict[str, th.Tensor] = {}
+    named = {storage.key: storage for storage in (Storage.of(each, what) for each in pickles[3].outside)}
+    flat: dict[Storage, th.Tensor] = {}
     for key in keys:
-        if key not in kinds or key in storages:
-            raise Unreadable(f"{what} has a storage {describe(key)} that no tensor names, or twice")
-        dtype, n_entries = kinds[key]
-        (written,) = struct.unpack_from("<q", data, end)
-        if written != n_entries:
-            raise Unreadable(f"the storage {describe(key)} of {what} has {written} entries, not {describe(n_entries)}")
-        start, end = end + 8, end + 8 + n_entries * dtype.itemsize
-        storages[key] = _flat(data[start:end], dtype, n_entries, what)
-    if end != len(data):
-        raise Unreadable(f"{what} goes on after its last storage")
-    return value, storages
+        storage = named.pop(key, None)
+        if storage is None or end + 8 > len(data) or struct.unpack_from("<q", data, end) != (storage.n_entries,):
+            raise Unreadable(f"the storage {describe(key)} of {what} has no tensor or not its tensors' size")
+        start, end = end + 8, end + 8 + storage.n_bytes
+        if end > len(data):
+            raise Unreadable(f"{what} ends within the storage {describe(key)}")
+        flat[storage] = _flat(data[start:end], storage.dtype)
+    if named or end != len(data):
+        raise Unreadable(f"{what} has not just the storages that its tensors need")
+    return TorchFile(value, flat.__getitem__)
 
 
-def _flat(data: bytes, dtype: th.dtype, n_entries: int, what: str) -> th.Tensor:
-    if len(data) != n_entries * dtype.itemsize:
-        raise Unreadable(f"a storage of {what} has {len(data)} bytes, not {describe(n_entries * dtype.itemsize)}")
+def _flat(data: bytes, dtype: th.dtype) -> th.Tensor:
     if not data:
         return th.empty(0, dtype=dtype)
     return th.frombuffer(bytearray(data), dtype=dtype)  # bytes could not be written to, which torch warns of
