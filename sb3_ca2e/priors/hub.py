@@ -52,8 +52,8 @@ def _snapshot(repository: str, revision: str) -> pathlib.Path:
     except Exception as error:  # what the network or a server can do is the library's business
         raise ConnectionError(
             f"{wanted} can't be downloaded and is not in the hub's cache ({type(error).__name__}: "
-            f"{_first_line(error)}). Load it once while the hub can be reached (HF_HUB_OFFLINE, HF_ENDPOINT and HF_HOME "
-            "say how, and where it is kept), or give the path of a zip."
+            f"{_first_line(error)}). Load it once while the hub can be reached (HF_HUB_OFFLINE, HF_ENDPOINT and "
+            "HF_HOME say how, and where it is kept), or give the path of a zip."
         ) from error
     return pathlib.Path(folder)
 

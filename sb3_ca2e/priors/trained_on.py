@@ -144,9 +144,9 @@ def _wrappers_in(config: dict[str, Any], key: str) -> list[tuple[str, dict[str, 
     entries = config.get(key) or []
     found = []
     for entry in entries if isinstance(entries, list) else [entries]:
-        named = entry if isinstance(entry, dict) else {entry: {}}
-        for name, arguments in named.items():
-            if not (isinstance(name, str) and isinstance(arguments or {}, dict) and len(named) == 1):
-                raise ValueError(f"it says {key}: {entry!r}, which should be a name or {{name: arguments}}")
-            found.append((name, dict(arguments or {})))
+        named = list(entry.items()) if isinstance(entry, dict) else [(entry, {})]
+        name, arguments = named[0] if len(named) == 1 else (None, {})
+        if not isinstance(name, str) or not isinstance(arguments or {}, dict):
+            raise ValueError(f"it says {key}: {entry!r}, which should be a name or {{name: arguments}}")
+        found.append((name, dict(arguments or {})))
     return found

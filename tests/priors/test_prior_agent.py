@@ -1,11 +1,10 @@
 """Prior agents act as the models that they come from."""
 
+import hashlib
 import json
-import os
 import pathlib
 import pickle
 import re
-import sys
 
 import cloudpickle
 import gymnasium as gym
@@ -18,11 +17,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ca2e import CA2EDQN, PriorAgent
+from sb3_ca2e.priors.reader import UntrustedAgentError
 from sb3_ca2e.priors.zoo import BUNDLED
-
-SHARED = pathlib.Path(__file__).parents[2] / ".." / "shared" / "rl-trained-agents"
-AGENTS = pathlib.Path(os.environ.get("SB3_CA2E_AGENTS", SHARED))
-ALGORITHMS = {"a2c": A2C, "ddpg": DDPG, "dqn": DQN, "ppo": PPO, "sac": SAC, "td3": TD3}
 
 
 class Reach(gym.Env):
@@ -88,7 +84,7 @@ def test_an_agent_of_a_model_or_of_its_zip_acts_as_the_model_predicts(algorithm,
     assert_same_actions(resolved(PriorAgent(model), env), model, observations)
     path = tmp_path / f"{algorithm.__name__.lower()}_agent.zip"
     model.save(path)
-    agent = PriorAgent(path, trust=True)
+    agent = PriorAgent(path)
     assert agent.algo == algorithm.__name__.lower() == PriorAgent(model).algo
     assert_same_actions(resolved(agent, env), model, observations)
 
@@ -106,21 +102,66 @@ def test_a_model_that_learns_on_does_not_change_its_prior_agent():
     assert (before != 3).any()
 
 
-def test_a_zip_needs_trust(tmp_path):
-    class Trap:
-        def __reduce__(self):
-            return pathlib.Path.touch, (tmp_path / "sprung",)
+class Trap:
+    """Touches a file when it is unpickled."""
 
-    env = Reach(DISCRETE)
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+def test_without_trust_nothing_in_a_zip_is_executed(tmp_path):
+    env, sprung = Reach(DISCRETE), tmp_path / "sprung"
     model = model_of(DQN, env)
-    model.trap = Trap()
+    model.trap = Trap(sprung)
     path = tmp_path / "dqn.zip"
     model.save(path)
-    with pytest.raises(PermissionError, match=rf"dqn\.zip holds pickles.*PriorAgent\('{path}', trust=True\)"):
-        resolved(PriorAgent(str(path)), env)
-    assert not (tmp_path / "sprung").exists()
+    agent = resolved(PriorAgent(str(path)), env)
+    assert_same_actions(agent, model, observations_like(env.observation_space))
+    assert not sprung.exists()
     resolved(PriorAgent(path, trust=True), env)
-    assert (tmp_path / "sprung").exists()  # so the refusal above was worth something
+    assert sprung.exists()  # so that it stayed away above was worth something
+
+
+def test_what_can_only_be_executed_is_refused_naming_it_and_the_way_out(tmp_path):
+    env, sprung = Reach(DISCRETE), tmp_path / "sprung"
+    model = model_of(DQN, env)
+    model.policy_kwargs["net_arch"] = Trap(sprung)
+    model.save(tmp_path / "dqn.zip")
+    with pytest.raises(UntrustedAgentError, match=r"dqn\.zip .*Path\.touch.*PriorAgent\(\.\.\., trust=True\)"):
+        resolved(PriorAgent(tmp_path / "dqn.zip"), env)
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize("name", ["vecnormalize.pkl", "config.yml"])
+def test_what_lies_beside_a_zip_is_not_executed_either(name, tmp_path):
+    sprung = tmp_path / "sprung"
+    model, venv = normalized_ppo()
+    folder = tmp_path / "ppo" / "Reach-v0_1"
+    (folder / "Reach-v0").mkdir(parents=True)
+    model.save(folder / "Reach-v0.zip")
+    venv.save(str(folder / "Reach-v0" / "vecnormalize.pkl"))
+    trap = f"normalize: true\ntrap: !!python/object/apply:os.mkdir ['{sprung}']"
+    content = trap.encode() if name == "config.yml" else pickle.dumps(Trap(sprung))
+    (folder / "Reach-v0" / name).write_bytes(content)
+    with pytest.raises(UntrustedAgentError, match=rf"{re.escape(name)} .*trust=True"):
+        resolved(PriorAgent(folder), Reach(DISCRETE))
+    assert not sprung.exists()
+    if name == "config.yml":
+        resolved(PriorAgent(folder, trust=True), Reach(DISCRETE))
+        assert sprung.exists()
+
+
+def test_another_file_than_the_one_asked_for_is_refused(tmp_path):
+    env = Reach(DISCRETE)
+    model_of(DQN, env).save(tmp_path / "dqn.zip")
+    sha256 = hashlib.sha256((tmp_path / "dqn.zip").read_bytes()).hexdigest()
+    assert resolved(PriorAgent(tmp_path / "dqn.zip", sha256=sha256.upper()), env)
+    model_of(DQN, env).save(tmp_path / "dqn.zip")
+    with pytest.raises(ValueError, match=rf"dqn\.zip has the SHA-256 (?!{sha256})[0-9a-f]{{64}}, but .*{sha256}"):
+        resolved(PriorAgent(tmp_path / "dqn.zip", sha256=sha256), env)
 
 
 def normalized_ppo() -> tuple[PPO, VecNormalize]:
@@ -147,7 +188,7 @@ def test_the_statistics_beside_a_zip_are_applied(tmp_path):
     (folder / "Reach-v0").mkdir(parents=True)
     model.save(folder / "Reach-v0.zip")
     venv.save(str(folder / "Reach-v0" / "vecnormalize.pkl"))
-    agent = resolved(PriorAgent(folder, trust=True), Reach(DISCRETE))
+    agent = resolved(PriorAgent(folder), Reach(DISCRETE))
     assert_same_actions(agent, model, observations_like(model.observation_space, mean=50.0), venv.normalize_obs)
 
 
@@ -166,14 +207,22 @@ def test_an_agent_of_other_spaces_is_refused_showing_both(live, own, as_zip, tmp
         source.save(tmp_path / "dqn.zip")
         source = tmp_path / "dqn.zip"
     with pytest.raises(ValueError, match=f"was trained on {own}"):
-        resolved(PriorAgent(source, trust=True), live)
+        resolved(PriorAgent(source), live)
 
 
-def test_an_agent_of_other_bounds_keeps_its_own(tmp_path):
-    model = model_of(DDPG, Reach(spaces.Box(-1, 1, (2,), np.float32)))
-    model.save(tmp_path / "ddpg.zip")
-    agent = resolved(PriorAgent(tmp_path / "ddpg.zip", trust=True), Reach(BOX))
-    assert_same_actions(agent, model, observations_like(model.observation_space))
+@pytest.mark.parametrize("algorithm", [DDPG, PPO])
+def test_actions_keep_the_agents_scale_and_the_environments_bounds(algorithm, tmp_path):
+    own = spaces.Box(-2, 2, (2,), np.float32)
+    model = model_of(algorithm, Reach(own))
+    path = tmp_path / f"{algorithm.__name__.lower()}.zip"
+    model.save(path)
+    observations = observations_like(model.observation_space)
+    wanted, _ = model.predict(observations, deterministic=True)
+    for trust in (False, True):
+        actions, _ = resolved(PriorAgent(path, trust=trust), Reach(BOX)).predict(observations)
+        np.testing.assert_array_equal(actions, np.clip(wanted, BOX.low, BOX.high))
+    assert (actions != wanted).any()
+    assert (actions == wanted).any()
 
 
 def test_pickling_an_agent_of_a_model_drops_the_weights():
@@ -193,7 +242,7 @@ def test_pickling_an_agent_of_a_path_keeps_the_path(tmp_path):
     env = Reach(DISCRETE)
     model = model_of(DQN, env)
     model.save(tmp_path / "dqn.zip")
-    agent = resolved(PriorAgent(tmp_path / "dqn.zip", trust=True), env)
+    agent = resolved(PriorAgent(tmp_path / "dqn.zip"), env)
     restored = pickle.loads(pickle.dumps(agent))
     assert len(pickle.dumps(agent)) < 1000
     assert_same_actions(resolved(restored, env), model, observations_like(env.observation_space))
@@ -226,6 +275,13 @@ def test_evaluate_plays_the_environment_with_the_agents_own_normalisation():
 
     model, venv = normalized_ppo()
     assert PriorAgent(model).evaluate(Told(DISCRETE), n_episodes=3) == (10.0, 0.0)
+    with pytest.raises(ValueError, match="inside of VecNormalize"):
+        PriorAgent(model).evaluate(VecNormalize(DummyVecEnv([lambda: Told(DISCRETE)])))
+
+
+def test_an_agent_that_is_not_loaded_says_so():
+    with pytest.raises(RuntimeError, match=r"a DQN object is not loaded; resolve\(\) it first"):
+        PriorAgent(model_of(DQN, Reach(DISCRETE))).predict(np.zeros((1, 3), np.float32))
 
 
 def zoo_agents() -> list[str]:
@@ -255,55 +311,3 @@ def test_bundled_agents_are_as_good_as_recorded(name, tmp_path, monkeypatch):
     assert agent.mean_reward == recorded["mean_reward"]
     error = recorded["std_reward"] * np.sqrt(1 / n_episodes + 1 / recorded["n_eval_episodes"])
     assert abs(mean - recorded["mean_reward"]) <= 3 * error
-
-
-@pytest.fixture
-def with_gym(monkeypatch) -> None:
-    """Gymnasium under its old name, for files from that time."""
-    for name in [name for name in sys.modules if name.split(".")[0] == "gymnasium"]:
-        monkeypatch.setitem(sys.modules, name.replace("gymnasium", "gym", 1), sys.modules[name])
-
-
-needs_zoo = pytest.mark.skipif(not (AGENTS / "dqn").is_dir(), reason="no clone of rl-trained-agents (SB3_CA2E_AGENTS)")
-
-
-@needs_zoo
-@pytest.mark.parametrize("algorithm", ["dqn", "ppo", "a2c"])
-@pytest.mark.filterwarnings("ignore:You are probably loading a DQN model saved with SB3 < 2.4.0")
-def test_agents_of_the_zoo_act_as_stable_baselines3_plays_them(algorithm, with_gym, monkeypatch):
-    folder = AGENTS / algorithm / "MountainCar-v0_1"
-    venv = make_vec_env("MountainCar-v0")
-    spaces_of_env = {"observation_space": venv.observation_space, "action_space": venv.action_space}
-    names = ("learning_rate", "lr_schedule", "clip_range", "exploration_schedule")
-    schedules = dict.fromkeys(names, lambda _: 0.0)
-    model = ALGORITHMS[algorithm].load(folder / "MountainCar-v0.zip", custom_objects={**spaces_of_env, **schedules})
-    statistics = folder / "MountainCar-v0" / "vecnormalize.pkl"
-    normalize = VecNormalize.load(str(statistics), venv).normalize_obs if statistics.is_file() else lambda x: x
-    rng = np.random.default_rng(0)
-    observations = rng.uniform(venv.observation_space.low, venv.observation_space.high, (200, 2)).astype(np.float32)
-    monkeypatch.setenv("SB3_CA2E_AGENTS", str(AGENTS))
-    agent = resolved(PriorAgent(f"zoo:{algorithm}", env_id="MountainCar-v0", trust=True), venv)
-    assert_same_actions(agent, model, observations, normalize)
-    with pytest.raises(PermissionError, match="trust=True"):
-        resolved(PriorAgent(f"zoo:{algorithm}", env_id="MountainCar-v0"), venv)
-
-
-@needs_zoo
-@pytest.mark.parametrize("live", [Reach(DISCRETE, size=2), Reach(spaces.Discrete(3), size=3), Reach(BOX, size=2)])
-def test_an_agent_of_the_zoo_for_other_spaces_is_refused(live):
-    message = r"MountainCar-v0\.zip does not fit this environment's spaces " + re.escape(str(live.observation_space))
-    with pytest.raises(ValueError, match=message):
-        resolved(PriorAgent(AGENTS / "dqn" / "MountainCar-v0_1", trust=True), live)
-
-
-@needs_zoo
-@pytest.mark.parametrize("algorithm", ["dqn", "ppo", "a2c"])
-def test_agents_of_the_zoo_are_as_good_as_their_readme_says(algorithm):
-    row = rf"\| {algorithm} \| MountainCar-v0 \| MountainCar-v0 \|.*\| (-[\d.]+) ± ([\d.]+) \| yes \|"
-    measured = re.search(row, (AGENTS / "README.md").read_text())
-    if measured is None:
-        pytest.skip("this clone of rl-trained-agents has no table of measured rewards")
-    mean, std = map(float, measured.groups())
-    venv = make_vec_env("MountainCar-v0", seed=5)
-    found, _ = PriorAgent(AGENTS / algorithm / "MountainCar-v0_1", trust=True).evaluate(venv, 10)
-    assert abs(found - mean) <= 3 * std * np.sqrt(2 / 10)
