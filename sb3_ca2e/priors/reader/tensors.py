@@ -51,12 +51,13 @@ def open_state_dict(file: Window, what: str) -> dict[str, SavedTensor]:
     :raises Unreadable: if anything else is in it, or it is damaged
     """
     saved = open_torch_file(file, what)
-    value = saved.value
-    if not (isinstance(value, Call) and value.calls(ORDERED_DICT)) or value.args or len(value.pairs) > MAX_TENSORS:
-        raise Unreadable(f"{what} holds {describe(value)}, not the tensors of a module")
-    if not all(isinstance(name, str) for name in value.pairs):
+    is_ordered = isinstance(saved.value, Call) and saved.value.calls(ORDERED_DICT) and not saved.value.args
+    tensors = saved.value.pairs if is_ordered else saved.value
+    if not isinstance(tensors, dict) or len(tensors) > MAX_TENSORS:
+        raise Unreadable(f"{what} holds {describe(tensors)}, not the tensors of a module")
+    if not all(isinstance(name, str) for name in tensors):
         raise Unreadable(f"{what} has a tensor whose name is no text")
-    return {name: _tensor_of(tensor, saved.read, f"{name[:80]} in {what}") for name, tensor in value.pairs.items()}
+    return {name: _tensor_of(tensor, saved.read, f"{name[:80]} in {what}") for name, tensor in tensors.items()}
 
 
 def _tensor_of(value: Any, read_storage: Callable[[Storage], th.Tensor], what: str) -> SavedTensor:

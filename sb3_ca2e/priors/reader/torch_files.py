@@ -43,7 +43,7 @@ MAX_MEMBERS = 4096
 MAX_PICKLE = 4 * MIB
 
 #: Bytes of a file of the earlier format, which is read at once. Nobody trained anything large with it
-MAX_LEGACY = MIB
+MAX_LEGACY = 64 * MIB
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
@@ -142,7 +142,7 @@ def _open_legacy(file: Window, what: str) -> TorchFile:
     if file.size > MAX_LEGACY:
         raise Unreadable(f"{what} has {file.size} bytes in torch's early format, over {MAX_LEGACY}")
     file.seek(0)
-    data = file.read()
+    data = b"".join(iter(lambda: file.read(MIB), b""))
     pickles, end = [], 0
     for _ in range(5):
         pickles.append(decode_first(data, SYMBOLS, what, end))
