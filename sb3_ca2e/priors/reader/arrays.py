@@ -14,6 +14,7 @@ RECONSTRUCT = Symbol("numpy.core.multiarray", "_reconstruct")
 FROM_BUFFER = Symbol("numpy.core.numeric", "_frombuffer")
 SCALAR = Symbol("numpy.core.multiarray", "scalar")
 ENCODE = Symbol("_codecs", "encode")
+BYTES = Symbol("builtins", "bytes")
 
 #: Random number generators, which spaces carry along; nobody asks for them
 GENERATORS = frozenset(
@@ -29,7 +30,7 @@ GENERATORS = frozenset(
 )
 
 #: Symbols that stand in pickles of arrays, scalars and random number generators
-SYMBOLS = GENERATORS | {DTYPE, NDARRAY, RECONSTRUCT, FROM_BUFFER, SCALAR, ENCODE}
+SYMBOLS = GENERATORS | {DTYPE, NDARRAY, RECONSTRUCT, FROM_BUFFER, SCALAR, ENCODE, BYTES}
 
 _DTYPES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
 
@@ -94,9 +95,11 @@ def _filled(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
 
 
 def _bytes_of(value: Any) -> bytes | bytearray:
-    """Protocols below 3 have no bytes: they encode a text with the same code points."""
+    """Protocols below 3 have no bytes: they encode a text with the same code points, or make new ones of none."""
     if isinstance(value, Call) and value.calls(ENCODE) and value.args[1:] == ("latin1",):
         value = value.args[0].encode("latin1")
+    elif isinstance(value, Call) and value.calls(BYTES) and value.args == ():
+        value = b""
     if not isinstance(value, bytes | bytearray):
         raise Unreadable(f"{describe(value)} stands where an array's bytes belong")
     return value

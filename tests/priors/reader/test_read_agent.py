@@ -12,6 +12,7 @@ import sb3_contrib
 import stable_baselines3
 import torch as th
 from gymnasium import spaces
+from spaces_env import SpacesEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
@@ -19,7 +20,6 @@ import sb3_ca2e
 from sb3_ca2e.policies import LayerNormCNN
 from sb3_ca2e.priors.reader import UntrustedAgentError, read_agent
 from sb3_ca2e.priors.zoo import BUNDLED, algorithm_class
-from spaces_env import SpacesEnv
 
 VECTOR = spaces.Box(-10, 10, (5,), np.float32)
 IMAGE = spaces.Box(0, 255, (36, 36, 3), np.uint8)
