@@ -77,6 +77,7 @@ def test_recurrent_policies_and_other_spaces_are_refused_as_priors(tmp_path):
     recurrent.save(tmp_path / "ppo_lstm.zip")
     for prior, message in [
         (PriorAgent(tmp_path / "ppo_lstm.zip", trust=True), "ppo_lstm.zip has a recurrent policy"),
+        (str(tmp_path / "ppo_lstm.zip"), "ppo_lstm.zip has a recurrent policy"),
         (DQN("MlpPolicy", "MountainCar-v0", buffer_size=1), r"trained on observations.*Give an agent"),
     ]:
         model = CA2EDQN("MlpPolicy", "CartPole-v1", prior_agents=[prior])

@@ -106,18 +106,17 @@ class PriorAgent:
         if self._policy is None:
             self._policy, self._trained_on = self._load(observation_space, action_space, identity)
             self._policy.set_training_mode(False)
-        own = self._policy.action_space
-        if not alike(own, action_space):
-            raise ValueError(
-                f"The prior agent {self.name} was trained on actions {own}, this environment's are {action_space}. "
-                "Give an agent of an environment with these actions, or wrap the environment so that they agree."
-            )
+        own = self._policy
         try:
-            self._preprocessing = Preprocessing(
-                self._trained_on, self._policy.observation_space, observation_space, identity
-            )
+            self._preprocessing = Preprocessing(self._trained_on, own.observation_space, observation_space, identity)
         except ValueError as error:
             raise ValueError(f"The prior agent {self.name} {error}") from error
+        if not alike(own.action_space, action_space):
+            raise ValueError(
+                f"The prior agent {self.name} was trained on actions {own.action_space}, this environment's are "
+                f"{action_space}. Give an agent of an environment with these actions, or wrap the environment so that "
+                "they agree."
+            )
         self._live = observation_space, action_space
         return self
 
