@@ -5,7 +5,16 @@ from sb3_ca2e.actors.pool import ActorError
 from sb3_ca2e.ddpg import CA2EDDPG
 from sb3_ca2e.dqn import CA2EDQN
 from sb3_ca2e.priors.agent import PriorAgent
+from sb3_ca2e.priors.reader import UntrustedAgentError
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 
 __version__ = "0.1.0"
-__all__ = ["CA2EDDPG", "CA2EDQN", "ActorError", "BuilderVecEnv", "PriorAgent", "PrioritizedReplayBuffer"]
+__all__ = [
+    "CA2EDDPG",
+    "CA2EDQN",
+    "ActorError",
+    "BuilderVecEnv",
+    "PriorAgent",
+    "PrioritizedReplayBuffer",
+    "UntrustedAgentError",
+]

@@ -24,7 +24,7 @@ class CA2EDQN(CA2EMixin, DQN):
     Takes what :class:`stable_baselines3.DQN` takes, with the same meaning, and after it:
 
     :param prior_agents: pretrained agents; each takes one slot until the learner has beaten it. A model, a path,
-        ``"zoo:ppo"``, or a :class:`~sb3_ca2e.PriorAgent`
+        ``"zoo:ppo"``, ``"hub:sb3/ppo-CartPole-v1"``, or a :class:`~sb3_ca2e.PriorAgent`
     :param n_actors: slots, priors included; None for ``env.num_envs`` where that is over 1, else 8
     :param n_processes: actor processes; None for one a CPU, at most one a slot
     :param execution: ``"async"``, or ``"sync"`` for the same actors and learner in one process, repeatable
