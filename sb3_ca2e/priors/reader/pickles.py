@@ -14,8 +14,8 @@ from typing import Any
 from sb3_ca2e.priors.reader.errors import Unreadable
 from sb3_ca2e.priors.reader.inert import Call, Persistent, Symbol
 
-#: Opcodes of one pickle. The largest network of the RL Zoo needs some thousands.
-MAX_OPCODES = 200_000
+#: Opcodes of one pickle. The largest of the RL Zoo's agents has 1336.
+MAX_OPCODES = 30_000
 
 #: Bits of an integer. The largest honest ones are states of random number generators.
 MAX_INTEGER_BITS = 1024

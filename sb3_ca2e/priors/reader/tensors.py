@@ -14,7 +14,7 @@ from sb3_ca2e.priors.reader.spaces import ORDERED_DICT
 from sb3_ca2e.priors.reader.torch_files import REBUILD_PARAMETER, REBUILD_TENSOR, Storage, open_torch_file
 
 #: Tensors of one module
-MAX_TENSORS = 4096
+MAX_TENSORS = 1024
 
 
 @dataclass(frozen=True)
