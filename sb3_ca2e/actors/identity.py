@@ -37,7 +37,11 @@ def identity_of_vec(env: VecEnv) -> EnvIdentity:
     base = env.unwrapped
     if isinstance(base, DummyVecEnv):
         return identity_of(base.envs[0])
-    return _from_spec(env.get_attr("spec", 0)[0], frozenset())
+    try:
+        spec = env.get_attr("spec", 0)[0]
+    except (AttributeError, NotImplementedError, OSError, EOFError):  # it has none, or its processes have ended
+        spec = None
+    return _from_spec(spec, frozenset())
 
 
 def _from_spec(spec: gym.envs.registration.EnvSpec | None, wrappers: frozenset[str]) -> EnvIdentity:

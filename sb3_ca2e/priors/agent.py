@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+import re
 from copy import deepcopy
 from typing import Any
 
@@ -66,7 +67,10 @@ class PriorAgent:
         self._policy: BasePolicy | None = None
         self._trained_on = TrainedOn()
         self._preprocessing: Preprocessing | None = None
-        self._live: tuple[spaces.Space, spaces.Space] | None = None
+        self._actions: spaces.Space | None = None
+        self._deterministic = True
+        if sha256 is not None and re.fullmatch("[0-9a-fA-F]{64}", sha256) is None:
+            raise ValueError(f"sha256 takes 64 hexadecimal digits, not {sha256!r}.")
         if isinstance(source, BaseAlgorithm):
             refuse_recurrent(self.name, [each.__module__ for each in type(source.policy).__mro__])
         elif source is not None and not isinstance(source, str | pathlib.Path):
@@ -117,7 +121,8 @@ class PriorAgent:
                 f"{action_space}. Give an agent of an environment with these actions, or wrap the environment so that "
                 "they agree."
             )
-        self._live = observation_space, action_space
+        self._deterministic = not is_image_space(observation_space)  # as the RL Zoo plays Atari
+        self._actions = action_space
         return self
 
     def _load(
@@ -177,15 +182,13 @@ class PriorAgent:
         :param deterministic: None for what the RL Zoo plays: deterministic, except from images
         :return: ``(batch, ...)`` environment actions, and the new state
         """
-        if self._policy is None or self._preprocessing is None or self._live is None:
+        if self._policy is None or self._preprocessing is None:
             raise RuntimeError(f"The prior agent {self.name} is not loaded; resolve() it first.")
-        observation_space, action_space = self._live
-        if deterministic is None:
-            deterministic = not is_image_space(observation_space)
+        chosen = self._deterministic if deterministic is None else deterministic
         observation, state = self._preprocessing(observation, state, episode_start)
-        actions, _ = self._policy.predict(observation, deterministic=deterministic)
-        if isinstance(action_space, spaces.Box):
-            actions = np.clip(actions, action_space.low, action_space.high).astype(actions.dtype)
+        actions, _ = self._policy.predict(observation, deterministic=chosen)
+        if isinstance(self._actions, spaces.Box):
+            actions = np.clip(actions, self._actions.low, self._actions.high).astype(actions.dtype)
         return actions, state
 
     def evaluate(self, env: gym.Env | VecEnv, n_episodes: int = 10) -> tuple[float, float]:
@@ -210,7 +213,7 @@ class PriorAgent:
 
     def __getstate__(self) -> dict[str, Any]:
         """Saved as a reference: a model object's weights are not the learner's to keep."""
-        kept = {**self.__dict__, **dict.fromkeys(("_policy", "_preprocessing", "_live")), "_trained_on": TrainedOn()}
+        kept = {**self.__dict__, **dict.fromkeys(("_policy", "_preprocessing", "_actions")), "_trained_on": TrainedOn()}
         return {**kept, "source": None} if isinstance(self.source, BaseAlgorithm) else kept
 
     def for_actor(self) -> "PriorAgent":

@@ -67,7 +67,7 @@ class TrainedOn:
         for name, arguments in _wrappers_in(config, "env_wrapper") + _wrappers_in(config, "vec_env_wrapper"):
             if name in TIME_FEATURE and arguments.keys() <= {"max_steps"}:
                 time_limit = _count(arguments.get("max_steps", DEFAULT_TIME_LIMIT), "max_steps")
-            elif name in FRAME_STACK and arguments.keys() == {"n_stack"}:
+            elif name in FRAME_STACK and arguments.keys() == {"n_stack"} and n_stack == 1:
                 n_stack, of_frames = arguments["n_stack"], False  # the zoo normalises outside of these
             else:
                 wrappers.append(name)

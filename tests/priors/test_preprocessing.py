@@ -29,6 +29,7 @@ from zoo_folders import (
 from sb3_ca2e import PriorAgent
 from sb3_ca2e.actors.identity import EnvIdentity, identity_of_vec
 
+FRAME_STACK = "stable_baselines3.common.vec_env.VecFrameStack"
 N_ENVS, N_STEPS = 3, 60
 
 
@@ -58,7 +59,7 @@ PIPELINES: dict[str, tuple[str, Callable, Callable, dict[str, Any]]] = {
         "vectors",
         plain,
         lambda venv: VecNormalize(VecFrameStack(venv, 2)),
-        {"normalize": True, "vec_env_wrapper": {"stable_baselines3.common.vec_env.VecFrameStack": {"n_stack": 2}}},
+        {"normalize": True, "vec_env_wrapper": {FRAME_STACK: {"n_stack": 2}}},
     ),
     "time, statistics, stack": (
         "vectors",
@@ -254,6 +255,7 @@ def test_wrappers_that_belong_to_environments_are_no_obstacle(tmp_path):
         ({"env_wrapper": [{"one": {}, "other": {}}]}, r"env_wrapper: \{.*, which should be a name or \{name: arg"),
         ({"env_wrapper": [[1]]}, r"env_wrapper: \[1\], which should be a name"),
         ({"env_wrapper": {TIME_FEATURE: {"max_steps": 0}}}, r"max_steps: 0, which should be"),
+        ({"frame_stack": 2, "vec_env_wrapper": {FRAME_STACK: {"n_stack": 2}}}, r"trained with .*VecFrameStack, which"),
     ],
 )
 def test_a_configuration_that_is_not_understood_is_refused(config, message, tmp_path):

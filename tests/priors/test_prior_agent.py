@@ -159,7 +159,7 @@ def test_another_file_than_the_one_asked_for_is_refused(tmp_path):
     model_of(DQN, env).save(tmp_path / "dqn.zip")
     sha256 = hashlib.sha256((tmp_path / "dqn.zip").read_bytes()).hexdigest()
     assert resolved(PriorAgent(tmp_path / "dqn.zip", sha256=sha256.upper()), env)
-    model_of(DQN, env).save(tmp_path / "dqn.zip")
+    model_of(PPO, env).save(tmp_path / "dqn.zip")
     with pytest.raises(ValueError, match=rf"dqn\.zip has the SHA-256 (?!{sha256})[0-9a-f]{{64}}, but .*{sha256}"):
         resolved(PriorAgent(tmp_path / "dqn.zip", sha256=sha256), env)
 
