@@ -3,7 +3,7 @@
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
-from sb3_ca2e.priors import trusted
+from sb3_ca2e.priors import converted, trusted
 from sb3_ca2e.priors.reader import RECURRENT, UntrustedAgentError, read_agent, read_vec_normalize, read_yaml
 from sb3_ca2e.priors.trained_on import TrainedOn, frozen
 from sb3_ca2e.priors.zoo import AgentFiles
@@ -21,6 +21,8 @@ def load_policy(
     :raises UntrustedAgentError: if it can't be read without executing something in it
     :raises ValueError: if it can't be a prior agent
     """
+    if files.model.name == converted.MODEL:
+        return converted.read_agent(files.model.parent)[0]
     if trust:
         refuse_recurrent(str(files.model), [trusted.policy_module(files)])
         return trusted.load_policy(files, observation_space, action_space)
@@ -40,6 +42,8 @@ def load_trained_on(files: AgentFiles, trust: bool) -> TrainedOn:
     :raises UntrustedAgentError: if they can't be read without executing something in them
     :raises ValueError: if its configuration is not understood, or statistics are missing
     """
+    if files.model.name == converted.MODEL:
+        return converted.read_agent(files.model.parent)[1]
     statistics = None
     if files.normalization is not None:
         normalization = files.normalization

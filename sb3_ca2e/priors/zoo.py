@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_ca2e.priors import converted
+
 #: Algorithms whose agents can be priors, and where their classes are.
 ALGORITHMS = {
     **dict.fromkeys(("a2c", "ddpg", "dqn", "ppo", "sac", "td3"), "stable_baselines3"),
@@ -215,7 +217,7 @@ def _run_number(run: pathlib.Path) -> int:
 
 def _model_in(folder: pathlib.Path) -> pathlib.Path | None:
     """The zip of a run's folder, or of a folder that was cloned from the Hugging Face hub."""
-    names = (f"{_env_of(folder)}.zip", "best_model.zip", f"{folder.name}.zip")
+    names = (converted.MODEL, f"{_env_of(folder)}.zip", "best_model.zip", f"{folder.name}.zip")
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
@@ -228,6 +230,8 @@ def _at(path: pathlib.Path) -> AgentFiles:
             f"There is no agent at {path}: expected {expected}. Give the path of a zip that model.save() has left, or "
             "of a folder of the RL Zoo."
         )
+    if model.name == converted.MODEL:
+        return _files(converted.about_agent(model.parent)["algorithm"], model)
     return _files(AgentFiles.algorithm_of(model), model)
 
 
@@ -236,6 +240,9 @@ def _files(algorithm: str, model: pathlib.Path) -> AgentFiles:
     What belongs to a zip: ``<ENV>/`` beside ``<ENV>.zip``, and beside any zip in a run's folder ``<ENV>_<run>``; where
     nothing is there, what the Hugging Face hub lays beside it.
     """
+    if model.name == converted.MODEL:
+        env_id = converted.about_agent(model.parent)["trained_on"]["env_id"]
+        return AgentFiles(algorithm, model, model.parent, env_id)
     env_id = _env_of(model.parent)
     for settings in (model.with_suffix(""), *([model.parent / env_id] if env_id else [])):
         if any((settings / name).is_file() for name in SETTINGS):

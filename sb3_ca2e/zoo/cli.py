@@ -24,7 +24,10 @@ OF_THE_ZOO = {
     "push_to_hub": ("rl_zoo3.push_to_hub", "upload an agent to the Hugging Face Hub"),
     "load_from_hub": ("rl_zoo3.load_from_hub", "download an agent from the Hugging Face Hub"),
 }
-OWN: dict[str, tuple[str, str]] = {}
+OWN = {
+    "priors": ("sb3_ca2e.zoo.priors:main", "list the agents that can be prior agents in an environment"),
+    "convert": ("sb3_ca2e.zoo.convert:main", "write an agent as safetensors and JSON"),
+}
 COMMANDS = {**OF_THE_ZOO, **OWN}
 
 
