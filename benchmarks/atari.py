@@ -160,7 +160,7 @@ def main() -> None:
     variants: dict[str, list[PriorAgent]] = {"without priors": []}
     if args.agents is not None:
         zips = sorted(args.agents.glob(f"ppo/{ENV_ID}_*/{ENV_ID}.zip"))
-        variants["with priors"] = [PriorAgent(path, trust=True) for path in zips]
+        variants["with priors"] = [PriorAgent(path) for path in zips]
     measured_on = provenance()
     results = {}
     for name, priors in variants.items():

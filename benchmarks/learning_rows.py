@@ -295,7 +295,7 @@ def learn(run: Run, n_processes: int | None) -> dict[str, Any]:
     arguments = algorithm_arguments(settings, env)
     if variant.ours:
         arguments.setdefault("n_processes", n_processes)
-        arguments["prior_agents"] = [sb3_ca2e.PriorAgent(source, trust=True) for source in variant.priors]
+        arguments["prior_agents"] = [sb3_ca2e.PriorAgent(source) for source in variant.priors]
     algorithm = getattr(sb3_ca2e if variant.ours else stable_baselines3, variant.algorithm)
     model = algorithm(policy, env, seed=run.seed, **arguments)
     curve = LearningCurve(run.env_id, run.eval_every)

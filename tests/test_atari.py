@@ -42,7 +42,7 @@ def pong_agents() -> list[PriorAgent]:
     zips = sorted(AGENTS.glob("ppo/PongNoFrameskip-v4_*/PongNoFrameskip-v4.zip"))
     if len(zips) < 3:
         pytest.skip("no folder with three Pong agents (SB3_CA2E_ATARI_AGENTS)")
-    return [PriorAgent(path, trust=True) for path in zips[:3]]
+    return [PriorAgent(path) for path in zips[:3]]
 
 
 @pytest.mark.parametrize("with_priors", [False, True], ids=["without priors", "with priors"])
