@@ -37,8 +37,9 @@ class ObservationColumn:
         return tuple(shape)
 
 
-#: The key of the only column of an observation space that is not a ``Dict``.
-OBSERVATION = "observation"
+#: The key of the only column of an observation space that is not a ``Dict``; in brackets, as "observation" is a key of
+#: every environment with goals.
+OBSERVATION = "<observation>"
 
 
 def observation_columns(space: spaces.Space, n_stack: int = 1, axis: int = 0) -> dict[str, ObservationColumn]:

@@ -220,7 +220,7 @@ class NotPicklable(RecordingEnv):
         (lambda: VecNormalize(VecNormalize(make_vec_env("CartPole-v1"))), "two VecNormalize", "keep one"),
         (
             lambda: VecNormalize(VecTransposeImage(of_space(IMAGE))),
-            r"VecNormalize normalises images \(observation\)",
+            r"VecNormalize normalises images \(<observation>\)",
             "norm_obs=False",
         ),
         (lambda: VecFrameStack(VecFrameStack(make_vec_env("CartPole-v1"), 2), 2), "two VecFrameStack", "keep one"),

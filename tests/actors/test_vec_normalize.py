@@ -13,7 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN, PriorAgent
-from sb3_ca2e.replay.block import TERMINATED, TRANSITION, TRUNCATED
+from sb3_ca2e.replay.block import OBSERVATION, TERMINATED, TRANSITION, TRUNCATED
 from toy import RandomWalk
 
 #: The count with which SB3's running statistics begin, of zero mean and unit variance.
@@ -130,7 +130,7 @@ def check_statistics(model) -> None:
     if not normalize.norm_obs:
         return
     of_frames = stack_above(model) > 0
-    statistics = normalize.obs_rms if isinstance(normalize.obs_rms, dict) else {"observation": normalize.obs_rms}
+    statistics = normalize.obs_rms if isinstance(normalize.obs_rms, dict) else {OBSERVATION: normalize.obs_rms}
     for key, rms in statistics.items():
         data = memory._storage.rows.frames[key][rows].numpy() if of_frames else observations_of(model, rows)[key]
         mean, variance = moments(data)
@@ -166,7 +166,7 @@ def test_prior_actors_count_too_and_their_agents_normalise_themselves():
     rows = stored_rows(model)[2]
     rows = rows[memory._storage.rows.flags[rows].bitwise_and(int(TRANSITION)) > 0]
     assert len(rows) >= 90
-    raw = observations_of(model, rows)["observation"]
+    raw = observations_of(model, rows)[OBSERVATION]
     expected, _ = agent.predict(frozen.normalize_obs(raw), deterministic=True)
     as_learner, _ = agent.predict(model.get_vec_normalize_env().normalize_obs(raw), deterministic=True)
     np.testing.assert_array_equal(memory._storage.rows.actions[rows, 0], expected)
@@ -200,14 +200,14 @@ def normalized_by_hand(model, rows: th.Tensor) -> dict[str, np.ndarray]:
     raw = observations_of(model, rows)
     is_dict = isinstance(model.observation_space, spaces.Dict)
     if not n_stack:
-        whole = normalize.normalize_obs(raw if is_dict else raw["observation"])
-        return whole if is_dict else {"observation": whole}
+        whole = normalize.normalize_obs(raw if is_dict else raw[OBSERVATION])
+        return whole if is_dict else {OBSERVATION: whole}
     ages = model.replay_buffer._storage.rows.ages[rows].numpy()
     frames = {key: np.split(each, n_stack, axis=-1 if each.ndim == 2 else 1) for key, each in raw.items()}
     parts = []
     for i in range(n_stack):
         part = {key: each[i] for key, each in frames.items()}
-        part = normalize.normalize_obs(part) if is_dict else {"observation": normalize.normalize_obs(*part.values())}
+        part = normalize.normalize_obs(part) if is_dict else {OBSERVATION: normalize.normalize_obs(*part.values())}
         unborn = ages < n_stack - 1 - i
         assert unborn.any() == (i < n_stack - 1)
         for each in part.values():
@@ -224,7 +224,7 @@ def test_batches_are_normalised_as_the_users_object_does(make):
     raw, batch = memory._get_samples(rows), memory._get_samples(rows, normalize)
     expected = normalized_by_hand(model, rows)
     is_dict = isinstance(batch.observations, dict)
-    for key, tensor in (batch.observations if is_dict else {"observation": batch.observations}).items():
+    for key, tensor in (batch.observations if is_dict else {OBSERVATION: batch.observations}).items():
         assert tensor.dtype == th.from_numpy(expected[key]).dtype
         np.testing.assert_array_equal(tensor.reshape(expected[key].shape), expected[key], err_msg=key)
     position = {row: i for i, row in enumerate(rows.tolist())}
