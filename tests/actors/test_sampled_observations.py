@@ -1,4 +1,4 @@
-"""Sampled observations of every kind of space, byte for byte those of SB3's own wrappers around the same environments."""
+"""Sampled observations of every kind of space: byte for byte those of SB3's own wrappers on the same environments."""
 
 from typing import Any
 
