@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
-import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
 
 from sb3_ca2e.actors.envs import EnvRecipe, Frames, Observations, plain
 from sb3_ca2e.actors.exploration import Exploration
-from sb3_ca2e.actors.monitors import prior_retired
+from sb3_ca2e.actors.monitors import SlotMonitor
 from sb3_ca2e.actors.normalization import Normalizer
 from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout, Board, FlatParameters, Handover
 from sb3_ca2e.priors.agent import PriorAgent
@@ -154,7 +153,7 @@ class Slot:
     :param seed: seed of the environment and of the exploration
     """
 
-    def __init__(self, index: int, env: gym.Env, exploration: Exploration, prior: PriorAgent | None, seed: int):
+    def __init__(self, index: int, env: SlotMonitor, exploration: Exploration, prior: PriorAgent | None, seed: int):
         self.index, self.env, self.exploration, self.prior = index, env, exploration, prior
         self.rng = np.random.default_rng(seed)
         self.state: Any = None
@@ -189,7 +188,7 @@ class Slot:
         self.exploration.reset()
         if retired and self.prior is not None:
             self.prior, game_over, self.games = None, True, 0
-            prior_retired(self.env)
+            self.env.prior_retired()
         if game_over:
             self._new_game()
 

@@ -27,7 +27,7 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
-from sb3_ca2e.actors.monitors import file_of, monitored
+from sb3_ca2e.actors.monitors import SlotMonitor, file_of
 from sb3_ca2e.actors.normalization import Normalization
 from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
 
@@ -72,7 +72,7 @@ class EnvRecipe:
     info_keywords: tuple[str, ...] = ()
     env_id: str | None = None
 
-    def build(self, slot: int, prior: bool = False) -> gym.Env:
+    def build(self, slot: int, prior: bool = False) -> SlotMonitor:
         """
         Make the environment of a slot, with a :class:`Monitor` that counts whole, unclipped games.
 
@@ -93,7 +93,7 @@ class EnvRecipe:
             env: gym.Env = made if isinstance(made, gym.Env) else made()
             return env
 
-        return monitored(make, slot, prior, self.monitor_file, self.info_keywords)
+        return SlotMonitor(make, slot, prior, self.monitor_file, self.info_keywords)
 
 
 def as_env(env: Any) -> Any:
