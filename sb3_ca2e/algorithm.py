@@ -149,6 +149,7 @@ class CA2EMixin(OffPolicyAlgorithm):
         self.retirement_state: dict[str, Any] | None = None
         self._last_actor_stats: list[dict[str, Any]] = []
         self._n_updates_at_start = 0
+        self._n_learns = 0  # saved, so that each learn() sees new episodes though the seed is the same
         self._collector: Collector | None = None
         self._last_batch: tuple[PrioritizedReplaySamples, th.Tensor] | None = None
 
@@ -224,10 +225,12 @@ class CA2EMixin(OffPolicyAlgorithm):
             self.replay_buffer = self._make_memory()
         # SB3 warns of n_steps > 1 with a buffer class of one's own: this one has them already.
         n_steps, self.n_steps = self.n_steps, 1
+        n_learns = self._n_learns
         try:
             super()._setup_model()
         finally:
             self.n_steps = n_steps
+        self._n_learns = n_learns  # a loaded model goes on, though SB3 sets its seed anew
 
     def _make_memory(self) -> PrioritizedReplayBuffer:
         """The memory reserves nothing until transitions come."""
@@ -313,6 +316,7 @@ class CA2EMixin(OffPolicyAlgorithm):
         super().set_random_seed(seed)
         if seed is not None:
             self.seed = seed  # from which each actor takes its own when it starts
+            self._n_learns = 0
             self.replay_buffer.set_random_seed(seed)
 
     def _excluded_save_params(self) -> list[str]:
@@ -405,7 +409,7 @@ class CA2EMixin(OffPolicyAlgorithm):
                     process=process,
                     slots=slots,
                     n_slots=self.n_slots,
-                    seed=(seed + self.num_timesteps) % 2**31,  # a resumed run sees new episodes
+                    seed=seed,
                     recipe=recipe,
                     behaviour=type(self),
                     modules=modules,
@@ -416,10 +420,12 @@ class CA2EMixin(OffPolicyAlgorithm):
                     block_size=self.local_buffer_size,
                     update_interval=self.actor_update_interval,
                     warmup=self.learning_starts - self.num_timesteps,
+                    n_learns=self._n_learns,
                     info_keys=self.info_keys,
                     statistics=statistics.publish() if statistics is not None else np.zeros(0, dtype=np.float32),
                 )
             )
+        self._n_learns += 1
         self.policy.set_training_mode(False)
         pool: ActorPool = SyncActors(specs[0]) if self.execution == "sync" else AsyncActors(specs, self.rate_limit)
         self._collector = Collector(

@@ -57,8 +57,9 @@ class ActorSpec:
     :param block_size: transitions in a block
     :param update_interval: transitions that a slot makes between two looks for newer parameters
     :param warmup: transitions of all slots for which nature actors act at random
-    :param statistics: those of VecNormalize at the start, as :meth:`Statistics.publish` gives them
+    :param n_learns: how often the model had learned before; each time sees new episodes
     :param info_keys: entries of ``info`` that reach the learner's callbacks
+    :param statistics: those of VecNormalize at the start, as :meth:`Statistics.publish` gives them
     """
 
     process: int
@@ -75,6 +76,7 @@ class ActorSpec:
     block_size: int
     update_interval: int
     warmup: int = 0
+    n_learns: int = 0
     info_keys: tuple[str, ...] = ()
     statistics: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
 
@@ -87,6 +89,13 @@ class ActorSpec:
     def layout(self) -> BlockLayout:
         """Layout of the blocks that its slots fill."""
         return BlockLayout(self.recipe.columns, self.block_size, *stored_action(self.recipe.action_space))
+
+    def seed_of(self, slot: int) -> int:
+        """
+        :param slot: index of a slot
+        :return: the seed that its environment and exploration are made with
+        """
+        return int(np.random.SeedSequence([self.seed, slot, self.n_learns]).generate_state(1)[0])
 
 
 def stored_action(space: spaces.Space) -> tuple[tuple[int, ...], np.dtype]:
@@ -226,17 +235,10 @@ class Actor:
         spec = self.spec
         for index, exploration, prior in zip(spec.slots, spec.explorations, spec.priors, strict=True):
             self.collecting = index
-            slot = Slot(index, spec.recipe.build(index, prior is not None), exploration, prior, self.seed_of(index))
+            slot = Slot(index, spec.recipe.build(index, prior is not None), exploration, prior, spec.seed_of(index))
             self.observations.reset(len(self.slots), self.observations.frames(slot.raw))
             self.slots.append(slot)
         self.collecting = -1
-
-    def seed_of(self, slot: int) -> int:
-        """
-        :param slot: index of a slot
-        :return: the seed that its environment and exploration are made with
-        """
-        return int(np.random.SeedSequence([self.spec.seed, slot]).generate_state(1)[0])
 
     @th.inference_mode()
     def collect(self, waited: float = 0.0) -> Handover:
