@@ -111,7 +111,7 @@ class CA2EMixin(OffPolicyAlgorithm):
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         space = wrapped.action_space
-        if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        if isinstance(space, spaces.Box) and not _is_bounded(space):
             raise ValueError(
                 f"Actions need finite bounds, those of {space} are not: actions are scaled to [-1, 1] between them. "
                 "Declare bounds in the environment, or wrap it in gymnasium.wrappers.RescaleAction or a wrapper of "
@@ -565,6 +565,12 @@ class CA2EMixin(OffPolicyAlgorithm):
             elapsed = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
             self.logger.record("time/updates_per_second", (self._n_updates - self._n_updates_at_start) / elapsed)
         super().dump_logs()
+
+
+def _is_bounded(space: spaces.Box) -> bool:
+    """Whether the distances between the bounds are finite, which those of the largest numbers are not."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(space.high - space.low).all())
 
 
 def _cpu_count() -> int:

@@ -294,7 +294,7 @@ class Actor:
             else:
                 observation = plain({key: batch[position][None] for key, batch in self.observations.batch.items()})
                 action, slot.state = slot.prior.predict(observation, slot.state, np.array([slot.age == 0]))
-                action = action[0]
+                action = self._bounded(action[0])
                 stored = self._scaled(action)
             raw, reward, terminated, truncated, info = slot.env.step(action)
             recorder.step(stored, _finite(reward), terminated, truncated, outputs[position])
@@ -358,14 +358,19 @@ class Actor:
         if self._box is None:
             return int(stored)
         low, high = self._box.low, self._box.high
-        return (low + 0.5 * (np.reshape(stored, low.shape) + 1.0) * (high - low)).astype(self._box.dtype)
+        return low + 0.5 * (np.reshape(stored, low.shape) + 1.0) * (high - low)
+
+    def _bounded(self, action: Any) -> Any:
+        """An agent trained with wider bounds must not leave the environment's: what is stored is what was done."""
+        return action if self._box is None else np.clip(action, self._box.low, self._box.high)
 
     def _scaled(self, action: Any) -> Any:
+        """From an action within the bounds to one as the learner stores it."""
         if self._box is None:
             return action
         low, high = self._box.low, self._box.high
         span = np.where(high > low, high - low, 1)  # what can't be chosen must not become NaN
-        return (2.0 * (np.clip(action, low, high) - low) / span - 1.0).reshape(-1)
+        return (2.0 * ((action - low) / span) - 1.0).reshape(-1)
 
 
 class Recorder:

@@ -118,7 +118,9 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         return th.device("cpu")  # MPS too: it has no float64 for the sums of priorities
 
     def _new_storage(self) -> SegmentStorage:
-        dtype = np.dtype(self._maybe_cast_dtype(self.action_space.dtype))
+        # Actions of a Box are stored scaled to [-1, 1], also where the environment's are whole numbers.
+        is_box = isinstance(self.action_space, spaces.Box)
+        dtype = np.dtype(np.float32 if is_box else self.action_space.dtype)
         layout = (self._columns, self.action_dim, dtype, self.segment_length)
         n_slots = max(self.n_slots, self.n_envs)
         # One segment tells how large all of them will be.
