@@ -103,19 +103,29 @@ class Wrong(gym.Env):
         return observation, self.reward if wrong else 0.0, False, self.steps % 10 == 0, {}
 
 
+TWO = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Box(-1, 1, (2,))})
+
+
 @pytest.mark.parametrize(
     ("env", "message"),
     [
         (Wrong(np.array([np.nan, 0], np.float32)), "not finite, [nan  0.]"),
         (Wrong(np.array([0, np.inf], np.float32)), "not finite"),
         (Wrong(np.zeros(3, np.float32)), "shape (3,)"),
+        (Wrong(np.array([0.5, 1]), space=spaces.Box(0, 9, (2,), np.int64)), "dtype float64"),
+        (Wrong(np.array([-1, 300]), space=spaces.Box(0, 255, (2,), np.uint8)), "does not fit its observation space"),
+        (Wrong(np.array([0, 300]), space=spaces.Box(-100, 100, (2,), np.int8)), "does not fit its observation space"),
+        (Wrong(np.array(["a", "b"])), "does not fit its observation space"),
+        (Wrong({"a": np.zeros(2, np.float32)}, space=TWO), "an observation without 'b', a key of its space"),
+        (Wrong(np.zeros(2, np.float32), space=TWO), "an observation without 'a', a key of its space"),
         (Wrong(reward=float("nan")), "the reward nan. Rewards must be finite"),
         (Wrong(reward=1e300), "the reward 1e+300"),
         (Wrong(5, space=spaces.Discrete(5)), "outside of its observation space (from 0 to 4)"),
     ],
 )
 def test_an_environment_that_goes_wrong_is_named_and_what_was_learned_is_kept(env, message, tmp_path):
-    model = CA2EDQN("MlpPolicy", env, n_actors=2, execution="sync", learning_starts=50, policy_kwargs={"net_arch": [8]})
+    policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
+    model = CA2EDQN(policy, env, n_actors=2, execution="sync", learning_starts=50, policy_kwargs={"net_arch": [8]})
     with pytest.raises(ActorError, match=r"slot \d") as caught:
         model.learn(1000)
     assert message in str(caught.value)

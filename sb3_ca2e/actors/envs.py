@@ -403,6 +403,11 @@ class Observations:
         :raises ValueError: if one does not fit the environment's observation space, or is not finite
         """
         parts = raw if isinstance(raw, dict) else {OBSERVATION: raw}
+        if missing := [key for key in self.columns if key not in parts]:
+            raise ValueError(
+                f"The environment returned an observation without {missing[0]!r}, a key of its space. Correct the "
+                "environment, or the space that it declares."
+            )
         return {key: self._frame(key, column, parts[key]) for key, column in self.columns.items()}
 
     def _frame(self, key: str, column: ObservationColumn, raw: Any) -> np.ndarray:
@@ -410,7 +415,7 @@ class Observations:
         if key in self._transposed and frame.ndim == 3:
             frame = frame.transpose(2, 0, 1)
         name = "" if key == OBSERVATION else f" {key!r}"
-        if frame.shape != column.frame_shape or not np.can_cast(frame.dtype, column.dtype, "same_kind"):
+        if frame.shape != column.frame_shape or not _holds(column.dtype, frame):
             raise ValueError(
                 f"The environment returned an observation{name} of shape {np.shape(raw)} and dtype {frame.dtype}, "
                 f"which does not fit its observation space (frames {column.frame_shape} of {column.dtype}). Correct "
@@ -469,6 +474,14 @@ class Observations:
         }
         *older, newest = [{key: part[i] for key, part in parts.items()} for i in range(n_stack)]
         return older, newest
+
+
+def _holds(dtype: np.dtype, frame: np.ndarray) -> bool:
+    """Whether the dtype of a space can hold the values that an environment returned, in whatever type."""
+    if frame.dtype == dtype or frame.dtype.kind not in "biuf":
+        return frame.dtype == dtype
+    with np.errstate(invalid="ignore"):  # of NaN as a whole number
+        return dtype.kind == "f" or bool((frame.astype(dtype) == frame).all())
 
 
 def plain(observations: dict[str, Any]) -> Any:

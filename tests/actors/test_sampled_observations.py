@@ -52,8 +52,23 @@ class Reel(gym.Env):
         return self._observation(int(action)), float(reward), terminated, over and not terminated, {}
 
 
-def reels(space: spaces.Space) -> VecEnv:
-    return DummyVecEnv([lambda number=number: Reel(space, number) for number in range(N_SLOTS)])
+class LooseReel(Reel):
+    """Returns the values of its space in other types, as hand-written environments do and SB3 takes."""
+
+    def _observation(self, action: int) -> Any:
+        sampled = super()._observation(action)
+        return {key: loosened(value) for key, value in sampled.items()} if isinstance(sampled, dict) else sampled
+
+
+def loosened(value: Any) -> Any:
+    array = np.asarray(value)
+    if array.dtype == np.uint8:
+        return array.astype(np.int64)
+    return array.astype(np.float64).tolist() if array.dtype == np.int32 else array.tolist()
+
+
+def reels(space: spaces.Space, kind: type[Reel] = Reel) -> VecEnv:
+    return DummyVecEnv([lambda number=number: kind(space, number) for number in range(N_SLOTS)])
 
 
 def box(*shape: int, dtype: Any = np.float32, low: float = -2, high: float = 2) -> spaces.Box:
@@ -96,6 +111,8 @@ CHAINS = {
     "multi-binary": (lambda: reels(spaces.MultiBinary(9)), "MlpPolicy"),
     "multi-binary of two axes": (lambda: reels(spaces.MultiBinary([2, 3])), "MlpPolicy"),
     "dict of everything": (lambda: reels(EVERYTHING), "MultiInputPolicy"),
+    "dict in other types": (lambda: reels(EVERYTHING, LooseReel), "MultiInputPolicy"),
+    "dict of vectors in other types": (lambda: reels(VECTORS, LooseReel), "MultiInputPolicy"),
     "dict of vectors": (lambda: reels(VECTORS), "MultiInputPolicy"),
     "dict of goals": (lambda: reels(GOALS), "MultiInputPolicy"),
     "dict of one": (lambda: reels(spaces.Dict({"observation": box(4)})), "MultiInputPolicy"),
@@ -148,7 +165,9 @@ class Oracle:
             for slot in range(N_SLOTS):
                 assert rewards[slot] == 1000 * slot + len(self.after[slot])
                 terminal = as_dict(infos[slot]["terminal_observation"]) if dones[slot] else part(observations, slot)
-                self.after[slot].append({key: np.array(value) for key, value in terminal.items()})
+                # Terminal observations come as the environment returned them; SB3's memory casts them.
+                dtypes = {key: values.dtype for key, values in as_dict(observations).items()}
+                self.after[slot].append({key: np.array(value, dtypes[key]) for key, value in terminal.items()})
                 self.dones[slot].append(bool(dones[slot]))
 
     def last(self, slot: int, t: int, n_steps: int, n_made: int) -> int:
