@@ -247,7 +247,7 @@ class CA2EMixin(OffPolicyAlgorithm):
             n_steps=self.n_steps,
             gamma=self.gamma,
             columns=recipe.columns if recipe is not None else None,
-            normalize_frames=recipe is not None and recipe.normalization is not None and recipe.normalization.of_frames,
+            normalize_frames=recipe is not None and recipe.normalizes_frames,
             seed=self.seed,
             **{"n_slots": self.n_slots, **self.replay_buffer_kwargs},
         )
@@ -383,6 +383,7 @@ class CA2EMixin(OffPolicyAlgorithm):
         recipe = recipe_from(self.env)
         if self.replay_buffer.size() == 0:
             self.replay_buffer = self._make_memory()  # the environment's stacks may be others than at construction
+        self.replay_buffer.arrange(recipe.columns, recipe.normalizes_frames)
         retirement = self._retirement()
         self.retirement_state = retirement.state
         prior_of = self._prior_slots()

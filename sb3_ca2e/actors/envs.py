@@ -72,6 +72,11 @@ class EnvRecipe:
     info_keywords: tuple[str, ...] = ()
     env_id: str | None = None
 
+    @property
+    def normalizes_frames(self) -> bool:
+        """Whether a ``VecNormalize`` has statistics of single frames, which are stacked afterwards."""
+        return self.normalization is not None and self.normalization.of_frames
+
     def build(self, slot: int, prior: bool = False) -> SlotMonitor:
         """
         Make the environment of a slot, with a :class:`Monitor` that counts whole, unclipped games.
@@ -198,7 +203,9 @@ def column(space: spaces.Space, raw: spaces.Space, n_stack: int, axis: int) -> O
     :return: how they are stored
     """
     shape = list(space.shape or ())
-    if n_stack > 1:
+    if n_stack == 1:
+        axis = 0  # without a meaning, and the same for all
+    else:
         shape[axis] //= n_stack
     assert raw.dtype is not None
     return ObservationColumn(tuple(shape), np.dtype(raw.dtype), n_stack, axis)

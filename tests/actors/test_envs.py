@@ -207,6 +207,13 @@ def test_frames_of_several_channels_are_stacked_by_their_channels(order):
     assert np.array_equal(expected, observations.batch[OBSERVATION])
 
 
+def test_images_are_stored_alike_whichever_way_their_channels_came():
+    last, first = VecTransposeImage(of_space(IMAGE)), of_space(IMAGE_FIRST)
+    assert recipe_from(last).columns == recipe_from(first).columns
+    stacked = [VecTransposeImage(VecFrameStack(of_space(IMAGE), 2)), VecFrameStack(first, 2)]
+    assert recipe_from(stacked[0]).columns == recipe_from(stacked[1]).columns != recipe_from(first).columns
+
+
 class NotPicklable(RecordingEnv):
     def __init__(self):
         super().__init__()

@@ -289,3 +289,64 @@ def test_a_saved_pair_predicts_the_same(name, tmp_path):
     count = loaded.get_vec_normalize_env().ret_rms.count
     loaded.learn(60, reset_num_timesteps=False)
     assert loaded.get_vec_normalize_env().ret_rms.count == pytest.approx(count + 60)
+
+
+# Environments that stack or normalise otherwise than the memory's.
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize(("first", "then"), [("stacks", "frames"), ("frames", "stacks")])
+def test_a_memory_of_raw_frames_follows_a_change_of_the_wrappers_order(first, then, saved, tmp_path):
+    model = model_on(ENVS[first]()).learn(100)
+    if saved:
+        model.save(tmp_path / "model")
+        model.save_replay_buffer(tmp_path / "memory")
+        model = type(model).load(tmp_path / "model", env=ENVS[then]())
+        model.load_replay_buffer(tmp_path / "memory")
+    else:
+        model.set_env(ENVS[then]())
+    model.learn(100, reset_num_timesteps=False)
+    normalize, memory, storage = model.get_vec_normalize_env(), model.replay_buffer, model.replay_buffer._storage.rows
+    rows = th.nonzero(storage.flags & int(TRANSITION)).flatten()
+    assert len(rows) == 200
+    expected = normalized_by_hand(model, rows)[OBSERVATION]
+    np.testing.assert_array_equal(memory._get_samples(rows, normalize).observations, expected)
+
+
+class Wide(RandomWalk):
+    """Looks from outside as a random walk in stacks of two."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_space = spaces.Box(-np.inf, np.inf, (6,), np.float32)
+
+    def _observation(self):
+        return self.np_random.normal(size=6).astype(np.float32)
+
+
+def test_a_memory_of_other_stacks_is_refused_before_training_until_it_is_empty(tmp_path):
+    def stacks():
+        return VecFrameStack(walks(), 2)
+
+    model = model_on(stacks()).learn(100)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "memory")
+    before = copy.deepcopy(model.policy.state_dict())
+    loaded = type(model).load(tmp_path / "model", env=DummyVecEnv([lambda: Monitor(Wide())] * 2))
+    loaded.load_replay_buffer(tmp_path / "memory")
+    model.set_env(DummyVecEnv([lambda: Monitor(Wide())] * 2))
+    message = (
+        r"memory's 100 transitions hold stacks of 2 along axis 0, frames \(3,\) of float32, the environment gives "
+        r"frames \(6,\) of float32\. Stack frames as.*replay_buffer\.reset\(\)"
+    )
+    for each in (model, loaded):
+        with pytest.raises(ValueError, match=message):
+            each.learn(100, reset_num_timesteps=False)
+        assert (each.num_timesteps, each.replay_buffer.size()) == (100, 100)
+        assert all(th.equal(value, before[name]) for name, value in each.policy.state_dict().items())
+    model.set_env(stacks())
+    assert model.learn(100, reset_num_timesteps=False).replay_buffer.size() == 200
+    loaded.replay_buffer.reset()
+    assert loaded.learn(100, reset_num_timesteps=False).replay_buffer.size() == 100
+    sampled = loaded.replay_buffer.sample(50).observations
+    assert (sampled != 0).all(), "a stack of two begins with zeros"
