@@ -18,7 +18,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_ca2e.priors.reader import RECURRENT, saved_attributes
-from sb3_ca2e.priors.zoo import AgentFiles, algorithm_class, find_agent
+from sb3_ca2e.priors.zoo import AgentFiles, algorithm_class, algorithms_with, find_agent
 
 
 class PriorAgent:
@@ -112,7 +112,9 @@ class PriorAgent:
         custom_objects: dict[str, Any] = {**placeholders, "delta_std_schedule": _zero, "buffer_size": 1}
         live = {"observation_space": observation_space, "action_space": action_space}
         saved = saved_attributes(files.model)
-        _refuse_recurrent(str(files.model), [saved["policy_class"]["__module__"]])
+        policy_module = saved["policy_class"]["__module__"]
+        _refuse_recurrent(str(files.model), [policy_module])
+        _refuse_misnamed(files, policy_module)
         custom_objects |= {name: live[name] for name in _spaces_of_old_gym(saved)}
         try:
             with warnings.catch_warnings():
@@ -220,6 +222,17 @@ def _refuse_recurrent(name: str, modules: list[str]) -> None:
         raise ValueError(
             f"{name} has a recurrent policy, which can't be a prior agent. Give an agent without memory, e.g. of PPO "
             "or DQN, where needed trained on stacked frames."
+        )
+
+
+def _refuse_misnamed(files: AgentFiles, policy_module: str) -> None:
+    """The algorithm is told by the path alone; a file in a wrong folder would fail far from its cause."""
+    algorithms = algorithms_with(policy_module)
+    if algorithms and files.algorithm not in algorithms:
+        raise ValueError(
+            f"{files.model} is named as an agent of {files.algorithm}, but its policy is one of "
+            f"{' or '.join(algorithms)} ({policy_module}). Name one of its folders, or the file, after the algorithm "
+            "that trained it."
         )
 
 
