@@ -1,6 +1,7 @@
 """From the user's environment to a picklable builder for each slot, and to the observations that a slot sees."""
 
 import contextlib
+import dataclasses
 import importlib
 import io
 import pickle
@@ -13,6 +14,7 @@ import cloudpickle
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
@@ -324,6 +326,8 @@ def _registered() -> tuple[bytes, ...]:
         module = entry if isinstance(entry, str) else getattr(entry, "__module__", "")
         if not module.startswith("gymnasium."):
             with contextlib.suppress(Exception):
+                if isinstance(entry, str) and module.startswith("__main__"):
+                    spec = dataclasses.replace(spec, entry_point=load_env_creator(entry))  # an actor's main is another
                 pickled.append(_dumps(spec))
     return tuple(pickled)
 
