@@ -327,7 +327,8 @@ def _registered() -> tuple[bytes, ...]:
         if not module.startswith("gymnasium."):
             with contextlib.suppress(Exception):
                 if isinstance(entry, str) and module.startswith("__main__"):
-                    spec = dataclasses.replace(spec, entry_point=load_env_creator(entry))  # an actor's main is another
+                    creator: Any = load_env_creator(entry)
+                    spec = dataclasses.replace(spec, entry_point=creator)  # an actor's main module is another
                 pickled.append(_dumps(spec))
     return tuple(pickled)
 
