@@ -140,7 +140,7 @@ class PriorAgent:
 
     def predict(
         self,
-        observation: np.ndarray,
+        observation: np.ndarray | dict[str, np.ndarray],
         state: Any = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool | None = None,
@@ -156,7 +156,7 @@ class PriorAgent:
         """
         assert self._policy is not None, "resolve() the agent first"
         if self._normalize is not None:
-            observation = np.asarray(self._normalize.normalize_obs(observation))
+            observation = self._normalize.normalize_obs(observation)
         chosen = self._deterministic if deterministic is None else deterministic
         return self._policy.predict(observation, state, episode_start, deterministic=chosen)
 
