@@ -111,7 +111,7 @@ class CA2EMixin(OffPolicyAlgorithm):
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         space = wrapped.action_space
-        if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        if isinstance(space, spaces.Box) and not _is_bounded(space):
             raise ValueError(
                 f"Actions need finite bounds, those of {space} are not: actions are scaled to [-1, 1] between them. "
                 "Declare bounds in the environment, or wrap it in gymnasium.wrappers.RescaleAction or a wrapper of "
@@ -149,6 +149,7 @@ class CA2EMixin(OffPolicyAlgorithm):
         self.retirement_state: dict[str, Any] | None = None
         self._last_actor_stats: list[dict[str, Any]] = []
         self._n_updates_at_start = 0
+        self._n_learns = 0  # saved, so that each learn() sees new episodes though the seed is the same
         self._collector: Collector | None = None
         self._last_batch: tuple[PrioritizedReplaySamples, th.Tensor] | None = None
 
@@ -224,10 +225,12 @@ class CA2EMixin(OffPolicyAlgorithm):
             self.replay_buffer = self._make_memory()
         # SB3 warns of n_steps > 1 with a buffer class of one's own: this one has them already.
         n_steps, self.n_steps = self.n_steps, 1
+        n_learns = self._n_learns
         try:
             super()._setup_model()
         finally:
             self.n_steps = n_steps
+        self._n_learns = n_learns  # a loaded model goes on, though SB3 sets its seed anew
 
     def _make_memory(self) -> PrioritizedReplayBuffer:
         """The memory reserves nothing until transitions come."""
@@ -244,7 +247,7 @@ class CA2EMixin(OffPolicyAlgorithm):
             n_steps=self.n_steps,
             gamma=self.gamma,
             columns=recipe.columns if recipe is not None else None,
-            normalize_frames=recipe is not None and recipe.normalization is not None and recipe.normalization.of_frames,
+            normalize_frames=recipe is not None and recipe.normalizes_frames,
             seed=self.seed,
             **{"n_slots": self.n_slots, **self.replay_buffer_kwargs},
         )
@@ -313,6 +316,7 @@ class CA2EMixin(OffPolicyAlgorithm):
         super().set_random_seed(seed)
         if seed is not None:
             self.seed = seed  # from which each actor takes its own when it starts
+            self._n_learns = 0
             self.replay_buffer.set_random_seed(seed)
 
     def _excluded_save_params(self) -> list[str]:
@@ -379,6 +383,7 @@ class CA2EMixin(OffPolicyAlgorithm):
         recipe = recipe_from(self.env)
         if self.replay_buffer.size() == 0:
             self.replay_buffer = self._make_memory()  # the environment's stacks may be others than at construction
+        self.replay_buffer.arrange(recipe.columns, recipe.normalizes_frames)
         retirement = self._retirement()
         self.retirement_state = retirement.state
         prior_of = self._prior_slots()
@@ -407,7 +412,7 @@ class CA2EMixin(OffPolicyAlgorithm):
                     process=process,
                     slots=slots,
                     n_slots=self.n_slots,
-                    seed=(seed + self.num_timesteps) % 2**31,  # a resumed run sees new episodes
+                    seed=seed,
                     recipe=recipe,
                     behaviour=type(self),
                     modules=modules,
@@ -418,10 +423,12 @@ class CA2EMixin(OffPolicyAlgorithm):
                     block_size=self.local_buffer_size,
                     update_interval=self.actor_update_interval,
                     warmup=self.learning_starts - self.num_timesteps,
+                    n_learns=self._n_learns,
                     info_keys=self.info_keys,
                     statistics=statistics.publish() if statistics is not None else np.zeros(0, dtype=np.float32),
                 )
             )
+        self._n_learns += 1
         self.policy.set_training_mode(False)
         pool: ActorPool = SyncActors(specs[0]) if self.execution == "sync" else AsyncActors(specs, self.rate_limit)
         self._collector = Collector(
@@ -561,6 +568,12 @@ class CA2EMixin(OffPolicyAlgorithm):
             elapsed = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
             self.logger.record("time/updates_per_second", (self._n_updates - self._n_updates_at_start) / elapsed)
         super().dump_logs()
+
+
+def _is_bounded(space: spaces.Box) -> bool:
+    """Whether the distances between the bounds are finite, which those of the largest numbers are not."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(space.high - space.low).all())
 
 
 def _cpu_count() -> int:

@@ -9,6 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN, PriorAgent
+from toy import RandomWalk, dqn
 
 WINDOW = 10_000
 
@@ -106,6 +107,40 @@ def test_a_synchronous_run_is_repeatable(algorithm, env, kwargs):
     differing = [name for name, tensor in first[0].items() if not th.equal(tensor, other[0][name])]
     assert {"observations", "actions", "weights"} <= set(differing)
     assert any("weight" in name for name in differing if "." in name)
+
+
+class Rewards(BaseCallback):
+    """Those of all transitions, which tell episodes apart."""
+
+    def _on_training_start(self):
+        self.seen = []
+
+    def _on_step(self):
+        self.seen += self.locals["rewards"].tolist()
+        return True
+
+
+@pytest.mark.parametrize("algorithm", [CA2EDQN, DQN])
+def test_learning_again_sees_new_episodes_and_is_repeatable(algorithm, tmp_path):
+    def rewards(seed):
+        model, watcher, seen = dqn(RandomWalk(), algorithm, seed=seed), Rewards(), []
+        for reset in (True, True, False):
+            model.learn(60, watcher, reset_num_timesteps=reset)
+            seen.append(watcher.seen)
+        if algorithm is CA2EDQN:  # SB3's begins again with the episodes of its seed
+            model.save(tmp_path / "model")
+            model = CA2EDQN.load(tmp_path / "model", env=RandomWalk())
+            model.learn(60, watcher)
+            seen.append(watcher.seen)
+        model.set_random_seed(seed)
+        model.learn(60, watcher)
+        return seen, watcher.seen
+
+    (seen, anew), (others, _) = rewards(3), rewards(4)
+    assert rewards(3) == (seen, anew)
+    assert anew == seen[0]
+    every = [reward for rewards_of_learn in (*seen, *others) for reward in rewards_of_learn]
+    assert len(set(every)) == len(every) == 2 * 60 * len(seen)
 
 
 class WatchKinds(BaseCallback):

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, PPO, HerReplayBuffer
 
-from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorError, PriorAgent
+from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorError, BuilderVecEnv, PriorAgent
 from toy import RandomWalk
 
 
@@ -104,19 +104,29 @@ class Wrong(gym.Env):
         return observation, self.reward if wrong else 0.0, False, self.steps % 10 == 0, {}
 
 
+TWO = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Box(-1, 1, (2,))})
+
+
 @pytest.mark.parametrize(
     ("env", "message"),
     [
         (Wrong(np.array([np.nan, 0], np.float32)), "not finite, [nan  0.]"),
         (Wrong(np.array([0, np.inf], np.float32)), "not finite"),
         (Wrong(np.zeros(3, np.float32)), "shape (3,)"),
+        (Wrong(np.array([0.5, 1]), space=spaces.Box(0, 9, (2,), np.int64)), "dtype float64"),
+        (Wrong(np.array([-1, 300]), space=spaces.Box(0, 255, (2,), np.uint8)), "does not fit its observation space"),
+        (Wrong(np.array([0, 300]), space=spaces.Box(-100, 100, (2,), np.int8)), "does not fit its observation space"),
+        (Wrong(np.array(["a", "b"])), "does not fit its observation space"),
+        (Wrong({"a": np.zeros(2, np.float32)}, space=TWO), "an observation without 'b', a key of its space"),
+        (Wrong(np.zeros(2, np.float32), space=TWO), "an observation without 'a', a key of its space"),
         (Wrong(reward=float("nan")), "the reward nan. Rewards must be finite"),
         (Wrong(reward=1e300), "the reward 1e+300"),
         (Wrong(5, space=spaces.Discrete(5)), "outside of its observation space (from 0 to 4)"),
     ],
 )
 def test_an_environment_that_goes_wrong_is_named_and_what_was_learned_is_kept(env, message, tmp_path):
-    model = CA2EDQN("MlpPolicy", env, n_actors=2, execution="sync", learning_starts=50, policy_kwargs={"net_arch": [8]})
+    policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
+    model = CA2EDQN(policy, env, n_actors=2, execution="sync", learning_starts=50, policy_kwargs={"net_arch": [8]})
     with pytest.raises(ActorError, match=r"slot \d") as caught:
         model.learn(1000)
     assert message in str(caught.value)
@@ -129,3 +139,40 @@ def test_an_environment_that_goes_wrong_is_named_and_what_was_learned_is_kept(en
     assert (
         loaded.predict(observation, deterministic=True)[0] == model.predict(observation, deterministic=True)[0]
     ).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "n_processes"), [({"observation": np.array([np.nan, 0], np.float32)}, 2), ({"reward": float("nan")}, 1)]
+)
+def test_nan_in_an_actor_process_is_named_and_the_model_learns_on_elsewhere(wrong, n_processes, tmp_path):
+    class Fine(Wrong):
+        def __init__(self):
+            super().__init__()
+            self.steps = -(10**6)
+
+    builders = BuilderVecEnv([Fine, lambda: Wrong(**wrong)])
+    small = {"learning_starts": 50, "policy_kwargs": {"net_arch": [8]}}
+    model = CA2EDQN("MlpPolicy", builders, n_actors=2, n_processes=n_processes, seed=7, **small)
+    message = r"(?s)slot 1, seed 7, failed:.*(is not finite, \[nan|the reward nan)"
+    with pytest.raises(ActorError, match=message) as caught:
+        model.learn(1000)
+    assert "orrect the environment" in str(caught.value)
+    # The 150th step of slot 1 lies in its third block; slot 0 may be two blocks ahead.
+    n_timesteps, n_updates = model.num_timesteps, model._n_updates
+    assert 2 * 50 <= n_timesteps <= 2 * 100 + 100
+    assert n_updates > 0
+    assert model.replay_buffer.size() == n_timesteps
+    batch = model.replay_buffer.sample(1000)
+    assert all(tensor.isfinite().all() for tensor in batch)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "memory")
+    loaded = CA2EDQN.load(tmp_path / "model", env=BuilderVecEnv([Fine, Fine]), execution="sync")
+    loaded.load_replay_buffer(tmp_path / "memory")
+    model.set_env(BuilderVecEnv([Fine, Fine]))
+    observations = np.random.default_rng(0).uniform(-1, 1, (20, 2)).astype(np.float32)
+    np.testing.assert_array_equal(*(each.predict(observations, deterministic=True)[0] for each in (model, loaded)))
+    for each in (model, loaded):
+        each.learn(200, reset_num_timesteps=False)
+        assert each.num_timesteps == each.replay_buffer.size() == n_timesteps + 200
+        assert each._n_updates > n_updates
+        assert all(parameter.isfinite().all() for parameter in each.policy.parameters())

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
-import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
 
 from sb3_ca2e.actors.envs import EnvRecipe, Frames, Observations, plain
 from sb3_ca2e.actors.exploration import Exploration
-from sb3_ca2e.actors.monitors import prior_retired
+from sb3_ca2e.actors.monitors import SlotMonitor
 from sb3_ca2e.actors.normalization import Normalizer
 from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout, Board, FlatParameters, Handover
 from sb3_ca2e.priors.agent import PriorAgent
@@ -58,8 +57,9 @@ class ActorSpec:
     :param block_size: transitions in a block
     :param update_interval: transitions that a slot makes between two looks for newer parameters
     :param warmup: transitions of all slots for which nature actors act at random
-    :param statistics: those of VecNormalize at the start, as :meth:`Statistics.publish` gives them
+    :param n_learns: how often the model had learned before; each time sees new episodes
     :param info_keys: entries of ``info`` that reach the learner's callbacks
+    :param statistics: those of VecNormalize at the start, as :meth:`Statistics.publish` gives them
     """
 
     process: int
@@ -76,6 +76,7 @@ class ActorSpec:
     block_size: int
     update_interval: int
     warmup: int = 0
+    n_learns: int = 0
     info_keys: tuple[str, ...] = ()
     statistics: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
 
@@ -88,6 +89,13 @@ class ActorSpec:
     def layout(self) -> BlockLayout:
         """Layout of the blocks that its slots fill."""
         return BlockLayout(self.recipe.columns, self.block_size, *stored_action(self.recipe.action_space))
+
+    def seed_of(self, slot: int) -> int:
+        """
+        :param slot: index of a slot
+        :return: the seed that its environment and exploration are made with
+        """
+        return int(np.random.SeedSequence([self.seed, slot, self.n_learns]).generate_state(1)[0])
 
 
 def stored_action(space: spaces.Space) -> tuple[tuple[int, ...], np.dtype]:
@@ -154,7 +162,7 @@ class Slot:
     :param seed: seed of the environment and of the exploration
     """
 
-    def __init__(self, index: int, env: gym.Env, exploration: Exploration, prior: PriorAgent | None, seed: int):
+    def __init__(self, index: int, env: SlotMonitor, exploration: Exploration, prior: PriorAgent | None, seed: int):
         self.index, self.env, self.exploration, self.prior = index, env, exploration, prior
         self.rng = np.random.default_rng(seed)
         self.state: Any = None
@@ -189,7 +197,7 @@ class Slot:
         self.exploration.reset()
         if retired and self.prior is not None:
             self.prior, game_over, self.games = None, True, 0
-            prior_retired(self.env)
+            self.env.prior_retired()
         if game_over:
             self._new_game()
 
@@ -227,17 +235,10 @@ class Actor:
         spec = self.spec
         for index, exploration, prior in zip(spec.slots, spec.explorations, spec.priors, strict=True):
             self.collecting = index
-            slot = Slot(index, spec.recipe.build(index, prior is not None), exploration, prior, self.seed_of(index))
+            slot = Slot(index, spec.recipe.build(index, prior is not None), exploration, prior, spec.seed_of(index))
             self.observations.reset(len(self.slots), self.observations.frames(slot.raw))
             self.slots.append(slot)
         self.collecting = -1
-
-    def seed_of(self, slot: int) -> int:
-        """
-        :param slot: index of a slot
-        :return: the seed that its environment and exploration are made with
-        """
-        return int(np.random.SeedSequence([self.spec.seed, slot]).generate_state(1)[0])
 
     @th.inference_mode()
     def collect(self, waited: float = 0.0) -> Handover:
@@ -293,7 +294,7 @@ class Actor:
             else:
                 observation = plain({key: batch[position][None] for key, batch in self.observations.batch.items()})
                 action, slot.state = slot.prior.predict(observation, slot.state, np.array([slot.age == 0]))
-                action = action[0]
+                action = self._bounded(action[0])
                 stored = self._scaled(action)
             raw, reward, terminated, truncated, info = slot.env.step(action)
             recorder.step(stored, _finite(reward), terminated, truncated, outputs[position])
@@ -357,14 +358,19 @@ class Actor:
         if self._box is None:
             return int(stored)
         low, high = self._box.low, self._box.high
-        return (low + 0.5 * (np.reshape(stored, low.shape) + 1.0) * (high - low)).astype(self._box.dtype)
+        return low + 0.5 * (np.reshape(stored, low.shape) + 1.0) * (high - low)
+
+    def _bounded(self, action: Any) -> Any:
+        """An agent trained with wider bounds must not leave the environment's: what is stored is what was done."""
+        return action if self._box is None else np.clip(action, self._box.low, self._box.high)
 
     def _scaled(self, action: Any) -> Any:
+        """From an action within the bounds to one as the learner stores it."""
         if self._box is None:
             return action
         low, high = self._box.low, self._box.high
         span = np.where(high > low, high - low, 1)  # what can't be chosen must not become NaN
-        return (2.0 * (np.clip(action, low, high) - low) / span - 1.0).reshape(-1)
+        return (2.0 * ((action - low) / span) - 1.0).reshape(-1)
 
 
 class Recorder:

@@ -1,6 +1,7 @@
 """From the user's environment to a picklable builder for each slot, and to the observations that a slot sees."""
 
 import contextlib
+import dataclasses
 import importlib
 import io
 import pickle
@@ -13,9 +14,11 @@ import cloudpickle
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     SubprocVecEnv,
@@ -28,9 +31,12 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_ca2e.actors.identity import EnvIdentity, identity_of
-from sb3_ca2e.actors.monitors import file_of, monitored
+from sb3_ca2e.actors.monitors import SlotMonitor, file_of
 from sb3_ca2e.actors.normalization import Normalization
 from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
+
+#: Frames in a stack: how many of them belong to the episode is kept in a byte.
+MOST_FRAMES = 256
 
 
 class BuilderVecEnv(DummyVecEnv):
@@ -73,7 +79,12 @@ class EnvRecipe:
     info_keywords: tuple[str, ...] = ()
     identity: EnvIdentity = field(default_factory=EnvIdentity)
 
-    def build(self, slot: int, prior: bool = False) -> gym.Env:
+    @property
+    def normalizes_frames(self) -> bool:
+        """Whether a ``VecNormalize`` has statistics of single frames, which are stacked afterwards."""
+        return self.normalization is not None and self.normalization.of_frames
+
+    def build(self, slot: int, prior: bool = False) -> SlotMonitor:
         """
         Make the environment of a slot, with a :class:`Monitor` that counts whole, unclipped games.
 
@@ -94,7 +105,7 @@ class EnvRecipe:
             env: gym.Env = made if isinstance(made, gym.Env) else made()
             return env
 
-        return monitored(make, slot, prior, self.monitor_file, self.info_keywords)
+        return SlotMonitor(make, slot, prior, self.monitor_file, self.info_keywords)
 
 
 def as_env(env: Any) -> Any:
@@ -120,7 +131,9 @@ def recipe_from(env: VecEnv) -> EnvRecipe:
     :param env: the model's environment, as SB3 wrapped it
     :return: the recipe by which every slot gets its own copy
     :raises ValueError: naming the wrapper or environment that actors can't rebuild, and the way out
+    :raises NotImplementedError: if SB3 does not support the observation space
     """
+    get_obs_shape(env.observation_space)  # refuses spaces that SB3 does not support
     base, wrappers = _unwrap(env)
     n_stack, axes = 1, dict.fromkeys(_boxes(env.observation_space), 0)
     transposed: frozenset[str] = frozenset()
@@ -133,6 +146,8 @@ def recipe_from(env: VecEnv) -> EnvRecipe:
             if n_stack > 1:
                 raise ValueError("The environment has two VecFrameStack wrappers; keep one with the product of both.")
             n_stack, axes = wrapper.stacked_obs.n_stack, _stack_axes(wrapper)
+            if n_stack > MOST_FRAMES:
+                raise ValueError(f"VecFrameStack of {n_stack} frames: actors stack at most {MOST_FRAMES}; take fewer.")
             of_frames = normalize is not None
         elif isinstance(wrapper, VecTransposeImage):
             transposed = _transposed(wrapper)
@@ -199,7 +214,9 @@ def column(space: spaces.Space, raw: spaces.Space, n_stack: int, axis: int) -> O
     :return: how they are stored
     """
     shape = list(space.shape or ())
-    if n_stack > 1:
+    if n_stack == 1:
+        axis = 0  # without a meaning, and the same for all
+    else:
         shape[axis] //= n_stack
     assert raw.dtype is not None
     return ObservationColumn(tuple(shape), np.dtype(raw.dtype), n_stack, axis)
@@ -314,6 +331,9 @@ def _registered() -> tuple[bytes, ...]:
         module = entry if isinstance(entry, str) else getattr(entry, "__module__", "")
         if not module.startswith("gymnasium."):
             with contextlib.suppress(Exception):
+                if isinstance(entry, str) and module.startswith("__main__"):
+                    creator: Any = load_env_creator(entry)
+                    spec = dataclasses.replace(spec, entry_point=creator)  # an actor's main module is another
                 pickled.append(_dumps(spec))
     return tuple(pickled)
 
@@ -400,6 +420,11 @@ class Observations:
         :raises ValueError: if one does not fit the environment's observation space, or is not finite
         """
         parts = raw if isinstance(raw, dict) else {OBSERVATION: raw}
+        if missing := [key for key in self.columns if key not in parts]:
+            raise ValueError(
+                f"The environment returned an observation without {missing[0]!r}, a key of its space. Correct the "
+                "environment, or the space that it declares."
+            )
         return {key: self._frame(key, column, parts[key]) for key, column in self.columns.items()}
 
     def _frame(self, key: str, column: ObservationColumn, raw: Any) -> np.ndarray:
@@ -407,7 +432,7 @@ class Observations:
         if key in self._transposed and frame.ndim == 3:
             frame = frame.transpose(2, 0, 1)
         name = "" if key == OBSERVATION else f" {key!r}"
-        if frame.shape != column.frame_shape or not np.can_cast(frame.dtype, column.dtype, "same_kind"):
+        if frame.shape != column.frame_shape or not _holds(column.dtype, frame):
             raise ValueError(
                 f"The environment returned an observation{name} of shape {np.shape(raw)} and dtype {frame.dtype}, "
                 f"which does not fit its observation space (frames {column.frame_shape} of {column.dtype}). Correct "
@@ -466,6 +491,14 @@ class Observations:
         }
         *older, newest = [{key: part[i] for key, part in parts.items()} for i in range(n_stack)]
         return older, newest
+
+
+def _holds(dtype: np.dtype, frame: np.ndarray) -> bool:
+    """Whether the dtype of a space can hold the values that an environment returned, in whatever type."""
+    if frame.dtype == dtype or frame.dtype.kind not in "biuf":
+        return frame.dtype == dtype
+    with np.errstate(invalid="ignore"):  # of NaN as a whole number
+        return dtype.kind == "f" or bool((frame.astype(dtype) == frame).all())
 
 
 def plain(observations: dict[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 
 
 class Exploration(Protocol):
@@ -144,12 +144,29 @@ def noise_ladder(n_slots: int, action_space: spaces.Box, noise: ActionNoise | No
     :param action_space: the action space
     :param noise: a noise to copy for each slot; None for Gaussian noise with sigma evenly from 0.05 to 0.4
     :return: the settings, in the order of the slots
+    :raises ValueError: if its values do not have the shape of actions
     """
     shape = action_space.shape
     if noise is None:
         return [GaussianNoise(shape, float(sigma)) for sigma in np.linspace(0.05, 0.4, n_slots)]
+    if isinstance(noise, VectorizedActionNoise):
+        noise = noise.base_noise  # each slot has its own anyway
+    _check_noise(noise, shape)
     sigma = float(np.mean(getattr(noise, "_sigma", np.nan)))
     return [NoiseProcess(shape, sigma, noise=deepcopy(noise)) for _ in range(n_slots)]
+
+
+def _check_noise(noise: ActionNoise, shape: tuple[int, ...]) -> None:
+    random_state = np.random.get_state()  # from which SB3's noises draw
+    value = np.shape(deepcopy(noise)())
+    np.random.set_state(random_state)
+    try:
+        np.broadcast_to(np.empty(value), shape)
+    except ValueError as error:
+        raise ValueError(
+            f"action_noise gives values of shape {value}, expected {shape}, the shape of an action: make it with a "
+            "mean and a sigma of that shape."
+        ) from error
 
 
 def per_slot(name: str, value: float | Sequence[float], n_slots: int) -> np.ndarray:

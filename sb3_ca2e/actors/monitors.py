@@ -1,10 +1,12 @@
 """Monitor files of the actors: one a slot, beside the user's own, which are never written to."""
 
+import contextlib
 import itertools
 import json
 import os
 import pathlib
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -19,19 +21,18 @@ class SlotWriter(ResultsWriter):
     Writes ``actor_<slot>.monitor.csv`` in the folder of the user's monitor file, behind what earlier runs left there.
 
     :param filename: the user's monitor file
-    :param header: first line of a new file
+    :param env_id: the environment's id, for a new file
     :param extra_keys: columns beside return, length and time
     :param slot: the slot
     :param prior: a prior agent plays: ``actor_<slot>_prior.monitor.csv``
     """
 
-    def __init__(self, filename: str, header: dict[str, Any], extra_keys: tuple[str, ...], slot: int, prior: bool):
-        self._arguments = filename, header, extra_keys, slot
+    def __init__(self, filename: str, env_id: str, extra_keys: tuple[str, ...], slot: int, prior: bool):
+        self._arguments = filename, env_id, extra_keys, slot
         path = self._path(prior)
-        header = _header(path) or header
+        header = _header(path) or {"t_start": time.time(), "env_id": env_id}
         super().__init__(str(path), header, extra_keys, override_existing=not path.exists())
-        #: what the times in the file count from
-        self.t_start = float(header["t_start"])
+        self._t_start = float(header["t_start"])
 
     def _path(self, prior: bool) -> pathlib.Path:
         """A file that does not exist, or that has these columns."""
@@ -44,6 +45,14 @@ class SlotWriter(ResultsWriter):
             if not (path := file.with_name(name)).exists() or _columns(path) == ["r", "l", "t", *extra_keys]:
                 return path
         raise AssertionError  # pragma: no cover - the loop above has no other end
+
+    def write_row(self, epinfo: dict[str, Any]) -> None:
+        """
+        Put an episode down, its time counted from the file's beginning.
+
+        :param epinfo: as ``Monitor`` puts it together
+        """
+        super().write_row({**epinfo, "t": round(time.time() - self._t_start, 6)})
 
     def of_nature_slot(self) -> "SlotWriter":
         """
@@ -79,57 +88,82 @@ def file_of(wrapper: Monitor | VecMonitor) -> str | None:
     return wrapper.results_writer.file_handler.name if wrapper.results_writer is not None else None
 
 
-def monitored(
-    make: Callable[[], gym.Env], slot: int, prior: bool, filename: str | None, info_keywords: tuple[str, ...]
-) -> gym.Env:
+class SlotMonitor(gym.Wrapper):
     """
-    Make the environment of a slot, with a ``Monitor`` on it: its own where it has one.
+    The environment of a slot, whose episodes a ``Monitor`` inside counts, its own where it has one.
+
+    Episodes are put down here, outside of all wrappers: a ``VecMonitor`` may name entries of ``info`` that the
+    ``Monitor`` inside does not see.
 
     :param make: makes the environment
     :param slot: the slot
     :param prior: a prior agent plays
-    :param filename: the user's monitor file, where the environment itself names none
+    :param filename: monitor file of a ``VecMonitor``, beside that of the environment's own ``Monitor``
     :param info_keywords: entries of ``info`` to put down with each episode, beside those of its own ``Monitor``
-    :return: the environment
     """
 
-    def writer(own: str, header: dict[str, Any], extra_keys: tuple[str, ...], override_existing: bool) -> SlotWriter:
-        return SlotWriter(own, header, _united(extra_keys, info_keywords), slot, prior)
+    def __init__(
+        self,
+        make: Callable[[], gym.Env],
+        slot: int,
+        prior: bool,
+        filename: str | None = None,
+        info_keywords: tuple[str, ...] = (),
+    ):
+        with _no_files():
+            env = make()
+        inner = unwrap_wrapper(env, Monitor)
+        if not isinstance(inner, Monitor):
+            env = inner = Monitor(env)
+        super().__init__(env)
+        own = inner.results_writer.filename if isinstance(inner.results_writer, _Unwritten) else None
+        inner.results_writer = None
+        known = (*inner.reset_keywords, *inner.info_keywords)
+        self._added = tuple(key for key in info_keywords if key not in known)
+        env_id = str(inner.env.spec.id if inner.env.spec is not None else None)
+        files = [file for file in (own, filename) if file is not None]
+        self._writers = [SlotWriter(file, env_id, known + self._added, slot, prior) for file in files]
 
-    # What is made here would open, and so empty, the file that belongs to the environment in the user's process.
-    users_writer = monitor.ResultsWriter
-    monitor.ResultsWriter = writer  # type: ignore[assignment, misc]
+    def step(self, action: Any) -> Any:
+        """
+        :param action: the action
+        :return: what the environment returned, with the added entries in ``info["episode"]``
+        """
+        *result, info = self.env.step(action)
+        if (episode := info.get("episode")) is not None:
+            episode.update({key: info[key] for key in self._added})
+            for writer in self._writers:
+                writer.write_row(episode)
+        return *result, info
+
+    def prior_retired(self) -> None:
+        """From now on the learner plays: what it does goes to another file."""
+        self._writers = [writer.of_nature_slot() for writer in self._writers]
+
+    def close(self) -> None:
+        """Close the environment and the files."""
+        super().close()
+        for writer in self._writers:
+            writer.close()
+
+
+class _Unwritten:
+    """Takes the place of a monitor file's writer, to keep the file's name."""
+
+    def __init__(self, filename: str, **_: Any):
+        self.filename = filename
+
+    def write_row(self, epinfo: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@contextlib.contextmanager
+def _no_files() -> Iterator[None]:
+    """Have each ``Monitor`` made here open no file: it would empty that of the environment in the user's process."""
+    writer = monitor.ResultsWriter
+    monitor.ResultsWriter = _Unwritten  # type: ignore[assignment, misc]
     try:
-        env = make()
-        found = unwrap_wrapper(env, Monitor)
-        if not isinstance(found, Monitor):
-            env = found = Monitor(env, filename, info_keywords=info_keywords)
-        found.info_keywords = _united(found.info_keywords, info_keywords)
-        if filename is not None and found.results_writer is None:
-            keys = (*found.reset_keywords, *found.info_keywords)
-            found.results_writer = Monitor(found.env, filename, info_keywords=keys).results_writer
+        yield
     finally:
-        monitor.ResultsWriter = users_writer  # type: ignore[misc]
-    _continue_times(found)
-    return env
-
-
-def prior_retired(env: gym.Env) -> None:
-    """
-    From now on the learner plays: what it does goes to another file.
-
-    :param env: environment of the slot
-    """
-    found = unwrap_wrapper(env, Monitor)
-    if isinstance(found, Monitor) and isinstance(found.results_writer, SlotWriter):
-        found.results_writer = found.results_writer.of_nature_slot()
-        _continue_times(found)
-
-
-def _continue_times(found: Monitor) -> None:
-    if isinstance(found.results_writer, SlotWriter):
-        found.t_start = found.results_writer.t_start
-
-
-def _united(keys: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
-    return (*keys, *(key for key in more if key not in keys))
+        monitor.ResultsWriter = writer  # type: ignore[misc]

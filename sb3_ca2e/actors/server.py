@@ -114,7 +114,7 @@ def run_actor(fds: dict[str, int]) -> int:
             file.seek(0)
             spec = cloudpickle.load(file)
         assert isinstance(spec, ActorSpec)
-        set_random_seed((spec.seed + 7919 * spec.process) % 2**31)
+        set_random_seed(spec.seed_of(spec.slots[0]))
         board = Board(spec.n_slots, spec.n_parameters, fds["board"])
         actor = Actor(spec, board, BlockBuffers(spec.layout, spec.slots, fds["buffers"]))
         actor.open()

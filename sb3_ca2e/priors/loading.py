@@ -6,7 +6,7 @@ from stable_baselines3.common.policies import BasePolicy
 from sb3_ca2e.priors import converted, trusted
 from sb3_ca2e.priors.reader import RECURRENT, UntrustedAgentError, read_agent, read_vec_normalize, read_yaml
 from sb3_ca2e.priors.trained_on import TrainedOn, frozen
-from sb3_ca2e.priors.zoo import AgentFiles
+from sb3_ca2e.priors.zoo import AgentFiles, algorithms_with
 
 
 def load_policy(
@@ -24,7 +24,9 @@ def load_policy(
     if files.model.name == converted.MODEL:
         return converted.read_agent(files.model.parent)[0]
     if trust:
-        refuse_recurrent(str(files.model), [trusted.policy_module(files)])
+        module = trusted.policy_module(files)
+        refuse_recurrent(str(files.model), [module])
+        _refuse_misnamed(files, module)
         return trusted.load_policy(files, observation_space, action_space)
     try:
         return read_agent(files.model, files.algorithm).policy
@@ -69,4 +71,15 @@ def refuse_recurrent(name: str, modules: list[str]) -> None:
         raise ValueError(
             f"{name} has a recurrent policy, which can't be a prior agent. Give an agent without memory, e.g. of PPO "
             "or DQN, where needed trained on stacked frames."
+        )
+
+
+def _refuse_misnamed(files: AgentFiles, policy_module: str) -> None:
+    """The algorithm is told by the path alone; a file in a wrong folder would fail far from its cause."""
+    algorithms = algorithms_with(policy_module)
+    if algorithms and files.algorithm not in algorithms:
+        raise ValueError(
+            f"{files.model} is named as an agent of {files.algorithm}, but its policy is one of "
+            f"{' or '.join(algorithms)} ({policy_module}). Name one of its folders, or the file, after the algorithm "
+            "that trained it."
         )

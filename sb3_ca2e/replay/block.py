@@ -36,6 +36,10 @@ class ObservationColumn:
             shape[self.axis] *= self.n_stack
         return tuple(shape)
 
+    def __str__(self) -> str:
+        stack = f"stacks of {self.n_stack} along axis {self.axis}, " if self.n_stack > 1 else ""
+        return f"{stack}frames {self.frame_shape} of {self.dtype}"
+
 
 #: The key of the only column of an observation space that is not a ``Dict``; in brackets, as "observation" is a key of
 #: every environment with goals.
@@ -60,6 +64,14 @@ def observation_columns(space: spaces.Space, n_stack: int = 1, axis: int = 0) ->
         assert box.dtype is not None
         columns[key] = ObservationColumn(tuple(shape), np.dtype(box.dtype), n_stack, axis)
     return columns
+
+
+def described(columns: dict[str, ObservationColumn]) -> str:
+    """
+    :param columns: by key
+    :return: what a message says of them
+    """
+    return ", ".join(f"{column}" if key == OBSERVATION else f"{key!r}: {column}" for key, column in columns.items())
 
 
 def lead_frames(columns: dict[str, ObservationColumn]) -> int:

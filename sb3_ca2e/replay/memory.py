@@ -11,7 +11,7 @@ from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ca2e.replay.block import OBSERVATION, TRANSITION, Block, ObservationColumn, observation_columns
+from sb3_ca2e.replay.block import OBSERVATION, TRANSITION, Block, ObservationColumn, described, observation_columns
 from sb3_ca2e.replay.n_step import n_step_return
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 from sb3_ca2e.replay.stacks import each_frame
@@ -118,7 +118,9 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         return th.device("cpu")  # MPS too: it has no float64 for the sums of priorities
 
     def _new_storage(self) -> SegmentStorage:
-        dtype = np.dtype(self._maybe_cast_dtype(self.action_space.dtype))
+        # Actions of a Box are stored scaled to [-1, 1], also where the environment's are whole numbers.
+        is_box = isinstance(self.action_space, spaces.Box)
+        dtype = np.dtype(np.float32 if is_box else self.action_space.dtype)
         layout = (self._columns, self.action_dim, dtype, self.segment_length)
         n_slots = max(self.n_slots, self.n_envs)
         # One segment tells how large all of them will be.
@@ -160,6 +162,24 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         super().reset()
         self._storage = None
         self._steps.forget()
+
+    def arrange(self, columns: dict[str, ObservationColumn], normalize_frames: bool) -> None:
+        """
+        Check that observations of an environment can join those held.
+
+        Frames are stored raw, so either side of the stack may normalise them: that is taken over.
+
+        :param columns: how they are stored
+        :param normalize_frames: as in the constructor
+        :raises ValueError: if those held are stored in another way
+        """
+        if columns != self._columns:
+            raise ValueError(
+                f"The memory's {self.size()} transitions hold {described(self._columns)}, the environment gives "
+                f"{described(columns)}. Stack frames as it was done when they were collected, or forget them first: "
+                "model.replay_buffer.reset()."
+            )
+        self.normalize_frames = normalize_frames
 
     def add_block(self, block: Block) -> None:
         """

@@ -1,4 +1,4 @@
-"""Sampled observations of every kind of space, byte for byte those of SB3's own wrappers around the same environments."""
+"""Sampled observations of every kind of space: byte for byte those of SB3's own wrappers on the same environments."""
 
 from typing import Any
 
@@ -12,6 +12,8 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecTransposeImage
 
 from sb3_ca2e import CA2EDQN, PriorAgent
+from sb3_ca2e.actors.actor import ActorSpec
+from sb3_ca2e.actors.pool import AsyncActors
 from sb3_ca2e.replay.block import TRANSITION
 
 N_SLOTS = 3
@@ -52,8 +54,23 @@ class Reel(gym.Env):
         return self._observation(int(action)), float(reward), terminated, over and not terminated, {}
 
 
-def reels(space: spaces.Space) -> VecEnv:
-    return DummyVecEnv([lambda number=number: Reel(space, number) for number in range(N_SLOTS)])
+class LooseReel(Reel):
+    """Returns the values of its space in other types, as hand-written environments do and SB3 takes."""
+
+    def _observation(self, action: int) -> Any:
+        sampled = super()._observation(action)
+        return {key: loosened(value) for key, value in sampled.items()} if isinstance(sampled, dict) else sampled
+
+
+def loosened(value: Any) -> Any:
+    array = np.asarray(value)
+    if array.dtype == np.uint8:
+        return array.astype(np.int64)
+    return array.astype(np.float64).tolist() if array.dtype == np.int32 else array.tolist()
+
+
+def reels(space: spaces.Space, kind: type[Reel] = Reel) -> VecEnv:
+    return DummyVecEnv([lambda number=number: kind(space, number) for number in range(N_SLOTS)])
 
 
 def box(*shape: int, dtype: Any = np.float32, low: float = -2, high: float = 2) -> spaces.Box:
@@ -96,6 +113,8 @@ CHAINS = {
     "multi-binary": (lambda: reels(spaces.MultiBinary(9)), "MlpPolicy"),
     "multi-binary of two axes": (lambda: reels(spaces.MultiBinary([2, 3])), "MlpPolicy"),
     "dict of everything": (lambda: reels(EVERYTHING), "MultiInputPolicy"),
+    "dict in other types": (lambda: reels(EVERYTHING, LooseReel), "MultiInputPolicy"),
+    "dict of vectors in other types": (lambda: reels(VECTORS, LooseReel), "MultiInputPolicy"),
     "dict of vectors": (lambda: reels(VECTORS), "MultiInputPolicy"),
     "dict of goals": (lambda: reels(GOALS), "MultiInputPolicy"),
     "dict of one": (lambda: reels(spaces.Dict({"observation": box(4)})), "MultiInputPolicy"),
@@ -148,7 +167,9 @@ class Oracle:
             for slot in range(N_SLOTS):
                 assert rewards[slot] == 1000 * slot + len(self.after[slot])
                 terminal = as_dict(infos[slot]["terminal_observation"]) if dones[slot] else part(observations, slot)
-                self.after[slot].append({key: np.array(value) for key, value in terminal.items()})
+                # Terminal observations come as the environment returned them; SB3's memory casts them.
+                dtypes = {key: values.dtype for key, values in as_dict(observations).items()}
+                self.after[slot].append({key: np.array(value, dtypes[key]) for key, value in terminal.items()})
                 self.dones[slot].append(bool(dones[slot]))
 
     def last(self, slot: int, t: int, n_steps: int, n_made: int) -> int:
@@ -187,8 +208,8 @@ def check_memory(memory: Any, oracle: Oracle, n_made: int) -> None:
     assert newest == n_made - 1
 
 
-@pytest.mark.parametrize("chain", CHAINS)
-def test_sampled_observations_are_what_the_users_chain_returns(chain):
+def models_on(chain: str) -> tuple[CA2EDQN, DQN, ActorSpec]:
+    """A learner with a small memory, a prior agent for its last slot, and what its actor is started with."""
     make, policy = CHAINS[chain]
     model = learner(
         CA2EDQN,
@@ -201,8 +222,14 @@ def test_sampled_observations_are_what_the_users_chain_returns(chain):
         exploration_initial_eps=0.5,
     )
     prior = learner(DQN, make(), policy, buffer_size=1)
-    agent = PriorAgent(prior).resolve(model.observation_space, model.action_space, None).for_actor()
-    actor = LocalActor(make_spec(model, block_size=BLOCK_SIZE, priors=[None] * (N_SLOTS - 1) + [agent]))
+    agent = PriorAgent(prior).resolve(model.observation_space, model.action_space).for_actor()
+    return model, prior, make_spec(model, block_size=BLOCK_SIZE, priors=[None] * (N_SLOTS - 1) + [agent])
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_sampled_observations_are_what_the_users_chain_returns(chain):
+    model, prior, spec = models_on(chain)
+    actor = LocalActor(spec)
     actor.publish(model)
     rounds = [actor.collect()[1] for _ in range(N_ROUNDS)]
     actions = np.array([slot.env.unwrapped.actions for slot in actor.actor.slots]).T
@@ -219,3 +246,18 @@ def test_sampled_observations_are_what_the_users_chain_returns(chain):
     batch = {key: np.stack([each[key] for each in seen]) for key in seen[0]}
     expected, _ = prior.predict(batch.get("", batch), deterministic=True)
     np.testing.assert_array_equal(actions[:, N_SLOTS - 1], expected)
+
+
+def test_observations_arrive_whole_from_another_process():
+    model, _, spec = models_on("dict in orders")
+    memory, actions = model.replay_buffer, [[] for _ in range(N_SLOTS)]
+    pool = AsyncActors([spec])
+    try:
+        for _ in range(N_ROUNDS):
+            _, blocks = pool.collect()
+            for block in blocks:
+                memory.add_block(block)
+                actions[block.slot].extend(block.actions[block.flags & TRANSITION > 0, 0])
+    finally:
+        pool.stop()
+    check_memory(memory, Oracle(model.get_env(), np.array(actions).T), N_ROUNDS * BLOCK_SIZE)

@@ -173,6 +173,21 @@ def test_prior_actors_count_too_and_their_agents_normalise_themselves():
     assert (expected != as_learner).any()
 
 
+def test_a_prior_of_dictionaries_normalises_them_itself():
+    venv = walks(Rooms)
+    prior_env = VecNormalize(venv, norm_obs_keys=["far", "near"])
+    prior_env.obs_rms["far"].mean[:], prior_env.obs_rms["near"].var[:] = 300, 9
+    small = {"net_arch": [16], "features_extractor_kwargs": {"cnn_output_dim": 4}}
+    agent = sb3.DQN("MultiInputPolicy", prior_env, buffer_size=1, seed=3, policy_kwargs=small, device="cpu")
+    venv.observation_space.seed(0)
+    raw = {key: np.stack([space.sample() for _ in range(50)]) for key, space in venv.observation_space.items()}
+    raw["far"] = np.random.default_rng(0).normal(300, 20, (50, 2))
+    expected, _ = agent.predict(prior_env.normalize_obs(raw), deterministic=True)
+    prior = PriorAgent(agent).resolve(venv.observation_space, venv.action_space)
+    np.testing.assert_array_equal(prior.predict(raw)[0], expected)
+    assert (agent.predict(raw, deterministic=True)[0] != expected).any()
+
+
 def test_learning_again_goes_on_from_where_the_statistics_were():
     model = model_on(VecNormalize(walks())).learn(100)
     model.learn(140, reset_num_timesteps=False)
@@ -289,3 +304,64 @@ def test_a_saved_pair_predicts_the_same(name, tmp_path):
     count = loaded.get_vec_normalize_env().ret_rms.count
     loaded.learn(60, reset_num_timesteps=False)
     assert loaded.get_vec_normalize_env().ret_rms.count == pytest.approx(count + 60)
+
+
+# Environments that stack or normalise otherwise than the memory's.
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize(("first", "then"), [("stacks", "frames"), ("frames", "stacks")])
+def test_a_memory_of_raw_frames_follows_a_change_of_the_wrappers_order(first, then, saved, tmp_path):
+    model = model_on(ENVS[first]()).learn(100)
+    if saved:
+        model.save(tmp_path / "model")
+        model.save_replay_buffer(tmp_path / "memory")
+        model = type(model).load(tmp_path / "model", env=ENVS[then]())
+        model.load_replay_buffer(tmp_path / "memory")
+    else:
+        model.set_env(ENVS[then]())
+    model.learn(100, reset_num_timesteps=False)
+    normalize, memory, storage = model.get_vec_normalize_env(), model.replay_buffer, model.replay_buffer._storage.rows
+    rows = th.nonzero(storage.flags & int(TRANSITION)).flatten()
+    assert len(rows) == 200
+    expected = normalized_by_hand(model, rows)[OBSERVATION]
+    np.testing.assert_array_equal(memory._get_samples(rows, normalize).observations, expected)
+
+
+class Wide(RandomWalk):
+    """Looks from outside as a random walk in stacks of two."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_space = spaces.Box(-np.inf, np.inf, (6,), np.float32)
+
+    def _observation(self):
+        return self.np_random.normal(size=6).astype(np.float32)
+
+
+def test_a_memory_of_other_stacks_is_refused_before_training_until_it_is_empty(tmp_path):
+    def stacks():
+        return VecFrameStack(walks(), 2)
+
+    model = model_on(stacks()).learn(100)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "memory")
+    before = copy.deepcopy(model.policy.state_dict())
+    loaded = type(model).load(tmp_path / "model", env=DummyVecEnv([lambda: Monitor(Wide())] * 2))
+    loaded.load_replay_buffer(tmp_path / "memory")
+    model.set_env(DummyVecEnv([lambda: Monitor(Wide())] * 2))
+    message = (
+        r"memory's 100 transitions hold stacks of 2 along axis 0, frames \(3,\) of float32, the environment gives "
+        r"frames \(6,\) of float32\. Stack frames as.*replay_buffer\.reset\(\)"
+    )
+    for each in (model, loaded):
+        with pytest.raises(ValueError, match=message):
+            each.learn(100, reset_num_timesteps=False)
+        assert (each.num_timesteps, each.replay_buffer.size()) == (100, 100)
+        assert all(th.equal(value, before[name]) for name, value in each.policy.state_dict().items())
+    model.set_env(stacks())
+    assert model.learn(100, reset_num_timesteps=False).replay_buffer.size() == 200
+    loaded.replay_buffer.reset()
+    assert loaded.learn(100, reset_num_timesteps=False).replay_buffer.size() == 100
+    sampled = loaded.replay_buffer.sample(50).observations
+    assert (sampled != 0).all(), "a stack of two begins with zeros"

@@ -293,6 +293,7 @@ def test_agents_for_the_demo_and_the_tests_are_bundled():
     assert ids.count("CartPole-v1") >= 2
     assert ids.count("LunarLander-v3") >= 3
     assert ids.count("Pendulum-v1") >= 3
+    assert ids.count("Reacher-v5") >= 2
     for path in BUNDLED.glob("*/*/*.zip"):
         assert path.stat().st_size <= 300 * 1024
 

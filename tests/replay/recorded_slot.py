@@ -4,7 +4,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sb3_ca2e.replay.block import OBSERVATION, PRIOR, TERMINATED, TRANSITION, TRUNCATED, Block
+from sb3_ca2e.replay import Block, ObservationColumn, lead_frames
+from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED
+
+Frames = dict[str, np.ndarray]
 
 
 @dataclass
@@ -12,8 +15,8 @@ class Step:
     """A step as the environment made it; observations with their stacks."""
 
     id: int
-    observation: np.ndarray
-    next_observation: np.ndarray
+    observation: Frames
+    next_observation: Frames
     reward: float
     terminated: bool
     truncated: bool
@@ -27,44 +30,48 @@ class RecordedSlot:
     Random episodes, handed over in blocks. The action of a step is its id, unique among all slots.
 
     :param slot: the slot
-    :param frame_shape: shape of a frame
-    :param dtype: its dtype
-    :param n_stack: frames in an observation, 1 for none
-    :param axis: axis of their concatenation
+    :param columns: what its frames and observations are made of
     :param rng: random numbers
     :param end_probability: of a step
     """
 
     slot: int
-    frame_shape: tuple[int, ...]
-    dtype: type
-    n_stack: int
-    axis: int
+    columns: dict[str, ObservationColumn]
     rng: np.random.Generator
     end_probability: float = 0.2
     steps: list[Step] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.lead_frames = [np.zeros(self.frame_shape, self.dtype)] * (self.n_stack - 1)
+        self._forget_frames()
         self.reset()
+
+    def _forget_frames(self) -> None:
+        nothing = {key: np.zeros(column.frame_shape, column.dtype) for key, column in self.columns.items()}
+        self.lead_frames = [nothing] * lead_frames(self.columns)
 
     def reset(self) -> None:
         """Start an episode."""
         self.episode = [self._frame()]
 
-    def _frame(self) -> np.ndarray:
+    def _frame(self) -> Frames:
         # never zero, so that a zero frame in a stack is one that was put there
-        return self.rng.integers(1, 250, self.frame_shape).astype(self.dtype)
+        return {
+            key: self.rng.integers(1, 250, column.frame_shape).astype(column.dtype)
+            for key, column in self.columns.items()
+        }
 
-    def _observation(self) -> np.ndarray:
+    def _observation(self) -> Frames:
         """As VecFrameStack makes it: zeros before the episode's start, the newest frame last."""
-        if self.n_stack == 1:
-            return self.episode[-1]
-        stack = [np.zeros(self.frame_shape, self.dtype)] * self.n_stack + self.episode
-        return np.concatenate(stack[-self.n_stack :], axis=self.axis)
+        observation = {}
+        for key, column in self.columns.items():
+            frames = [frame[key] for frame in self.episode]
+            stack = [np.zeros(column.frame_shape, column.dtype)] * column.n_stack + frames
+            whole = column.n_stack > 1
+            observation[key] = np.concatenate(stack[-column.n_stack :], axis=column.axis) if whole else frames[-1]
+        return observation
 
     def _age(self) -> int:
-        return min(len(self.episode) - 1, self.n_stack - 1)
+        return min(len(self.episode) - 1, lead_frames(self.columns))
 
     def block(self, n_steps: int, next_id: int) -> Block:
         """Make steps, record them, and hand them over."""
@@ -98,11 +105,12 @@ class RecordedSlot:
                 ages.append(self._age())
                 rows.append((0, 0.0, 0, 0.0))
                 self.reset()
-        self.lead_frames = frames[len(frames) - self.n_stack + 1 :]
+        self.lead_frames = frames[len(frames) - lead_frames(self.columns) :]
+        frames.append(self.episode[-1])
         actions, rewards, flags, priorities = zip(*rows, strict=True)
         return Block(
             slot=self.slot,
-            frames={OBSERVATION: np.stack([*frames, self.episode[-1]])},
+            frames={key: np.stack([frame[key] for frame in frames]) for key in self.columns},
             actions=np.array(actions, dtype=np.int64).reshape(-1, 1),
             rewards=np.array(rewards, dtype=np.float32),
             flags=np.array(flags, dtype=np.uint8),
@@ -115,10 +123,10 @@ class RecordedSlot:
         if self.steps and not self.steps[-1].terminated:
             self.steps[-1].truncated = True
         if restart:
-            self.lead_frames = [np.zeros(self.frame_shape, self.dtype)] * (self.n_stack - 1)
+            self._forget_frames()
             self.reset()
 
-    def multi_step(self, index: int, n_steps: int, gamma: float) -> tuple[float, float, bool, np.ndarray]:
+    def multi_step(self, index: int, n_steps: int, gamma: float) -> tuple[float, float, bool, Frames]:
         """Return, discount, done and next observation of the steps from one on, straight from the definition."""
         total, discount = 0.0, 1.0
         for step in self.steps[index : index + n_steps]:

@@ -10,8 +10,9 @@ from sb3_ca2e.replay.block import OBSERVATION
 @pytest.mark.parametrize("n_stack", [1, 4])
 def test_the_first_transitions_of_a_block(n_stack):
     """Cut off anywhere, and equal to the block that a slot which stops there hands over."""
+    columns = observation_columns(spaces.Box(-1, 1, (2 * n_stack,)), n_stack)
     for n in range(1, 31):
-        slots = [RecordedSlot(0, (2,), np.float32, n_stack, 0, np.random.default_rng(0), 0.4) for _ in range(2)]
+        slots = [RecordedSlot(0, columns, np.random.default_rng(0), 0.4) for _ in range(2)]
         whole, expected = slots[0].block(30, 0), slots[1].block(n, 0)
         first = whole.first(n)
         assert len(first) == n

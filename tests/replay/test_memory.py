@@ -12,7 +12,7 @@ from gymnasium import spaces
 from recorded_slot import RecordedSlot
 from scipy import stats
 
-from sb3_ca2e.replay import Block, PrioritizedReplayBuffer
+from sb3_ca2e.replay import Block, PrioritizedReplayBuffer, observation_columns
 from sb3_ca2e.replay.block import OBSERVATION, TERMINATED, TRANSITION
 
 SPACE = spaces.Box(0, 255, (3,), np.float32)
@@ -23,7 +23,7 @@ def make_memory(buffer_size=1000, **kwargs) -> PrioritizedReplayBuffer:
 
 
 def make_slot(slot=0, end_probability=0.1) -> RecordedSlot:
-    return RecordedSlot(slot, (3,), np.float32, 1, 0, np.random.default_rng(slot), end_probability)
+    return RecordedSlot(slot, observation_columns(SPACE), np.random.default_rng(slot), end_probability)
 
 
 def plain_block(n: int, slot=0, priority=1.0) -> Block:
@@ -156,10 +156,9 @@ def test_more_slots_than_expected(n_slots):
 
 def test_a_cut_costs_a_segment_at_most():
     """A stream that goes on in the middle of an episode needs lead frames of its own, once."""
-    memory = PrioritizedReplayBuffer(
-        1000, spaces.Box(0, 255, (12,), np.float32), spaces.Discrete(9), frame_stack=(4, 0)
-    )
-    slot = RecordedSlot(0, (3,), np.float32, 4, 0, np.random.default_rng(0), 0.0)
+    space = spaces.Box(0, 255, (12,), np.float32)
+    memory = PrioritizedReplayBuffer(1000, space, spaces.Discrete(9), frame_stack=(4, 0))
+    slot = RecordedSlot(0, observation_columns(space, 4), np.random.default_rng(0), 0.0)
     for restart in (True, False):
         for _ in range(10):
             memory.add_block(slot.block(5, 0))

@@ -162,7 +162,10 @@ def family_of(policy_class: Any, algorithm: str | None) -> Family:
     if family is None:
         raise Unreadable(f"its policy_class is {describe(policy_class)}, none of SB3, SB3-Contrib or this package")
     if algorithm is not None and algorithm not in family.algorithms:
-        raise Unreadable(f"its policy is a {policy_class}, which {algorithm} does not use")
+        raise Unreadable(
+            f"it is named as an agent of {algorithm}, but its policy is one of {' or '.join(family.algorithms)} "
+            f"({policy_class}); name one of its folders, or the file, after the algorithm that trained it"
+        )
     return family
 
 

@@ -268,7 +268,7 @@ def test_unknown_classes_are_named(tmp_path, algorithm, policy_kwargs, name):
 def test_a_policy_of_another_algorithm_is_refused(tmp_path):
     path = saved(model_of("dqn"), tmp_path)
 
-    with pytest.raises(UntrustedAgentError, match=r"DQNPolicy, which ppo does not use"):
+    with pytest.raises(UntrustedAgentError, match=r"an agent of ppo, but its policy is one of dqn"):
         read_agent(path, "ppo")
 
 
