@@ -10,7 +10,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN, PriorAgent
 from sb3_ca2e.replay.block import OBSERVATION, TERMINATED, TRANSITION, TRUNCATED
@@ -179,11 +179,12 @@ def test_a_prior_of_dictionaries_normalises_them_itself():
     prior_env.obs_rms["far"].mean[:], prior_env.obs_rms["near"].var[:] = 300, 9
     small = {"net_arch": [16], "features_extractor_kwargs": {"cnn_output_dim": 4}}
     agent = sb3.DQN("MultiInputPolicy", prior_env, buffer_size=1, seed=3, policy_kwargs=small, device="cpu")
-    venv.observation_space.seed(0)
-    raw = {key: np.stack([space.sample() for _ in range(50)]) for key, space in venv.observation_space.items()}
+    live = VecTransposeImage(venv)  # as the learner sees it
+    live.observation_space.seed(0)
+    raw = {key: np.stack([space.sample() for _ in range(50)]) for key, space in live.observation_space.items()}
     raw["far"] = np.random.default_rng(0).normal(300, 20, (50, 2))
     expected, _ = agent.predict(prior_env.normalize_obs(raw), deterministic=True)
-    prior = PriorAgent(agent).resolve(venv.observation_space, venv.action_space)
+    prior = PriorAgent(agent).resolve(live.observation_space, live.action_space)
     np.testing.assert_array_equal(prior.predict(raw)[0], expected)
     assert (agent.predict(raw, deterministic=True)[0] != expected).any()
 
