@@ -30,6 +30,7 @@ from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.normalization import Statistics
 from sb3_ca2e.actors.pool import ActorPool, AsyncActors, SyncActors
 from sb3_ca2e.actors.transport import FlatParameters
+from sb3_ca2e.interrupts import Interrupts
 from sb3_ca2e.priors.agent import PriorAgent
 from sb3_ca2e.priors.reader import saved_attributes
 from sb3_ca2e.priors.retirement import Retirement
@@ -151,6 +152,7 @@ class CA2EMixin(OffPolicyAlgorithm):
         self._n_updates_at_start = 0
         self._n_learns = 0  # saved, so that each learn() sees new episodes though the seed is the same
         self._collector: Collector | None = None
+        self._interrupts = Interrupts()
         self._last_batch: tuple[PrioritizedReplaySamples, th.Tensor] | None = None
 
     @property
@@ -320,7 +322,7 @@ class CA2EMixin(OffPolicyAlgorithm):
             self.replay_buffer.set_random_seed(seed)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_collector", "_last_batch"]
+        return [*super()._excluded_save_params(), "_collector", "_interrupts", "_last_batch"]
 
     # Learning.
 
@@ -348,12 +350,13 @@ class CA2EMixin(OffPolicyAlgorithm):
         :raises ActorError: if an actor fails; the model can be used and saved
         """
         tb_log_name = tb_log_name or type(self).__name__
-        try:
-            return super().learn(
-                total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-            )
-        finally:
-            self._stop_actors()
+        with Interrupts() as self._interrupts:
+            try:
+                return super().learn(
+                    total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+                )
+            finally:
+                self._stop_actors()
 
     def _setup_learn(
         self,
@@ -485,7 +488,9 @@ class CA2EMixin(OffPolicyAlgorithm):
             num_collected_steps += 1
             self.num_timesteps += self.n_envs
             callback.update_locals(locals())
-            if not callback.on_step():
+            with self._interrupts.immediate():
+                proceed = callback.on_step()
+            if not proceed:
                 return RolloutReturn(num_collected_steps * self.n_envs, num_collected_episodes, continue_training=False)
             nature = [i for i, kind in enumerate(actor_kinds) if kind == "nature"]
             self._update_info_buffer([infos[i] for i in nature], dones[nature])
@@ -513,7 +518,8 @@ class CA2EMixin(OffPolicyAlgorithm):
             if at_most <= 0:
                 return False
             progress = self.num_timesteps / self._total_timesteps
-            collector.collect(at_most, self.num_timesteps, progress, wait=self.rate_limit or not learning)
+            wait = self.rate_limit or not learning
+            collector.collect(at_most, self.num_timesteps, progress, wait, self._interrupts.immediate)
             if collector.just_retired:
                 collector.just_retired.clear()
                 self._nature_slots_changed()
@@ -536,6 +542,7 @@ class CA2EMixin(OffPolicyAlgorithm):
         memory.beta = beta + (1.0 - beta) * (1.0 - max(self._current_progress_remaining, 0.0))
         sums: dict[str, th.Tensor] = {}
         for _ in range(gradient_steps):
+            self._interrupts.check()
             batch = memory.sample(batch_size, env=self._vec_normalize_env)
             self._n_updates += 1
             td_errors, metrics = self.update(batch)

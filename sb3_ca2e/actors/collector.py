@@ -2,6 +2,8 @@
 
 import collections
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,7 +97,14 @@ class Collector:
         """Transitions committed that have not been ticked."""
         return len(self._ticks)
 
-    def collect(self, at_most: int, timestep: int, progress: float, wait: bool = True) -> None:
+    def collect(
+        self,
+        at_most: int,
+        timestep: int,
+        progress: float,
+        wait: bool = True,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         """
         Commit the next blocks.
 
@@ -103,12 +112,14 @@ class Collector:
         :param timestep: transitions committed so far
         :param progress: share of the training that is done
         :param wait: sleep until there are some
+        :param waiting: entered while nothing is half done
         """
         board = self.pool.board
         board.publish(self._published())
         board.set_progress(progress)
         started = time.perf_counter()
-        collected = self.pool.collect(wait)
+        with waiting():
+            collected = self.pool.collect(wait)
         self.learner_wait += time.perf_counter() - started
         if collected is None:
             return
