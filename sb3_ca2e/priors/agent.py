@@ -160,7 +160,7 @@ class PriorAgent:
         if self.sha256 is not None and found != self.sha256.lower():
             raise ValueError(
                 f"{model} has the SHA-256 {found}, but {self.name} is to have {self.sha256}, as was asked for or used "
-                "before. Find out why it changed; if it is right, give a new PriorAgent with its SHA-256, or without one."
+                "before. Find out why it changed; if it is right, give a new PriorAgent with its SHA-256, or without."
             )
         return found
 
