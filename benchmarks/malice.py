@@ -43,13 +43,13 @@ def main() -> None:
     parser.add_argument("--slowest", type=int, default=5, help="number of the slowest files to list")
     arguments = parser.parse_args()
     sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "priors" / "reader")]
-    malice, attacks = importlib.import_module("malice"), importlib.import_module("attacks")
+    malice, executing, burdens = (importlib.import_module(name) for name in ("malice", "executing", "burdens"))
     print(device())
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         malice.save_honest_files(folder)
         agent, statistics = folder / "dqn.zip", folder / "vecnormalize.pkl"
-        every = attacks.that_execute(agent, statistics) + attacks.that_burden(agent)
+        every = executing.that_execute(agent, statistics) + burdens.that_burden(agent)
         written = malice.write_attacks(every, folder / "attacks")
         damaged = malice.write_damaged_files(folder, folder / "damaged", arguments.damaged)
         good = [
