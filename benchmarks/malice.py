@@ -77,8 +77,8 @@ def main() -> None:
             for kind, each in rows.items()
         ),
         "",
-        f"Goals: nothing is executed, at most {SECONDS_GOAL:.0f} s and {MIB_GOAL} MiB for a file. A file that is not "
-        "refused has damage, or code, only where nothing is read.",
+        f"Goals: nothing is executed, at most {SECONDS_GOAL:.0f} s and {MIB_GOAL} MiB for a file. Where a "
+        "file is not refused, the harm was done where nothing is read, or what is read is still an agent.",
         "",
         describe(results["measured_on"]),
     ]

@@ -194,7 +194,7 @@ def _of_data(members: dict[str, bytes]) -> Iterator[Attack]:
         "policy_class names stable_baselines3.dqn.policies.QNetwork",
     )
     broken = json.loads(members["data"]) | {"action_space": {":serialized:": "%%%"}}
-    yield agent("base64 that is none", members | {"data": json.dumps(broken).encode()}, "base64")
+    yield agent("base64 that is none", members | {"data": json.dumps(broken).encode()}, "[Bb]ase64|base 64")
 
 
 def _of_zips(members: dict[str, bytes]) -> Iterator[Attack]:
