@@ -23,9 +23,6 @@ from sb3_ca2e.priors.preprocessing import Preprocessing, alike
 from sb3_ca2e.priors.trained_on import TrainedOn
 from sb3_ca2e.priors.zoo import AgentFiles, find_agent
 
-#: An environment that nothing is known of.
-UNKNOWN = EnvIdentity()
-
 
 class PriorAgent:
     """
@@ -95,20 +92,22 @@ class PriorAgent:
         return AgentFiles.algorithm_of(self.source)
 
     def resolve(
-        self, observation_space: spaces.Space, action_space: spaces.Space, identity: EnvIdentity = UNKNOWN
+        self, observation_space: spaces.Space, action_space: spaces.Space, identity: EnvIdentity | None = None
     ) -> "PriorAgent":
         """
         Load the policy, and check that it fits.
 
         :param observation_space: the learner's observation space, not normalised
         :param action_space: the environment's action space
-        :param identity: what the environment says of itself: its id, for ``"zoo:"``, its time limit and its wrappers
+        :param identity: what the environment says of itself: its id, for ``"zoo:"``, its time limit and its wrappers;
+            None if nothing
         :return: itself, ready to :meth:`predict`
         :raises ValueError: if nothing is found, or what it was trained on differs from this environment
         :raises UntrustedAgentError: if its files can't be read without executing something in them
         """
+        identity = identity or EnvIdentity()
         if self._policy is None:
-            self._policy, self._trained_on = self._load(observation_space, action_space, identity)
+            self._policy, self._trained_on = self._load(observation_space, action_space, identity.env_id)
             self._policy.set_training_mode(False)
         own = self._policy
         try:
@@ -126,7 +125,7 @@ class PriorAgent:
         return self
 
     def _load(
-        self, observation_space: spaces.Space, action_space: spaces.Space, identity: EnvIdentity
+        self, observation_space: spaces.Space, action_space: spaces.Space, env_id: str | None
     ) -> tuple[BasePolicy, TrainedOn]:
         if isinstance(self.source, BaseAlgorithm):
             return deepcopy(self.source.policy).to(th.device("cpu")), TrainedOn.of_model(self.source)
@@ -135,7 +134,7 @@ class PriorAgent:
                 f"{self.name} was given to the model as an object and is not saved with it; "
                 "set model.prior_agents to the agents again before learn()."
             )
-        files = self._files(str(self.source), identity.env_id)
+        files = self._files(str(self.source), env_id)
         trained_on = load_trained_on(files, self.trust)
         policy = load_policy(files, self.trust, observation_space, action_space)
         if self.mean_reward is None:
@@ -160,9 +159,8 @@ class PriorAgent:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if self.sha256 is not None and found != self.sha256.lower():
             raise ValueError(
-                f"{model} has the SHA-256 {found}, but {self.name} is to have {self.sha256}: it is not the file that "
-                "was used before. Find out why it changed; if it is right, give a new PriorAgent with its SHA-256, or "
-                "without one."
+                f"{model} has the SHA-256 {found}, but {self.name} is to have {self.sha256}, as was asked for or used "
+                "before. Find out why it changed; if it is right, give a new PriorAgent with its SHA-256, or without."
             )
         return found
 

@@ -1,14 +1,13 @@
 """``sb3-ca2e``: the RL Zoo's commands with CA2E's algorithms among theirs, and commands for prior agents."""
 
-import contextlib
 import difflib
 import importlib
 import runpy
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
+from sb3_ca2e.zoo.patches import patch
 from sb3_ca2e.zoo.registration import register
 
 PROGRAM = "sb3-ca2e"
@@ -46,6 +45,7 @@ def main() -> None:
     if command in OF_THE_ZOO:
         try:
             register()
+            patch()
         except ImportError as error:
             sys.exit(f"{PROGRAM} {command}: {error}")
     run(COMMANDS[command][0])
@@ -75,22 +75,4 @@ def run(place: str) -> None:
         command: Callable[[], Any] = getattr(importlib.import_module(module), function)
         command()
     else:
-        with _scripts_of_the_zoo():
-            runpy.run_module(module, run_name="__main__")
-
-
-@contextlib.contextmanager
-def _scripts_of_the_zoo() -> Iterator[None]:
-    """The zoo's benchmark plays agents with a script of its repository, which is no part of the package."""
-    call = subprocess.call
-
-    def call_own(command: Any, *args: Any, **kwargs: Any) -> int:
-        if command[:2] == ["python", "enjoy.py"]:
-            command = [sys.executable, "-m", "sb3_ca2e.zoo", "enjoy", *command[2:]]
-        return call(command, *args, **kwargs)
-
-    subprocess.call = call_own  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        subprocess.call = call
+        runpy.run_module(module, run_name="__main__")

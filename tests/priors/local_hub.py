@@ -1,5 +1,6 @@
-"""A Hugging Face hub on this machine: as much of its HTTP interface as downloading a model asks for."""
+"""A Hugging Face hub on this machine: as much of its HTTP interface as exchanging models asks for."""
 
+import base64
 import hashlib
 import http.server
 import json
@@ -12,7 +13,8 @@ class LocalHub:
     Serves repositories of models, and counts what it is asked for.
 
     It speaks to ``huggingface_hub`` as the hub does: ``/api/models/<name>/revision/<revision>`` for the commit,
-    ``/api/models/<name>/tree/<commit>`` for the files, ``/<name>/resolve/<commit>/<file>`` for their contents.
+    ``/api/models/<name>/tree/<commit>`` for the files, ``/<name>/resolve/<commit>/<file>`` for their contents; and for
+    uploads ``/api/repos/create``, ``/api/models/<name>/preupload/<branch>`` and ``/api/models/<name>/commit/<branch>``.
     """
 
     def __init__(self) -> None:
@@ -26,6 +28,9 @@ class LocalHub:
         class Handler(_Handler):
             def do_GET(self) -> None:
                 self.answer(hub)
+
+            def do_POST(self) -> None:
+                self.receive(hub)
 
             do_HEAD = do_GET
 
@@ -45,6 +50,14 @@ class LocalHub:
         self.commits[name, commit] = files
         self.branches[name, branch] = commit
         return commit
+
+    def files(self, name: str, branch: str = "main") -> dict[str, bytes]:
+        """
+        :param name: of a repository
+        :param branch: one of its branches
+        :return: all files of its newest commit
+        """
+        return self.commits[name, self.branches[name, branch]]
 
     @property
     def downloads(self) -> list[str]:
@@ -68,6 +81,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send(500, b'{"error": "Internal Server Error"}')
         elif path.startswith("/api/models/"):
             self.describe(hub, path.removeprefix("/api/models/").split("/"))
+        elif path.startswith("/api/"):
+            self.send(404, b'{"error": "Not found"}')
         else:
             self.resolve(hub, path.strip("/").split("/"))
 
@@ -98,6 +113,32 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send(404, b"Entry not found", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
         else:
             self.send(200, data, {"X-Repo-Commit": commit, "ETag": f'"{_oid(data)}"', "Accept-Ranges": "bytes"})
+
+    def receive(self, hub: LocalHub) -> None:
+        path = urllib.parse.unquote(urllib.parse.urlparse(self.path).path)
+        hub.requests.append(f"POST {path}")
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
+            hub.commit(name, {".gitattributes": b""})
+            self.send(200, json.dumps({"url": f"{hub.url}/{name}"}).encode())
+            return
+        if path == "/api/validate-yaml":
+            self.send(200, b'{"errors": [], "warnings": []}')
+            return
+        owner, repository, kind, branch = path.removeprefix("/api/models/").split("/")
+        name = f"{owner}/{repository}"
+        if kind == "preupload":
+            files = [{**asked, "uploadMode": "regular", "shouldIgnore": False} for asked in json.loads(body)["files"]]
+            self.send(200, json.dumps({"files": files}).encode())
+            return
+        files = dict(hub.files(name, branch))
+        for entry in map(json.loads, body.splitlines()):
+            if entry["key"] == "file":
+                files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+        commit = hub.commit(name, files, branch)
+        self.send(200, json.dumps({"commitUrl": f"{hub.url}/{name}/commit/{commit}", "commitOid": commit}).encode())
 
     def commit_of(self, hub: LocalHub, name: str, revision: str) -> str | None:
         commit = hub.branches.get((name, revision), revision)

@@ -1,9 +1,13 @@
 """The RL Zoo's commands on CA2E's algorithms, beside the zoo's own algorithm."""
 
 import csv
+import os
 import pathlib
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import cv2
@@ -167,3 +171,17 @@ def test_optimize(trained):
         trials = list(csv.DictReader(file))
     assert [trial["state"] for trial in trials] == ["COMPLETE", "COMPLETE"]
     assert {"params_n_steps", "params_alpha", "params_learning_rate"} <= trials[0].keys()
+
+
+def test_an_interrupted_run_is_saved(tmp_path):
+    arguments = ("train", "--algo", "ca2e_dqn", "--env", "CartPole-v1", "-n", "1000000", "--eval-freq", "-1")
+    command = [sys.executable, "-u", "-m", "sb3_ca2e.zoo", *arguments]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert any("total_timesteps" in line for line in process.stdout)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the actors get it too
+        printed = process.stdout.read()
+    assert process.returncode == 0
+    assert printed.endswith("Saving to logs/ca2e_dqn/CartPole-v1_1\n")
+    model = CA2EDQN.load(tmp_path / "logs" / "ca2e_dqn" / "CartPole-v1_1" / "CartPole-v1.zip")
+    assert 0 < model.num_timesteps < 1_000_000

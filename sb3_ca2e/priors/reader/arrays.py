@@ -32,6 +32,9 @@ GENERATORS = frozenset(
 #: Symbols that stand in pickles of arrays, scalars and random number generators
 SYMBOLS = GENERATORS | {DTYPE, NDARRAY, RECONSTRUCT, FROM_BUFFER, SCALAR, ENCODE, BYTES}
 
+#: Entries along one dimension, which may be of an array of none
+MAX_LENGTH = 2**31
+
 _DTYPES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
 
 
@@ -89,7 +92,7 @@ def _filled(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     raw = _bytes_of(data)
     if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
         raise Unreadable(f"an array's shape is {describe(shape)}")
-    if len(shape) > 8 or math.prod(shape) * kind.itemsize != len(raw):
+    if len(shape) > 8 or max(shape, default=0) > MAX_LENGTH or math.prod(shape) * kind.itemsize != len(raw):
         raise Unreadable(f"an array's {len(raw)} bytes don't fill its shape")
     return np.frombuffer(raw, kind).reshape(shape, order=order).astype(kind.newbyteorder("="))
 

@@ -85,12 +85,13 @@ class _Budget(TorchFunctionMode):
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Count what torch is asked to make, before it does."""
+        kwargs = kwargs or {}
         if func in (th.empty, th.ones, th.zeros, th.full, th.randn, th.rand):
-            size = args[0] if args and isinstance(args[0], tuple | list) else args
+            size = args[0] if args and isinstance(args[0], tuple | list) else args or kwargs.get("size", ())
             self._left -= math.prod(each for each in size if isinstance(each, int))
             if self._left < 0:
                 raise Unreadable("its policy is larger than the weights in its policy.pth")
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 def _for_learning(family: Family) -> dict[str, Any]:

@@ -83,6 +83,8 @@ def describe(value: Any) -> str:
         return f"a call of {describe(value.function)}"
     if isinstance(value, Symbol):
         return str(value)[:80]
+    if isinstance(value, Persistent):
+        return "something outside of the pickle"
     if isinstance(value, str | float | bool | None):
         return repr(value)[:80]
     if isinstance(value, int):

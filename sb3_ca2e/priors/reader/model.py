@@ -1,6 +1,6 @@
 """Rebuild the policy in a model's zip from its data, executing nothing in it."""
 
-import base64
+import binascii
 import json
 import pathlib
 from dataclasses import dataclass
@@ -117,4 +117,4 @@ def _decoded(attributes: dict[str, Any], name: str, known: frozenset[Symbol]) ->
     value = attributes[name]
     if not isinstance(value, dict) or ":serialized:" not in value:
         return value
-    return decode(base64.b64decode(value[":serialized:"], validate=True), known, name).value
+    return decode(binascii.a2b_base64(value[":serialized:"], strict_mode=True), known, name).value

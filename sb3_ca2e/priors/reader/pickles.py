@@ -220,6 +220,10 @@ class _Machine:
         else:
             self.pop_to_mark()
 
+    def pop_mark(self, _: None) -> None:
+        """POP_MARK"""
+        self.pop_to_mark()
+
     def stop(self, _: None) -> None:
         """STOP"""
         (self.result,) = self.stack
@@ -313,7 +317,7 @@ _EFFECTS: dict[str, Callable[[_Machine, Any], None]] = {
     "ADDITEMS": _Machine.add_items,
     "MARK": _Machine.mark,
     "POP": _Machine.pop,
-    "POP_MARK": lambda machine, _: _ignore(machine.pop_to_mark()),
+    "POP_MARK": _Machine.pop_mark,
     "DUP": lambda machine, _: machine.stack.append(machine.stack[-1]),
     "PUT": _Machine.put,
     "BINPUT": _Machine.put,
@@ -333,7 +337,3 @@ _EFFECTS: dict[str, Callable[[_Machine, Any], None]] = {
     "PERSID": _Machine.persistent,
     "BINPERSID": lambda machine, _: machine.persistent(machine.stack.pop()),
 }
-
-
-def _ignore(_: Any) -> None:
-    pass

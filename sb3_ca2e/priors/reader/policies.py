@@ -148,6 +148,7 @@ KWARGS_SYMBOLS = (
 )
 
 MAX_LAYERS = 32
+MAX_WIDTH = 2**20
 MAX_CRITICS = 16
 
 
@@ -233,9 +234,11 @@ def _one_of(table: dict[Symbol, type[nn.Module]]) -> Callable[[str, Any], type[n
 
 
 def _layers(name: str, value: Any) -> list[int]:
-    if not isinstance(value, list) or len(value) > MAX_LAYERS:
+    if not isinstance(value, list):
         raise _wrong(name, value)
-    return [_count(2**20)(name, width) for width in value]
+    if len(value) > MAX_LAYERS:
+        raise Unreadable(f"the policy's {name} has {len(value)} layers, over {MAX_LAYERS}")
+    return [_count(MAX_WIDTH)(f"layer of {name}", width) for width in value]
 
 
 def _architecture(name: str, value: Any) -> list[int] | dict[str, list[int]] | None:
@@ -250,11 +253,13 @@ def _architecture(name: str, value: Any) -> list[int] | dict[str, list[int]] | N
 
 
 def _extractor_arguments(name: str, value: Any) -> dict[str, Any] | None:
-    known = {"features_dim": _count(2**20), "cnn_output_dim": _count(2**20), "normalized_image": _flag}
+    known = {"features_dim": _count(MAX_WIDTH), "cnn_output_dim": _count(MAX_WIDTH), "normalized_image": _flag}
     if value is None:
         return None
-    if not isinstance(value, dict) or not set(value) <= set(known):
+    if not isinstance(value, dict):
         raise _wrong(name, value)
+    if unknown := [describe(key) for key in value if key not in known]:
+        raise Unreadable(f"the policy's {name} have {', '.join(unknown[:8])}, which no known extractor takes")
     return {each: known[each](f"{name}[{each}]", entry) for each, entry in value.items()}
 
 
@@ -267,5 +272,5 @@ _FIELDS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("use_expln", "squash_output", "with_bias"), _flag),
     **dict.fromkeys(("log_std_init", "clip_mean"), _number),
     "n_critics": _count(MAX_CRITICS),
-    "n_quantiles": _count(2**16),
+    "n_quantiles": _count(MAX_WIDTH),
 }

@@ -53,8 +53,10 @@ def open_state_dict(file: Window, what: str) -> dict[str, SavedTensor]:
     saved = open_torch_file(file, what)
     is_ordered = isinstance(saved.value, Call) and saved.value.calls(ORDERED_DICT) and not saved.value.args
     tensors = saved.value.pairs if is_ordered else saved.value
-    if not isinstance(tensors, dict) or len(tensors) > MAX_TENSORS:
+    if not isinstance(tensors, dict):
         raise Unreadable(f"{what} holds {describe(tensors)}, not the tensors of a module")
+    if len(tensors) > MAX_TENSORS:
+        raise Unreadable(f"{what} holds {len(tensors)} tensors, over {MAX_TENSORS}")
     if not all(isinstance(name, str) for name in tensors):
         raise Unreadable(f"{what} has a tensor whose name is no text")
     return {name: _tensor_of(tensor, saved.read, f"{name[:80]} in {what}") for name, tensor in tensors.items()}
