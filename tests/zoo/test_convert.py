@@ -176,7 +176,7 @@ def test_an_agent_is_not_overwritten(converted):
 def changed(converted, **entries):
     about = json.loads((converted / ABOUT).read_text())
     for name, value in entries.items():
-        about[name] = {**about[name], **value} if name == "policy_kwargs" else value
+        about[name] = {**about[name], **value} if name in ("policy_kwargs", "trained_on") else value
     (converted / ABOUT).write_text(json.dumps(about))
 
 
@@ -189,7 +189,10 @@ def changed(converted, **entries):
         (lambda folder: changed(folder, policy_kwargs={"activation_fn": "os.system"}), "activation_fn"),
         (lambda folder: changed(folder, observation_space={"type": "Discrete", "n": 2**40}), "larger than the weights"),
         (lambda folder: changed(folder, observation_space={"type": "Text"}), "KeyError"),
-        (lambda folder: changed(folder, trained_on={"env_id": None}), "statistics"),
+        (lambda folder: changed(folder, trained_on={"env_id": 3}), "its names are none"),
+        (lambda folder: changed(folder, trained_on={"n_stack": "4"}), "positive whole numbers"),
+        (lambda folder: changed(folder, trained_on={"statistics": {}}), "KeyError: 'clip_obs'"),
+        (lambda folder: changed(folder, trained_on={"more": 1}), "more"),
         (lambda folder: (folder / ABOUT).write_text("{"), "JSONDecodeError"),
         (lambda folder: (folder / ABOUT).write_text("[" * 10**5), "RecursionError"),
         (lambda folder: (folder / ABOUT).write_text(" " * 2**21), "over 1048576"),
