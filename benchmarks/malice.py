@@ -25,7 +25,7 @@ def read_all(n_damaged: int) -> dict[str, list[dict[str, Any]]]:
     :param n_damaged: number of damaged files
     :return: what the reading process tells of each file, by the kind of files
     """
-    sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "priors" / "reader")]
+    sys.path[:0] = [str(REPOSITORY / folder) for folder in (".", "tests", "tests/priors/reader")]
     malice, executing, burdens = (importlib.import_module(name) for name in ("malice", "executing", "burdens"))
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)

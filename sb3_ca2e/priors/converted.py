@@ -103,7 +103,7 @@ def read_agent(folder: pathlib.Path) -> tuple[BasePolicy, TrainedOn]:
             tensors: Tensors = safetensors.load_file(folder / MODEL)
         policy_class = _symbol(about["policy_class"])
         family = family_of(policy_class, about["algorithm"])
-        use_sde = {"use_sde": about["policy_kwargs"].pop("use_sde")} if family.sde_of_model else {}
+        use_sde = {"use_sde": about["policy_kwargs"].pop("use_sde") is True} if family.sde_of_model else {}
         arguments = policy_arguments(_with_symbols(about["policy_kwargs"]), family) | {
             name: _space(about[name], name, tensors) for name in ("observation_space", "action_space")
         }
@@ -221,9 +221,14 @@ def _trained_on(about: dict[str, Any], tensors: Tensors) -> TrainedOn:
     statistics = None
     if plain is not None:
         numbers: dict[str, Any] = {name: float(plain[name]) for name in _NUMBERS}
+        if not all(0 < number < np.inf for number in numbers.values()):
+            raise ValueError(f"its statistics have {numbers}, which should be positive")
         moments = {name: _moments(plain[name], f"statistics.{name}", tensors) for name in _MOMENTS}
         statistics = NormalizationStatistics(**numbers, **moments)
-    return TrainedOn(**about | {"statistics": statistics, "wrappers": tuple(about["wrappers"])})
+    counts = [about["n_stack"], 1 if about["time_limit"] is None else about["time_limit"]]
+    if not all(type(count) is int and count > 0 for count in counts):
+        raise ValueError(f"its frame stack and time limit are {counts}, which should be positive whole numbers")
+    return TrainedOn(**about | {"statistics": statistics, "wrappers": tuple(map(str, about["wrappers"]))})
 
 
 def _plain_moments(moments: Moments | Mapping[str, Moments] | None, name: str, tensors: Tensors) -> Any:

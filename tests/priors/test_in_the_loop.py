@@ -10,15 +10,12 @@ import numpy as np
 import pytest
 from stable_baselines3.common.logger import configure
 
+from agents_clone import AGENTS, needs_agents
 from sb3_ca2e import CA2EDDPG, CA2EDQN
 from sb3_ca2e.priors.zoo import BUNDLED
 from sb3_ca2e.zoo.hyperparams import load_hyperparams
 
-SHARED = pathlib.Path(__file__).parents[2] / ".." / "shared" / "rl-trained-agents"
-AGENTS = pathlib.Path(os.environ.get("SB3_CA2E_AGENTS", SHARED))
 MODELS = {"ca2e_dqn": CA2EDQN, "ca2e_ddpg": CA2EDDPG}
-
-needs_zoo = pytest.mark.skipif(not (AGENTS / "dqn").is_dir(), reason="no clone of rl-trained-agents (SB3_CA2E_AGENTS)")
 
 #: Mean and standard deviation of ten episodes, from the README of the agents' folder.
 LUNAR_LANDER = {"ppo": (257.2, 15.6), "dqn": (195.7, 64.7), "a2c": (171.8, 86.3)}
@@ -101,7 +98,7 @@ def test_bundled_agents_teach_raw_observations(tmp_path, monkeypatch):
     assert_memory_holds_raw_observations(model, tmp_path)
 
 
-@needs_zoo
+@needs_agents
 def test_agents_with_normalisation_teach_raw_observations(tmp_path, monkeypatch):
     monkeypatch.setenv("SB3_CA2E_AGENTS", str(AGENTS))
     sync = {"execution": "sync", "n_actors": 4, "learning_starts": 10_000}
@@ -110,7 +107,7 @@ def test_agents_with_normalisation_teach_raw_observations(tmp_path, monkeypatch)
     assert_memory_holds_raw_observations(model, tmp_path)
 
 
-@needs_zoo
+@needs_agents
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("algo", "env_id", "table"),

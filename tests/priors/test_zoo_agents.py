@@ -1,8 +1,5 @@
 """Agents of the RL Zoo, beside SB3's own way of playing them: only where a clone of rl-trained-agents is at hand."""
 
-import os
-import pathlib
-import re
 import sys
 
 import gymnasium as gym
@@ -15,13 +12,11 @@ from sb3_contrib.common.wrappers import TimeFeatureWrapper
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
+from agents_clone import AGENTS, needs_agents, readme_rewards
 from sb3_ca2e import PriorAgent
 from sb3_ca2e.actors.identity import identity_of_vec
 
-SHARED = pathlib.Path(__file__).parents[2] / ".." / "shared" / "rl-trained-agents"
-AGENTS = pathlib.Path(os.environ.get("SB3_CA2E_AGENTS", SHARED))
-
-pytestmark = pytest.mark.skipif(not (AGENTS / "dqn").is_dir(), reason="no clone of rl-trained-agents (SB3_CA2E_AGENTS)")
+pytestmark = needs_agents
 
 
 @pytest.fixture(autouse=True)
@@ -134,23 +129,9 @@ def test_an_agent_for_other_spaces_is_refused_showing_both(algorithm, env_id, li
         agent.resolve(venv.observation_space, venv.action_space, identity_of_vec(venv))
 
 
-def readme_rewards() -> dict[tuple[str, str], tuple[float, float]]:
-    """Mean and standard deviation that the folder's README measured, by algorithm and environment."""
-    readme = AGENTS / "README.md"
-    rows = re.findall(
-        r"^\| (\w+) \| ([\w-]+) \|.*\| (-?[\d.]+) ± ([\d.]+) \| (?:yes|no) \|",
-        readme.read_text(encoding="utf-8") if readme.is_file() else "",
-        re.MULTILINE,
-    )
-    return {(algorithm, env_id): (float(mean), float(std)) for algorithm, env_id, mean, std in rows}
-
-
 @pytest.mark.parametrize("algorithm", ["dqn", "ppo", "a2c"])
 def test_agents_are_as_good_as_their_readme_says(algorithm):
-    measured = readme_rewards().get((algorithm, "MountainCar-v0"))
-    if measured is None:
-        pytest.skip("this clone of rl-trained-agents has no table of measured rewards")
-    mean, std = measured
+    mean, std = readme_rewards()[algorithm, "MountainCar-v0"].measured
     venv = make_vec_env("MountainCar-v0", seed=5)
     found, _ = PriorAgent(AGENTS / algorithm / "MountainCar-v0_1").evaluate(venv, 10)
     assert abs(found - mean) <= 3 * std * np.sqrt(2 / 10)

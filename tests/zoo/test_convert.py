@@ -17,16 +17,16 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from zoo_commands import run, zoo
 
+from agents_clone import AGENTS, needs_agents
 from sb3_ca2e import CA2EDQN, PriorAgent
 from sb3_ca2e.priors.converted import ABOUT, MODEL, read_agent
 from sb3_ca2e.priors.loading import load_trained_on
 from sb3_ca2e.priors.reader import read_agent as read_zip
+from sb3_ca2e.priors.zoo import BUNDLED as BUNDLED_FOLDER
 from sb3_ca2e.priors.zoo import AgentFiles, find_agent
 from sb3_ca2e.zoo.convert import convert
 
-REPOSITORY = pathlib.Path(__file__).parents[2]
-ZOO = pathlib.Path(os.environ.get("SB3_CA2E_AGENTS", REPOSITORY.parent / "shared" / "rl-trained-agents"))
-BUNDLED = sorted((REPOSITORY / "sb3_ca2e" / "priors" / "agents").glob("*/*/*.zip"))
+BUNDLED = sorted(BUNDLED_FOLDER.glob("*/*/*.zip"))
 
 
 def observations_of(space, n):
@@ -68,10 +68,10 @@ def test_a_bundled_agent_acts_as_before(model, tmp_path):
     check_round_trip(model, tmp_path / "converted")
 
 
-@pytest.mark.skipif(not ZOO.is_dir(), reason="needs a clone of rl-trained-agents, in $SB3_CA2E_AGENTS")
+@needs_agents
 @pytest.mark.parametrize("algorithm", ["a2c", "ars", "ddpg", "dqn", "ppo", "qrdqn", "sac", "tqc", "trpo"])
 def test_agents_of_the_zoo_act_as_before(algorithm, tmp_path):
-    models = sorted((ZOO / algorithm).glob("*/*.zip"))
+    models = sorted((AGENTS / algorithm).glob("*/*.zip"))
     assert models
     for model in models:
         check_round_trip(model, tmp_path / model.stem)
@@ -176,7 +176,7 @@ def test_an_agent_is_not_overwritten(converted):
 def changed(converted, **entries):
     about = json.loads((converted / ABOUT).read_text())
     for name, value in entries.items():
-        about[name] = {**about[name], **value} if name == "policy_kwargs" else value
+        about[name] = {**about[name], **value} if name in ("policy_kwargs", "trained_on") else value
     (converted / ABOUT).write_text(json.dumps(about))
 
 
@@ -189,7 +189,10 @@ def changed(converted, **entries):
         (lambda folder: changed(folder, policy_kwargs={"activation_fn": "os.system"}), "activation_fn"),
         (lambda folder: changed(folder, observation_space={"type": "Discrete", "n": 2**40}), "larger than the weights"),
         (lambda folder: changed(folder, observation_space={"type": "Text"}), "KeyError"),
-        (lambda folder: changed(folder, trained_on={"env_id": None}), "statistics"),
+        (lambda folder: changed(folder, trained_on={"env_id": 3}), "its names are none"),
+        (lambda folder: changed(folder, trained_on={"n_stack": "4"}), "positive whole numbers"),
+        (lambda folder: changed(folder, trained_on={"statistics": {}}), "KeyError: 'clip_obs'"),
+        (lambda folder: changed(folder, trained_on={"more": 1}), "more"),
         (lambda folder: (folder / ABOUT).write_text("{"), "JSONDecodeError"),
         (lambda folder: (folder / ABOUT).write_text("[" * 10**5), "RecursionError"),
         (lambda folder: (folder / ABOUT).write_text(" " * 2**21), "over 1048576"),

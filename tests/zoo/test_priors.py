@@ -1,7 +1,6 @@
 """The list of agents that can be prior agents."""
 
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -10,20 +9,9 @@ import sys
 import pytest
 from zoo_commands import run, zoo
 
+from agents_clone import AGENTS, needs_agents, readme_rewards
 from sb3_ca2e.priors.zoo import BUNDLED
 from sb3_ca2e.zoo.priors import published_rewards
-
-REPOSITORY = pathlib.Path(__file__).parents[2]
-ZOO = pathlib.Path(os.environ.get("SB3_CA2E_AGENTS", REPOSITORY.parent / "shared" / "rl-trained-agents"))
-needs_zoo = pytest.mark.skipif(not ZOO.is_dir(), reason="needs a clone of rl-trained-agents, in $SB3_CA2E_AGENTS")
-
-
-def table_of_the_clone() -> dict[tuple[str, str], tuple[float, ...]]:
-    """Published reward and the mean measured over ten episodes, by algorithm and environment, from its README."""
-    number = r"(-?[\d.]+)"
-    row = rf"\| (\w+) \| ([\w-]+) \|[^|]*\|[^|]*\| {number} ± {number} \| (?:v4: )?{number} ±"
-    text = (ZOO / "README.md").read_text()
-    return {(algo, env_id): tuple(map(float, rest)) for algo, env_id, *rest in re.findall(row, text)}
 
 
 @pytest.fixture
@@ -35,22 +23,21 @@ def listed(*options, cwd, **environment):
     return json.loads(zoo("priors", *options, "--json", cwd=cwd, **environment))
 
 
-@needs_zoo
+@needs_agents
 def test_published_rewards_are_those_of_the_zoo():
-    table = {key: (mean, std) for key, (mean, std, _) in table_of_the_clone().items()}
-    assert len(table) == 70
-    assert published_rewards() == table
+    assert published_rewards() == {agent: rewards.published for agent, rewards in readme_rewards().items()}
+    assert len(published_rewards()) == 70
 
 
-@needs_zoo
+@needs_agents
 def test_agents_of_the_zoo_and_what_they_reach(tmp_path):
-    agents = listed("--env", "Acrobot-v1", "--evaluate", "10", cwd=tmp_path, SB3_CA2E_AGENTS=str(ZOO))
-    table = table_of_the_clone()
+    agents = listed("--env", "Acrobot-v1", "--evaluate", "10", cwd=tmp_path, SB3_CA2E_AGENTS=str(AGENTS))
+    table = readme_rewards()
     assert {each["algorithm"] for each in agents} == {a for a, env_id in table if env_id == "Acrobot-v1"}
     for each in agents:
-        *published, measured = table[each["algorithm"], each["trained_on"]]
-        assert each["published_reward"] == published
-        assert each["measured_reward"][0] == pytest.approx(measured, abs=0.06)
+        rewards = table[each["algorithm"], each["trained_on"]]
+        assert each["published_reward"] == list(rewards.published)
+        assert each["measured_reward"] == pytest.approx(rewards.measured, abs=0.06)  # as rounded there
         assert each["source"] == f"zoo:{each['algorithm']}"
         assert (each["loads_without_trust"], each["problem"], each["recorded_reward"]) == (True, None, None)
     preprocessing = {each["algorithm"]: each["preprocessing"] for each in agents}

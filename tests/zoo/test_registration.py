@@ -79,10 +79,19 @@ def test_an_atari_game_with_the_papers_settings(tmp_path):
     assert "Stacking 4 frames" in zoo("enjoy", *shared, "--no-render", "-n", "20", cwd=tmp_path)
 
 
-def test_the_benchmark_measures_our_agents(tmp_path):
-    options = ("--algo", "ca2e_dqn", "--env", "CartPole-v1", "-n", "200", "--eval-freq", "-1")
-    zoo("train", *options, "-params", "learning_starts:100", cwd=tmp_path)
-    zoo("benchmark", "--log-dir", "logs", "--no-hub", "-n", "300", "--num-threads", "1", cwd=tmp_path)
+CARTPOLE = ("--algo", "ca2e_dqn", "--env", "CartPole-v1")
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory) -> pathlib.Path:
+    """The folder of a short run."""
+    folder = tmp_path_factory.mktemp("run")
+    zoo("train", *CARTPOLE, "-n", "200", "--eval-freq", "100", "-params", "learning_starts:100", cwd=folder)
+    return folder / "logs"
+
+
+def test_the_benchmark_measures_our_agents(logs, tmp_path):
+    zoo("benchmark", "--log-dir", logs, "--no-hub", "-n", "300", "--num-threads", "1", cwd=tmp_path)
     assert re.search(r"\|ca2e_dqn\|CartPole-v1\| *\d", (tmp_path / "benchmark.md").read_text())
 
 
@@ -193,17 +202,14 @@ def seeded_cartpole():
     return env
 
 
-def test_an_agent_goes_to_the_hub_and_comes_back(hub, tmp_path):
-    options = ("--algo", "ca2e_dqn", "--env", "CartPole-v1")
-    train = ("-n", "200", "--eval-freq", "100", "-params", "learning_starts:100")
-    zoo("train", *options, *train, cwd=tmp_path, **hub.environment)
-    to_hub = ("-f", "logs", "-orga", "somebody", "--no-render", "--repo-name", "ca2e_dqn-CartPole-v1")
-    zoo("push_to_hub", *options, *to_hub, cwd=tmp_path, **hub.environment)
-    zoo("load_from_hub", *options, "-f", "downloaded", "-orga", "somebody", cwd=tmp_path, **hub.environment)
+def test_an_agent_goes_to_the_hub_and_comes_back(logs, hub, tmp_path):
+    to_hub = ("-f", logs, "-orga", "somebody", "--no-render", "--repo-name", "ca2e_dqn-CartPole-v1")
+    zoo("push_to_hub", *CARTPOLE, *to_hub, cwd=tmp_path, **hub.environment)
+    zoo("load_from_hub", *CARTPOLE, "-f", "downloaded", "-orga", "somebody", cwd=tmp_path, **hub.environment)
 
     played = [
         PriorAgent(folder / "ca2e_dqn" / "CartPole-v1_1").evaluate(seeded_cartpole(), 3)
-        for folder in (tmp_path / "logs", tmp_path / "downloaded")
+        for folder in (logs, tmp_path / "downloaded")
     ]
     assert played[0] == played[1]
     card = hub.files("somebody/ca2e_dqn-CartPole-v1")["README.md"].decode()

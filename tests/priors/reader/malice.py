@@ -15,13 +15,10 @@ from spaces_env import SpacesEnv
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from agents_clone import AGENTS
 from sb3_ca2e.priors.zoo import BUNDLED
 
 WORKER = pathlib.Path(__file__).with_name("malice_worker.py")
-AGENTS = pathlib.Path(
-    os.environ.get("SB3_CA2E_AGENTS", WORKER.parents[3] / ".." / "shared" / "rl-trained-agents")  # where they are
-)
-
 #: A title, what the file is read as, and where it is
 Manifest = list[tuple[str, str, pathlib.Path]]
 

@@ -1,8 +1,6 @@
 """The RL Zoo's own agents, where a copy of rl-trained-agents is at hand."""
 
 import io
-import os
-import pathlib
 import pickle
 import warnings
 
@@ -10,12 +8,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from agents_clone import AGENTS, needs_agents
 from sb3_ca2e.priors.reader import read_agent, read_vec_normalize, read_yaml
 from sb3_ca2e.priors.zoo import algorithm_class
 
-SHARED = pathlib.Path(__file__).parents[3] / ".." / "shared" / "rl-trained-agents"
-AGENTS = pathlib.Path(os.environ.get("SB3_CA2E_AGENTS", SHARED))
-pytestmark = pytest.mark.skipif(not AGENTS.is_dir(), reason="needs SB3_CA2E_AGENTS, a copy of rl-trained-agents")
+pytestmark = needs_agents
 
 MODELS = sorted(AGENTS.glob("*/*/*.zip"))
 #: The environments' own: numbers of an observation, and actions, by the name without its version
