@@ -1,5 +1,6 @@
 """What all tests share: one thread each, and no process may outlive a test."""
 
+import signal
 import uuid
 from collections.abc import Iterator
 
@@ -9,6 +10,10 @@ import torch as th
 from marked_processes import MARK, processes_marked
 
 th.set_num_threads(1)
+
+# Shells start background jobs with Ctrl-C ignored, and so would be whatever the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
