@@ -55,9 +55,9 @@ class SleepingEnv(gym.Env):
 class SlowLearner(CA2EDQN):
     """An update takes long, as with a large network."""
 
-    def update(self, batch: Any) -> Any:
+    def update(self, networks: Any, batch: Any) -> Any:
         time.sleep(UPDATE_SECONDS)
-        return super().update(batch)
+        return super().update(networks, batch)
 
 
 class SteadyRate(BaseCallback):

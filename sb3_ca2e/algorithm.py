@@ -9,7 +9,7 @@ import pathlib
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch as th
@@ -34,11 +34,14 @@ from sb3_ca2e.priors.agent import PriorAgent
 from sb3_ca2e.priors.reader import saved_attributes
 from sb3_ca2e.priors.retirement import Retirement
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer, PrioritizedReplaySamples
+from sb3_ca2e.updates import Learner, Networks, Result
 
 #: What a user may put into ``prior_agents``.
 PriorSource = str | pathlib.Path | BaseAlgorithm | PriorAgent
 #: Slots where neither the user nor the environment says how many: the paper's.
 DEFAULT_ACTORS = 8
+#: Updates to come for which ``compile="auto"`` compiles.
+WORTH_COMPILING = 20_000
 
 
 class CA2EMixin(OffPolicyAlgorithm):
@@ -46,8 +49,9 @@ class CA2EMixin(OffPolicyAlgorithm):
     Asynchronous actors, prioritized multi-step memory and prior agents for an off-policy algorithm of SB3.
 
     SB3's own ``learn`` drives it: ``collect_rollouts`` takes transitions that actors have made instead of making
-    them, and ``train`` adds importance weights and new priorities. An algorithm supplies five hooks:
-    :meth:`published_modules`, :meth:`explorations`, :meth:`act`, :meth:`evaluate` and :meth:`update`.
+    them, and ``train`` adds importance weights and new priorities. An algorithm supplies six hooks:
+    :meth:`published_modules`, :meth:`trained_networks`, :meth:`explorations`, :meth:`act`, :meth:`evaluate` and
+    :meth:`update`.
     """
 
     replay_buffer: PrioritizedReplayBuffer
@@ -84,8 +88,20 @@ class CA2EMixin(OffPolicyAlgorithm):
         """
         raise NotImplementedError
 
-    def update(self, batch: PrioritizedReplaySamples) -> tuple[th.Tensor, dict[str, th.Tensor]]:
+    #: whether :meth:`update` does the same at every call, so that it can be compiled
+    compilable: ClassVar[bool] = False
+    #: the model's settings that :meth:`update` reads
+    update_settings: ClassVar[tuple[str, ...]] = ()
+
+    def trained_networks(self) -> tuple[dict[str, th.nn.Module], dict[str, th.optim.Optimizer]]:
         """
+        :return: the networks that :meth:`update` names, and the optimisers of those that it optimises
+        """
+        raise NotImplementedError
+
+    def update(self, networks: Networks, batch: PrioritizedReplaySamples) -> Result:
+        """
+        :param networks: by the names of :meth:`trained_networks`
         :param batch: a prioritized batch
         :return: ``(batch,)`` TD errors, and scalars to log under ``train/``
         """
@@ -132,6 +148,7 @@ class CA2EMixin(OffPolicyAlgorithm):
         actor_update_interval: int = 100,
         rate_limit: bool = True,
         info_keys: Sequence[str] = (),
+        compile: bool | str = "auto",
     ) -> None:
         """Keep the arguments as given: ``load`` writes them back under their own names."""
         if isinstance(prior_agents, str | pathlib.Path | BaseAlgorithm | PriorAgent):
@@ -146,12 +163,14 @@ class CA2EMixin(OffPolicyAlgorithm):
         self.actor_update_interval = actor_update_interval
         self.rate_limit = rate_limit
         self.info_keys = tuple(info_keys)
+        self.compile = compile
         self.retirement_state: dict[str, Any] | None = None
         self._last_actor_stats: list[dict[str, Any]] = []
         self._n_updates_at_start = 0
         self._n_learns = 0  # saved, so that each learn() sees new episodes though the seed is the same
         self._collector: Collector | None = None
         self._last_batch: tuple[PrioritizedReplaySamples, th.Tensor] | None = None
+        self._learner: Learner | None = None
 
     @property
     def n_slots(self) -> int:
@@ -194,6 +213,8 @@ class CA2EMixin(OffPolicyAlgorithm):
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
                 name = name.replace("n_slots", "n_actors")
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
+        if self.compile not in (True, False, "auto"):
+            raise ValueError(f"compile must be True, False or 'auto', not {self.compile!r}.")
         if self.execution not in ("async", "sync"):
             raise ValueError(f"execution must be 'async' or 'sync', not {self.execution!r}.")
         if self.n_slots <= len(self.prior_agents):
@@ -231,6 +252,11 @@ class CA2EMixin(OffPolicyAlgorithm):
         finally:
             self.n_steps = n_steps
         self._n_learns = n_learns  # a loaded model goes on, though SB3 sets its seed anew
+        modules, optimizers = self.trained_networks()
+        self._learner = Learner(self.update, modules, optimizers, self._values_of_update_settings)
+
+    def _values_of_update_settings(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in self.update_settings)
 
     def _make_memory(self) -> PrioritizedReplayBuffer:
         """The memory reserves nothing until transitions come."""
@@ -320,7 +346,7 @@ class CA2EMixin(OffPolicyAlgorithm):
             self.replay_buffer.set_random_seed(seed)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_collector", "_last_batch"]
+        return [*super()._excluded_save_params(), "_collector", "_last_batch", "_learner"]
 
     # Learning.
 
@@ -533,10 +559,11 @@ class CA2EMixin(OffPolicyAlgorithm):
         beta = self.replay_buffer_kwargs.get("beta", 0.4)
         memory.beta = beta + (1.0 - beta) * (1.0 - max(self._current_progress_remaining, 0.0))
         sums: dict[str, th.Tensor] = {}
+        assert self._learner is not None
         for _ in range(gradient_steps):
             batch = memory.sample(batch_size, env=self._vec_normalize_env)
             self._n_updates += 1
-            td_errors, metrics = self.update(batch)
+            td_errors, metrics = self._learner.update(batch)
             memory.update_priorities(batch.indices, batch.generations, td_errors.abs() + PRIORITY_FLOOR)
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -545,6 +572,18 @@ class CA2EMixin(OffPolicyAlgorithm):
             self.logger.record(f"train/{name}", (value / gradient_steps).item())
         if gradient_steps > 0:
             self._last_batch = batch, td_errors
+            if self.compilable and self._compile_now(gradient_steps):
+                self._learner.compile(batch, wait=self.execution == "sync")
+
+    def _compile_now(self, gradient_steps: int) -> bool:
+        """Compiling takes some ten seconds of a core, which a short run does not win back."""
+        if self.compile != "auto":
+            return bool(self.compile)
+        assert isinstance(self.train_freq, TrainFreq)
+        to_come = self._total_timesteps - self.num_timesteps
+        updates = to_come * gradient_steps / (self.train_freq.frequency * self.n_envs)
+        # In one process, when a compiler finishes would decide on the last digits.
+        return updates >= WORTH_COMPILING and self.execution == "async"
 
     def _record_batch(self) -> None:
         """Who fed the last batch, and what it taught."""
