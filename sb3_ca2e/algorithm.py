@@ -552,7 +552,8 @@ class CA2EMixin(OffPolicyAlgorithm):
         :param gradient_steps: number of updates
         :param batch_size: transitions in each
         """
-        self.policy.set_training_mode(True)
+        if not self.policy.training:  # to set it visits every layer, which takes as long as some updates
+            self.policy.set_training_mode(True)
         names, _ = self._get_torch_save_params()
         self._update_learning_rate([recursive_getattr(self, name) for name in names if name.endswith("optimizer")])
         memory = self.replay_buffer
