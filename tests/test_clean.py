@@ -4,8 +4,6 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
-import textwrap
 
 import ale_py
 import gymnasium as gym
@@ -16,8 +14,7 @@ from stable_baselines3.common.vec_env import VecFrameStack
 
 from marked_processes import processes_marked
 from sb3_ca2e import CA2EDQN
-
-ROOT = pathlib.Path(__file__).parents[1]
+from user_script import environment, script
 
 
 def shared_memory() -> set[str]:
@@ -33,18 +30,6 @@ def open_files() -> set[str]:
         except OSError:  # the one that lists this folder
             continue
     return found
-
-
-def script(text: str, folder: pathlib.Path, *arguments: str) -> list[str]:
-    """A user's script, run with warnings as errors."""
-    path = folder / "script.py"
-    path.write_text(textwrap.dedent(text))
-    return [sys.executable, "-W", "error", str(path), *arguments]
-
-
-def environment(folder: pathlib.Path) -> dict[str, str]:
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
 
 
 class RaiseAt(BaseCallback):

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, PPO, HerReplayBuffer
 
-from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorError, PriorAgent
+from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorError, BuilderVecEnv, PriorAgent
 from toy import RandomWalk
 
 
@@ -138,3 +138,40 @@ def test_an_environment_that_goes_wrong_is_named_and_what_was_learned_is_kept(en
     assert (
         loaded.predict(observation, deterministic=True)[0] == model.predict(observation, deterministic=True)[0]
     ).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "n_processes"), [({"observation": np.array([np.nan, 0], np.float32)}, 2), ({"reward": float("nan")}, 1)]
+)
+def test_nan_in_an_actor_process_is_named_and_the_model_learns_on_elsewhere(wrong, n_processes, tmp_path):
+    class Fine(Wrong):
+        def __init__(self):
+            super().__init__()
+            self.steps = -(10**6)
+
+    builders = BuilderVecEnv([Fine, lambda: Wrong(**wrong)])
+    small = {"learning_starts": 50, "policy_kwargs": {"net_arch": [8]}}
+    model = CA2EDQN("MlpPolicy", builders, n_actors=2, n_processes=n_processes, seed=7, **small)
+    message = r"(?s)slot 1, seed 7, failed:.*(is not finite, \[nan|the reward nan)"
+    with pytest.raises(ActorError, match=message) as caught:
+        model.learn(1000)
+    assert "orrect the environment" in str(caught.value)
+    # The 150th step of slot 1 lies in its third block; slot 0 may be two blocks ahead.
+    n_timesteps, n_updates = model.num_timesteps, model._n_updates
+    assert 2 * 50 <= n_timesteps <= 2 * 100 + 100
+    assert n_updates > 0
+    assert model.replay_buffer.size() == n_timesteps
+    batch = model.replay_buffer.sample(1000)
+    assert all(tensor.isfinite().all() for tensor in batch)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "memory")
+    loaded = CA2EDQN.load(tmp_path / "model", env=BuilderVecEnv([Fine, Fine]), execution="sync")
+    loaded.load_replay_buffer(tmp_path / "memory")
+    model.set_env(BuilderVecEnv([Fine, Fine]))
+    observations = np.random.default_rng(0).uniform(-1, 1, (20, 2)).astype(np.float32)
+    np.testing.assert_array_equal(*(each.predict(observations, deterministic=True)[0] for each in (model, loaded)))
+    for each in (model, loaded):
+        each.learn(200, reset_num_timesteps=False)
+        assert each.num_timesteps == each.replay_buffer.size() == n_timesteps + 200
+        assert each._n_updates > n_updates
+        assert all(parameter.isfinite().all() for parameter in each.policy.parameters())

@@ -1,6 +1,7 @@
 """From the user's environment to a picklable builder for each slot, and to the observations that a slot sees."""
 
 import contextlib
+import dataclasses
 import importlib
 import io
 import pickle
@@ -13,9 +14,11 @@ import cloudpickle
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     SubprocVecEnv,
@@ -30,6 +33,9 @@ from stable_baselines3.common.vec_env import (
 from sb3_ca2e.actors.monitors import SlotMonitor, file_of
 from sb3_ca2e.actors.normalization import Normalization
 from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
+
+#: Frames in a stack: how many of them belong to the episode is kept in a byte.
+MOST_FRAMES = 256
 
 
 class BuilderVecEnv(DummyVecEnv):
@@ -124,7 +130,9 @@ def recipe_from(env: VecEnv) -> EnvRecipe:
     :param env: the model's environment, as SB3 wrapped it
     :return: the recipe by which every slot gets its own copy
     :raises ValueError: naming the wrapper or environment that actors can't rebuild, and the way out
+    :raises NotImplementedError: if SB3 does not support the observation space
     """
+    get_obs_shape(env.observation_space)  # refuses spaces that SB3 does not support
     base, wrappers = _unwrap(env)
     n_stack, axes = 1, dict.fromkeys(_boxes(env.observation_space), 0)
     transposed: frozenset[str] = frozenset()
@@ -137,6 +145,8 @@ def recipe_from(env: VecEnv) -> EnvRecipe:
             if n_stack > 1:
                 raise ValueError("The environment has two VecFrameStack wrappers; keep one with the product of both.")
             n_stack, axes = wrapper.stacked_obs.n_stack, _stack_axes(wrapper)
+            if n_stack > MOST_FRAMES:
+                raise ValueError(f"VecFrameStack of {n_stack} frames: actors stack at most {MOST_FRAMES}; take fewer.")
             of_frames = normalize is not None
         elif isinstance(wrapper, VecTransposeImage):
             transposed = _transposed(wrapper)
@@ -324,6 +334,9 @@ def _registered() -> tuple[bytes, ...]:
         module = entry if isinstance(entry, str) else getattr(entry, "__module__", "")
         if not module.startswith("gymnasium."):
             with contextlib.suppress(Exception):
+                if isinstance(entry, str) and module.startswith("__main__"):
+                    creator: Any = load_env_creator(entry)
+                    spec = dataclasses.replace(spec, entry_point=creator)  # an actor's main module is another
                 pickled.append(_dumps(spec))
     return tuple(pickled)
 

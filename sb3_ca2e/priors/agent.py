@@ -18,7 +18,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_ca2e.priors.reader import RECURRENT, saved_attributes
-from sb3_ca2e.priors.zoo import AgentFiles, algorithm_class, find_agent
+from sb3_ca2e.priors.zoo import AgentFiles, algorithm_class, algorithms_with, find_agent
 
 
 class PriorAgent:
@@ -112,7 +112,9 @@ class PriorAgent:
         custom_objects: dict[str, Any] = {**placeholders, "delta_std_schedule": _zero, "buffer_size": 1}
         live = {"observation_space": observation_space, "action_space": action_space}
         saved = saved_attributes(files.model)
-        _refuse_recurrent(str(files.model), [saved["policy_class"]["__module__"]])
+        policy_module = saved["policy_class"]["__module__"]
+        _refuse_recurrent(str(files.model), [policy_module])
+        _refuse_misnamed(files, policy_module)
         custom_objects |= {name: live[name] for name in _spaces_of_old_gym(saved)}
         try:
             with warnings.catch_warnings():
@@ -138,7 +140,7 @@ class PriorAgent:
 
     def predict(
         self,
-        observation: np.ndarray,
+        observation: np.ndarray | dict[str, np.ndarray],
         state: Any = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool | None = None,
@@ -154,7 +156,7 @@ class PriorAgent:
         """
         assert self._policy is not None, "resolve() the agent first"
         if self._normalize is not None:
-            observation = np.asarray(self._normalize.normalize_obs(observation))
+            observation = self._normalize.normalize_obs(observation)
         chosen = self._deterministic if deterministic is None else deterministic
         return self._policy.predict(observation, state, episode_start, deterministic=chosen)
 
@@ -220,6 +222,17 @@ def _refuse_recurrent(name: str, modules: list[str]) -> None:
         raise ValueError(
             f"{name} has a recurrent policy, which can't be a prior agent. Give an agent without memory, e.g. of PPO "
             "or DQN, where needed trained on stacked frames."
+        )
+
+
+def _refuse_misnamed(files: AgentFiles, policy_module: str) -> None:
+    """The algorithm is told by the path alone; a file in a wrong folder would fail far from its cause."""
+    algorithms = algorithms_with(policy_module)
+    if algorithms and files.algorithm not in algorithms:
+        raise ValueError(
+            f"{files.model} is named as an agent of {files.algorithm}, but its policy is one of "
+            f"{' or '.join(algorithms)} ({policy_module}). Name one of its folders, or the file, after the algorithm "
+            "that trained it."
         )
 
 

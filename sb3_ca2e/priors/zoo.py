@@ -1,5 +1,6 @@
 """Find the files of a pretrained agent in the RL Zoo's folder layout."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -8,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 
 #: Algorithms whose agents can be priors, and where their classes are.
 ALGORITHMS = {
@@ -75,6 +77,22 @@ def algorithm_class(name: str) -> type[BaseAlgorithm]:
         raise ImportError(f"A {name} agent needs sb3-contrib: pip install sb3-contrib") from error
     own = {"ca2e_dqn": "CA2EDQN", "ca2e_ddpg": "CA2EDDPG"}
     found: type[BaseAlgorithm] = getattr(module, own.get(name, name.upper()))
+    return found
+
+
+def algorithms_with(policy_module: str) -> list[str]:
+    """
+    :param policy_module: module of a policy's class
+    :return: names of the algorithms that have such policies; none for a policy of the user's own
+    """
+    found = []
+    for name in ALGORITHMS:
+        with contextlib.suppress(ImportError):
+            policies = algorithm_class(name).policy_aliases.values()
+            own = {policy.__module__ for policy in policies}
+            inherited = {base.__module__ for policy in policies for base in policy.__mro__} - {BasePolicy.__module__}
+            if policy_module in own | inherited:
+                found.append(name)
     return found
 
 

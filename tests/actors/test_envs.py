@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from recording_env import RecordingEnv, make_spec
+from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
@@ -231,6 +232,7 @@ class NotPicklable(RecordingEnv):
             "norm_obs=False",
         ),
         (lambda: VecFrameStack(VecFrameStack(make_vec_env("CartPole-v1"), 2), 2), "two VecFrameStack", "keep one"),
+        (lambda: VecFrameStack(make_vec_env("CartPole-v1"), 257), "VecFrameStack of 257 frames", "at most 256"),
         (NotPicklable, "NotPicklable", "Pass a function that makes the environment"),
     ],
 )
@@ -238,6 +240,23 @@ def test_what_actors_cannot_rebuild_is_refused_at_construction(env, culprit, way
     made = env()
     with pytest.raises(ValueError, match=f"(?s){culprit}.*{way_out}"):
         CA2EDQN("MultiInputPolicy" if isinstance(made.observation_space, spaces.Dict) else "MlpPolicy", made)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Tuple([VECTOR]),
+        spaces.Dict({"inner": spaces.Dict({"a": VECTOR})}),
+        spaces.Dict({"a": spaces.Tuple([VECTOR])}),
+    ],
+)
+def test_observations_that_sb3_does_not_support_are_refused_in_its_words(space):
+    def refusal(algorithm):
+        with pytest.raises(NotImplementedError) as caught:
+            algorithm("MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy", Spaces(space))
+        return str(caught.value)
+
+    assert refusal(CA2EDQN) == refusal(DQN)
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

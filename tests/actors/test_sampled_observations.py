@@ -12,6 +12,8 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecTransposeImage
 
 from sb3_ca2e import CA2EDQN, PriorAgent
+from sb3_ca2e.actors.actor import ActorSpec
+from sb3_ca2e.actors.pool import AsyncActors
 from sb3_ca2e.replay.block import TRANSITION
 
 N_SLOTS = 3
@@ -206,8 +208,8 @@ def check_memory(memory: Any, oracle: Oracle, n_made: int) -> None:
     assert newest == n_made - 1
 
 
-@pytest.mark.parametrize("chain", CHAINS)
-def test_sampled_observations_are_what_the_users_chain_returns(chain):
+def models_on(chain: str) -> tuple[CA2EDQN, DQN, ActorSpec]:
+    """A learner with a small memory, a prior agent for its last slot, and what its actor is started with."""
     make, policy = CHAINS[chain]
     model = learner(
         CA2EDQN,
@@ -221,7 +223,13 @@ def test_sampled_observations_are_what_the_users_chain_returns(chain):
     )
     prior = learner(DQN, make(), policy, buffer_size=1)
     agent = PriorAgent(prior).resolve(model.observation_space, model.action_space, None).for_actor()
-    actor = LocalActor(make_spec(model, block_size=BLOCK_SIZE, priors=[None] * (N_SLOTS - 1) + [agent]))
+    return model, prior, make_spec(model, block_size=BLOCK_SIZE, priors=[None] * (N_SLOTS - 1) + [agent])
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_sampled_observations_are_what_the_users_chain_returns(chain):
+    model, prior, spec = models_on(chain)
+    actor = LocalActor(spec)
     actor.publish(model)
     rounds = [actor.collect()[1] for _ in range(N_ROUNDS)]
     actions = np.array([slot.env.unwrapped.actions for slot in actor.actor.slots]).T
@@ -238,3 +246,18 @@ def test_sampled_observations_are_what_the_users_chain_returns(chain):
     batch = {key: np.stack([each[key] for each in seen]) for key in seen[0]}
     expected, _ = prior.predict(batch.get("", batch), deterministic=True)
     np.testing.assert_array_equal(actions[:, N_SLOTS - 1], expected)
+
+
+def test_observations_arrive_whole_from_another_process():
+    model, _, spec = models_on("dict in orders")
+    memory, actions = model.replay_buffer, [[] for _ in range(N_SLOTS)]
+    pool = AsyncActors([spec])
+    try:
+        for _ in range(N_ROUNDS):
+            _, blocks = pool.collect()
+            for block in blocks:
+                memory.add_block(block)
+                actions[block.slot].extend(block.actions[block.flags & TRANSITION > 0, 0])
+    finally:
+        pool.stop()
+    check_memory(memory, Oracle(model.get_env(), np.array(actions).T), N_ROUNDS * BLOCK_SIZE)

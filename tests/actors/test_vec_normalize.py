@@ -173,6 +173,21 @@ def test_prior_actors_count_too_and_their_agents_normalise_themselves():
     assert (expected != as_learner).any()
 
 
+def test_a_prior_of_dictionaries_normalises_them_itself():
+    venv = walks(Rooms)
+    prior_env = VecNormalize(venv, norm_obs_keys=["far", "near"])
+    prior_env.obs_rms["far"].mean[:], prior_env.obs_rms["near"].var[:] = 300, 9
+    small = {"net_arch": [16], "features_extractor_kwargs": {"cnn_output_dim": 4}}
+    agent = sb3.DQN("MultiInputPolicy", prior_env, buffer_size=1, seed=3, policy_kwargs=small, device="cpu")
+    venv.observation_space.seed(0)
+    raw = {key: np.stack([space.sample() for _ in range(50)]) for key, space in venv.observation_space.items()}
+    raw["far"] = np.random.default_rng(0).normal(300, 20, (50, 2))
+    expected, _ = agent.predict(prior_env.normalize_obs(raw), deterministic=True)
+    prior = PriorAgent(agent).resolve(venv.observation_space, venv.action_space, None)
+    np.testing.assert_array_equal(prior.predict(raw)[0], expected)
+    assert (agent.predict(raw, deterministic=True)[0] != expected).any()
+
+
 def test_learning_again_goes_on_from_where_the_statistics_were():
     model = model_on(VecNormalize(walks())).learn(100)
     model.learn(140, reset_num_timesteps=False)

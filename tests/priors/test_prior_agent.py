@@ -18,7 +18,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ca2e import CA2EDQN, PriorAgent
-from sb3_ca2e.priors.zoo import BUNDLED
+from sb3_ca2e.priors.reader import saved_attributes
+from sb3_ca2e.priors.zoo import BUNDLED, AgentFiles, algorithms_with
 
 SHARED = pathlib.Path(__file__).parents[2] / ".." / "shared" / "rl-trained-agents"
 AGENTS = pathlib.Path(os.environ.get("SB3_CA2E_AGENTS", SHARED))
@@ -308,3 +309,12 @@ def test_agents_of_the_zoo_are_as_good_as_their_readme_says(algorithm):
     venv = make_vec_env("MountainCar-v0", seed=5)
     found, _ = PriorAgent(AGENTS / algorithm / "MountainCar-v0_1", trust=True).evaluate(venv, 10)
     assert abs(found - mean) <= 3 * std * np.sqrt(2 / 10)
+
+
+@pytest.mark.parametrize("folder", [BUNDLED, pytest.param(AGENTS, marks=needs_zoo)], ids=["bundled", "zoo"])
+def test_agents_are_recognised_as_of_their_algorithm(folder):
+    zips = list(folder.rglob("*.zip"))
+    assert len(zips) >= 9
+    for path in zips:
+        module = saved_attributes(path)["policy_class"]["__module__"]
+        assert AgentFiles.algorithm_of(path) in algorithms_with(module), path

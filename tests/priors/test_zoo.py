@@ -4,8 +4,12 @@ import json
 import pathlib
 import shutil
 
+import numpy as np
 import pytest
+import stable_baselines3 as sb3
+from sb3_contrib import QRDQN
 
+from sb3_ca2e import CA2EDQN, PriorAgent
 from sb3_ca2e.priors.zoo import BUNDLED, AgentFiles, earlier_versions, find_agent, search_path
 
 
@@ -107,6 +111,46 @@ def test_what_is_not_found_is_told_with_where_it_was_sought(folder):
 )
 def test_the_algorithm_is_read_from_the_path(path, algorithm, folder):
     assert AgentFiles.algorithm_of(path) == algorithm
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "misnamed"),
+    [(sb3.PPO, "dqn"), (sb3.DQN, "ppo"), (sb3.DQN, "qrdqn"), (QRDQN, "dqn"), (CA2EDQN, "ppo"), (sb3.DQN, "ca2e_ddpg")],
+)
+def test_an_agent_in_a_folder_of_another_algorithm_is_refused_before_training(algorithm, misnamed, folder):
+    small = {"policy_kwargs": {"net_arch": [4]}, "device": "cpu"}
+    own = algorithm.__name__.lower().replace("ca2e", "ca2e_")
+    paths = {name: folder / name / "CartPole-v1_1" / "CartPole-v1.zip" for name in (own, misnamed)}
+    for path in paths.values():
+        path.parent.mkdir(parents=True)
+        algorithm("MlpPolicy", "CartPole-v1", **small).save(path)
+
+    def model(path):
+        return CA2EDQN("MlpPolicy", "CartPole-v1", n_actors=2, prior_agents=[PriorAgent(path, trust=True)], **small)
+
+    for source in (paths[misnamed], str(paths[misnamed].parent), f"zoo:{misnamed}"):
+        learner = model(source)
+        with pytest.raises(ValueError, match=rf"named as an agent of {misnamed}, .* one of .*{own}.*Name one") as error:
+            learner.learn(100)
+        assert str(paths[misnamed]) in str(error.value)
+        assert learner.num_timesteps == 0
+        assert learner.replay_buffer.size() == 0
+    spaces = model(paths[own]).observation_space, model(paths[own]).action_space
+    PriorAgent(paths[own], trust=True).resolve(*spaces, None)
+
+
+class OwnPolicy(sb3.dqn.MlpPolicy):
+    """Of no algorithm's module."""
+
+
+def test_a_policy_of_the_users_own_is_no_ground_to_refuse(folder):
+    path = folder / "dqn" / "CartPole-v1_1" / "CartPole-v1.zip"
+    path.parent.mkdir(parents=True)
+    model = sb3.DQN(OwnPolicy, "CartPole-v1", policy_kwargs={"net_arch": [4]}, buffer_size=1, device="cpu")
+    model.save(path)
+    agent = PriorAgent(path, trust=True).resolve(model.observation_space, model.action_space, None)
+    observations = np.zeros((1, 4), np.float32)
+    assert agent.predict(observations)[0] == model.predict(observations, deterministic=True)[0]
 
 
 @pytest.mark.parametrize("path", ["/x/model.zip", "/x/larson.zip", "zoo:alphazero"])

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from scipy import stats
 from stable_baselines3 import DDPG, DQN
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
@@ -12,6 +13,7 @@ from stable_baselines3.common.envs import SimpleMultiObsEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ca2e.replay import PrioritizedReplayBuffer
+from toy import RandomWalk
 
 VECTOR = spaces.Box(-10, 10, (3,), np.float32)
 
@@ -195,6 +197,84 @@ def test_dqn(tmp_path):
     model.load_replay_buffer(tmp_path / "memory")
     assert all(th.equal(a, b) for a, b in zip(model.replay_buffer.sample(20), expected, strict=True))
     model.learn(100, reset_num_timesteps=False)
+
+
+def pair(algorithm):
+    """SB3's learner with its own n-step memory, and with ours: after the same random steps, and no update."""
+    ours = {"replay_buffer_class": PrioritizedReplayBuffer, "replay_buffer_kwargs": {"n_steps": 3, "gamma": 0.9}}
+    common = {"learning_starts": 10**6, "buffer_size": 100, "gamma": 0.9, "seed": 0, "device": "cpu", "train_freq": 1}
+    models = []
+    for kwargs in ({"n_steps": 3}, ours):
+        env, policy_kwargs = RandomWalk(continuous=algorithm is DDPG), {"net_arch": [8]}
+        models.append(algorithm("MlpPolicy", env, policy_kwargs=policy_kwargs, **common, **kwargs).learn(170))
+    return models
+
+
+def made(model) -> tuple[np.ndarray, th.Tensor]:
+    """Positions in SB3's memory and rows in ours of the steps that both hold, in the order in which they were made."""
+    rows = stored(model.replay_buffer)
+    rows = rows[model.replay_buffer._storage.rows.inserted_at[rows].argsort()]
+    return np.arange(170 - len(rows), 170) % 100, rows
+
+
+@pytest.mark.parametrize("algorithm", [DQN, DDPG])
+def test_sb3s_learner_gets_the_returns_of_its_own_n_step_memory(algorithm):
+    oracle, model = pair(algorithm)
+    positions, rows = made(model)
+    assert len(rows) > 80
+    expected, got = oracle.replay_buffer._get_samples(positions), model.replay_buffer._get_samples(rows)
+    assert 0 < expected.dones.sum() < len(rows)
+    assert len(expected.discounts.unique()) == 3
+    for name in expected._fields:
+        value = getattr(got, name)
+        assert value.dtype == getattr(expected, name).dtype
+        np.testing.assert_allclose(value, getattr(expected, name), rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("algorithm", [DQN, DDPG])
+def test_sb3s_learner_learns_the_same_from_the_same_steps(algorithm):
+    oracle, model = pair(algorithm)
+    positions, rows = made(model)
+    memory, theirs = model.replay_buffer, oracle.replay_buffer
+    generations = memory._storage.generations_of(rows)
+    model.set_parameters(oracle.get_parameters())
+    name = "actor.mu.0.weight" if algorithm is DDPG else "q_net.q_net.0.weight"
+    before = model.policy.state_dict()[name].clone()
+    # Steps in turn, each the only one with a priority in ours, the only one that theirs gives.
+    for i in range(0, len(rows), 8):
+        memory.update_priorities(rows, generations, th.arange(len(rows)) == i)
+        theirs.sample = lambda batch_size, env=None, i=i: theirs._get_samples(np.full(batch_size, positions[i]), env)
+        for each in (oracle, model):
+            th.manual_seed(i)
+            each.train(gradient_steps=2, batch_size=4)
+    after, expected = model.policy.state_dict(), oracle.policy.state_dict()
+    assert not th.equal(after[name], before)
+    for name, value in expected.items():
+        np.testing.assert_allclose(after[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_sb3s_learner_draws_uniformly_and_weighs_nothing():
+    """It writes no priorities back, and has no use for weights."""
+    kwargs = {"replay_buffer_class": PrioritizedReplayBuffer, "learning_starts": 50, "buffer_size": 300}
+    model = DQN("MlpPolicy", RandomWalk(), policy_kwargs={"net_arch": [8]}, seed=0, device="cpu", **kwargs).learn(200)
+    assert model._n_updates > 20
+    samples = model.replay_buffer.sample(20_000)
+    assert set(samples.weights.flatten().tolist()) == {1.0}
+    counts = th.bincount(samples.indices)[stored(model.replay_buffer)]
+    assert counts.sum() == 20_000
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_sb3s_learner_on_dictionaries():
+    """For which SB3 has no n-step memory of its own."""
+    env = DummyVecEnv([lambda: SimpleMultiObsEnv(random_start=False)] * 2)
+    kwargs = {"replay_buffer_class": PrioritizedReplayBuffer, "learning_starts": 40, "buffer_size": 300}
+    small = {"net_arch": [8], "features_extractor_kwargs": {"cnn_output_dim": 8}}
+    model = DQN("MultiInputPolicy", env, policy_kwargs=small, seed=0, device="cpu", **kwargs).learn(120)
+    assert model._n_updates == 10
+    samples = model.replay_buffer.sample(50)
+    assert {key: tensor.dtype for key, tensor in samples.observations.items()} == {"img": th.uint8, "vec": th.float64}
+    assert set(samples.discounts.flatten().tolist()) <= {np.float32(0.99**n) for n in (1, 2, 3)}
 
 
 @pytest.mark.filterwarnings("ignore:The last trajectory in the replay buffer will be truncated")
