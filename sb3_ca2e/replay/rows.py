@@ -54,7 +54,7 @@ class Rows:
         #: rows of the next step of the same slot
         self.successors = th.arange(1, n_rows + 2, dtype=th.int64, device=device).clamp_(max=n_rows)
         #: priority^alpha, zero unless the row is a transition
-        self.priorities = SumTree(n_rows + 1, device)
+        self.priorities = _sum_tree(n_rows + 1, device)
 
     _COLUMNS = ("actions", "rewards", "flags", "ages", "inserted_at", "successors")
 
@@ -78,7 +78,9 @@ class Rows:
         self.frames = {key: frames.to(device) for key, frames in self.frames.items()}
         for name in (*self._COLUMNS, "_flag_bits"):
             setattr(self, name, getattr(self, name).to(device))
-        self.priorities.to(device)
+        priorities = self.priorities
+        self.priorities = _sum_tree(len(priorities), device)
+        self.priorities.assign(0, priorities[: len(priorities)].cpu().numpy())
 
     def read_flags(self, rows: th.Tensor) -> tuple[th.Tensor, ...]:
         """
@@ -113,13 +115,13 @@ class Rows:
         for key, column in self.observation_columns.items():
             frames = self.frames[key]
             if column.n_stack == 1:
-                observations[key] = frames.index_select(0, rows)
+                observations[key] = take(frames, rows)
                 continue
             back = th.arange(column.n_stack - 1, -1, -1, device=rows.device)
             # Before an episode's first frame come zeros, and those are the sentinel's.
             in_episode = back <= self.ages.take(rows).unsqueeze(1)
             stack = th.where(in_episode, rows.unsqueeze(1) - back, self.sentinel)
-            stacked = frames.index_select(0, stack.view(-1)).view(*stack.shape, *column.frame_shape)
+            stacked = take(frames, stack.view(-1)).view(*stack.shape, *column.frame_shape)
             axis = column.axis % len(column.frame_shape)
             observations[key] = stacked.movedim(1, axis + 1).reshape(len(rows), *column.shape)
         return observations
@@ -165,6 +167,29 @@ def put(column: th.Tensor, start: int, values: np.ndarray) -> None:
         rows.numpy()[...] = values
     else:
         rows.copy_(th.tensor(values))
+
+
+def take(column: th.Tensor, rows: th.Tensor) -> th.Tensor:
+    """
+    Copies of rows of a column.
+
+    :param column: ``(n_rows, *shape)``
+    :param rows: ``(batch,)`` int64
+    :return: ``(batch, *shape)``
+    """
+    if column.is_cpu:
+        return th.from_numpy(column.numpy().take(rows.numpy(), axis=0))  # three times as fast as PyTorch's
+    return column.index_select(0, rows)
+
+
+def _sum_tree(capacity: int, device: th.device | str) -> SumTree:
+    """The kind of tree that is fast on a device."""
+    if th.device(device).type != "cpu":
+        return SumTree(capacity, device)
+    # Who never has a memory, an actor for instance, need not wait until numba is imported.
+    from sb3_ca2e.replay.binary_sum_tree import BinarySumTree
+
+    return BinarySumTree(capacity)
 
 
 def _torch_dtype(dtype: np.dtype) -> th.dtype:

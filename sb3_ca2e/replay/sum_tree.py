@@ -41,14 +41,6 @@ class SumTree:
     def __getitem__(self, indices: th.Tensor | slice) -> th.Tensor:
         return self.leaves[indices]
 
-    def to(self, device: th.device | str) -> None:
-        """
-        Move the tree.
-
-        :param device: torch device
-        """
-        self.nodes, self.leaves = self.nodes.to(device), self.leaves.to(device)
-
     def assign(self, start: int, values: np.ndarray) -> None:
         """
         Set consecutive leaves.
