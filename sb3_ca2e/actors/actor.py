@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from sb3_ca2e.actors.envs import EnvRecipe, Frames, Observations, plain
 from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.actors.inference import Acts, Inference
 from sb3_ca2e.actors.monitors import SlotMonitor
 from sb3_ca2e.actors.normalization import Normalizer
 from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout, Board, FlatParameters, Handover
@@ -26,13 +27,11 @@ GREEDY_EVERY = 10
 PRIORITY_FLOOR = 1e-6
 #: Rewards are kept in float32.
 LARGEST_REWARD = float(np.finfo(np.float32).max)
+_NO_AGES = np.zeros(0, dtype=np.int64)
 
 
-class Behaviour(Protocol):
+class Behaviour(Acts, Protocol):
     """The hooks of an algorithm that run in the actors; see :class:`~sb3_ca2e.algorithm.CA2EMixin`."""
-
-    @staticmethod
-    def act(modules: dict[str, Any], observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]: ...
 
     @staticmethod
     def evaluate(modules: dict[str, Any], steps: "Steps") -> tuple[th.Tensor, th.Tensor]: ...
@@ -226,7 +225,8 @@ class Actor:
         self.collecting = -1  # the slot whose environment is being called, to name it when that fails
         self.slots: list[Slot] = []
         self.observations = Observations(spec.recipe, len(spec.slots))
-        self.lead = buffers.layout.lead
+        self._policy = Inference(spec.behaviour, spec.modules, len(spec.slots))
+        self._batch = None if self.normalizer is not None else self._seen(self.observations.batch, _NO_AGES)
         space = spec.recipe.action_space
         self._box = space if isinstance(space, spaces.Box) else None
 
@@ -274,6 +274,7 @@ class Actor:
         every = max(round(self.spec.update_interval / self.spec.block_size), 1)
         if (self.version == 0 or self.sequence % every == 0) and self.board.version != self.version:
             self.version = self.board.read(self.flat)
+            self._policy.parameters_changed()
 
     def _open(self, position: int, views: dict[str, np.ndarray]) -> "Recorder":
         slot = self.slots[position]
@@ -282,7 +283,7 @@ class Actor:
 
     def _step(self, t: int, recorders: Sequence["Recorder"], handover: Handover) -> None:
         """One step of every slot."""
-        greedy, outputs = self._act(self.observations.batch, np.array([slot.age for slot in self.slots]))
+        greedy, outputs = self._act()
         progress = self.board.progress
         warmup = self.steps * self.spec.n_slots < self.spec.warmup
         for position, slot in enumerate(self.slots):
@@ -327,7 +328,7 @@ class Actor:
 
     def _close(self, recorders: Sequence["Recorder"]) -> None:
         """Priorities of the blocks, by the parameters that chose the actions (Algorithm 2)."""
-        outputs = self._act(self.observations.batch, np.array([slot.age for slot in self.slots]))[1]
+        outputs = self._act()[1]
         for position, recorder in enumerate(recorders):
             self._fill_last_outputs(recorder, outputs[position])
             steps = recorder.steps(self.spec.recipe.columns, self.normalizer)
@@ -337,18 +338,23 @@ class Actor:
                 rewards = self.normalizer.rewards(rewards)
             recorder.write_priorities(rewards, q_taken, values, self.spec.n_steps, self.spec.gamma)
 
-    def _act(self, batch: Frames, ages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Greedy actions, and what the algorithm keeps beside them for the priorities."""
-        observations = as_tensors(batch, ages, self.spec.recipe.columns, self.normalizer)
-        actions, outputs = self.spec.behaviour.act(self.spec.modules, observations)
-        return actions.numpy(), outputs.numpy()
+    def _act(self) -> tuple[np.ndarray, np.ndarray]:
+        """Greedy actions of all slots, and what the algorithm keeps beside them for the priorities."""
+        batch = self._batch
+        if batch is None:
+            batch = self._seen(self.observations.batch, np.array([slot.age for slot in self.slots]))
+        return self._policy(batch, len(self.slots))
+
+    def _seen(self, batch: Frames, ages: np.ndarray) -> Any:
+        """What the networks see; without statistics, views that show what is written there later."""
+        return as_tensors(batch, ages, self.spec.recipe.columns, self.normalizer)
 
     def _fill_last_outputs(self, recorder: "Recorder", closing: np.ndarray) -> None:
         """What the networks say about the last observations of episodes, on which no step was taken."""
         if recorder.terminal:
             rows, observations, ages = zip(*recorder.terminal, strict=True)
             batch = {key: np.stack([each[key] for each in observations]) for key in observations[0]}
-            outputs = self._act(batch, np.array(ages))[1]
+            outputs = self._policy(self._seen(batch, np.array(ages)), len(rows))[1]
             for row, output in zip(rows, outputs, strict=True):
                 recorder.outputs[row] = output
         recorder.outputs[recorder.n_rows] = closing
