@@ -511,11 +511,12 @@ class CA2EMixin(OffPolicyAlgorithm):
             callback.update_locals(locals())
             if not callback.on_step():
                 return RolloutReturn(num_collected_steps * self.n_envs, num_collected_episodes, continue_training=False)
-            nature = [i for i, kind in enumerate(actor_kinds) if kind == "nature"]
-            self._update_info_buffer([infos[i] for i in nature], dones[nature])
+            if any(infos):
+                nature = [i for i, kind in enumerate(actor_kinds) if kind == "nature"]
+                self._update_info_buffer([infos[i] for i in nature], dones[nature])
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             self._on_step()
-            for _ in range(int(dones.sum())):
+            for _ in range(tick.n_episodes):
                 num_collected_episodes += 1
                 self._episode_num += 1
                 if log_interval is not None and self._episode_num % log_interval == 0:

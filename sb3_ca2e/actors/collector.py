@@ -11,29 +11,11 @@ from stable_baselines3.common.logger import Logger
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.normalization import Statistics
 from sb3_ca2e.actors.pool import ActorPool
+from sb3_ca2e.actors.ticks import Tick, Ticks
 from sb3_ca2e.actors.transport import FlatParameters, Handover
 from sb3_ca2e.priors.retirement import Retirement
-from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, Block
+from sb3_ca2e.replay.block import PRIOR, TRANSITION, Block
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
-
-
-@dataclass
-class Tick:
-    """
-    ``n_envs`` committed transitions, what SB3 calls a step of its vectorized environment.
-
-    :param rewards: ``(n_envs,)`` raw rewards
-    :param dones: ``(n_envs,)`` whether an episode ended
-    :param infos: one dictionary each
-    :param actor_ids: ``(n_envs,)`` slots
-    :param actor_kinds: "nature" or "prior" each
-    """
-
-    rewards: np.ndarray
-    dones: np.ndarray
-    infos: list[dict[str, Any]]
-    actor_ids: np.ndarray
-    actor_kinds: list[str]
 
 
 @dataclass
@@ -51,7 +33,7 @@ class SlotStats:
     @property
     def ep_rew_mean(self) -> float | None:
         """Mean return of its last hundred games."""
-        return float(np.mean(self.returns)) if self.returns else None
+        return sum(self.returns) / len(self.returns) if self.returns else None
 
 
 class Collector:
@@ -85,7 +67,8 @@ class Collector:
         self.stats = [SlotStats() for _ in explorations]
         for slot, index in prior_of.items():
             self.stats[slot].kind = "nature" if retirement.retired(index) else "prior"
-        self._ticks: collections.deque[tuple[Any, ...]] = collections.deque()
+        self._ticks = Ticks(n_envs)
+        self._shown: np.ndarray | None = None
         self.just_retired: list[int] = []
         self.learner_wait = self.actor_wait = self.actor_busy = 0.0
         self._started = time.perf_counter()
@@ -105,7 +88,7 @@ class Collector:
         :param wait: sleep until there are some
         """
         board = self.pool.board
-        board.publish(self._published())
+        self._publish()
         board.set_progress(progress)
         started = time.perf_counter()
         collected = self.pool.collect(wait)
@@ -121,43 +104,24 @@ class Collector:
                 self.memory.add_block(block)
                 if self._statistics is not None:
                     self._statistics.update(block)
-        self._tick(handover, blocks)
+        self._ticks.extend(handover, blocks)
         self._count(handover, blocks, timestep)
 
-    def _published(self) -> np.ndarray:
-        parameters = self._parameters.get()
-        return parameters if self._statistics is None else np.concatenate([parameters, self._statistics.publish()])
-
-    def _tick(self, handover: Handover, blocks: list[Block]) -> None:
-        """Line up the transitions in the order in which they were made."""
-        columns = []
-        for position, block in enumerate(blocks):
-            flags = block.flags[block.flags & TRANSITION > 0]
-            rewards = block.rewards[block.flags & TRANSITION > 0]
-            dones, priors = flags & (TERMINATED | TRUNCATED) > 0, flags & PRIOR > 0
-            columns.append(
-                [
-                    (reward, done, handover.infos.get((t, position)), block.slot, prior)
-                    for t, (reward, done, prior) in enumerate(zip(rewards, dones, priors, strict=True))
-                ]
-            )
-        longest = max(map(len, columns))
-        for t in range(longest):
-            self._ticks.extend(column[t] for column in columns if t < len(column))
+    def _publish(self) -> None:
+        """Show the actors what has changed since they were shown something: to copy networks takes time on both sides."""
+        published = self._parameters.get()
+        if self._statistics is not None:
+            published = np.concatenate([published, self._statistics.publish()])
+        # As whole numbers: NaN is no other than before.
+        if self._shown is None or not np.array_equal(published.view(np.int32), self._shown.view(np.int32)):
+            self.pool.board.publish(published)
+            self._shown = published
 
     def tick(self) -> Tick:
         """
         :return: the next tick; there must be enough transitions ready
         """
-        rows = [self._ticks.popleft() for _ in range(self.n_envs)]
-        rewards, dones, infos, slots, priors = zip(*rows, strict=True)
-        return Tick(
-            np.array(rewards, dtype=np.float32),
-            np.array(dones),
-            [dict(info) if info else {} for info in infos],
-            np.array(slots),
-            ["prior" if prior else "nature" for prior in priors],
-        )
+        return self._ticks.pop()
 
     def _count(self, handover: Handover, blocks: list[Block], timestep: int) -> None:
         collecting, waited = handover.seconds
@@ -173,7 +137,7 @@ class Collector:
             if n:
                 last = block.flags[block.flags & TRANSITION > 0][-1]
                 stats.kind = "prior" if last & PRIOR else "nature"
-            for t in range(n):
+            for t in range(n) if handover.games else ():
                 if (t, position) in handover.games:
                     was_prior = bool(block.flags[np.flatnonzero(block.flags & TRANSITION)[t]] & PRIOR)
                     self._game_over(block.slot, was_prior, *handover.games[t, position], timestep)
