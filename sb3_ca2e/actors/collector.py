@@ -108,7 +108,7 @@ class Collector:
         self._count(handover, blocks, timestep)
 
     def _publish(self) -> None:
-        """Show the actors what has changed since they were shown something: to copy networks takes time on both sides."""
+        """Show the actors newer parameters, if they have changed: both sides take time to copy networks."""
         published = self._parameters.get()
         if self._statistics is not None:
             published = np.concatenate([published, self._statistics.publish()])
