@@ -4,7 +4,7 @@ takes seconds, and a fraction of one from numba's cache later.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
@@ -16,9 +16,16 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _compiled(signature: str) -> Callable[[Function], Function]:
-    # A signature compiles at import, where a thread can do it ahead of the first batch, and refuses other types.
-    decorator: Callable[[Function], Function] = numba.njit(signature, cache=True, nogil=True, error_model="numpy")
-    return decorator
+    """Compile for one signature: at import, which a thread can do ahead of the first batch, and for no other types."""
+
+    def compiled(function: Function) -> Function:
+        options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+        try:
+            return cast(Function, numba.njit(signature, cache=True, **options)(function))
+        except RuntimeError:  # there is no folder to write a cache to
+            return cast(Function, numba.njit(signature, **options)(function))
+
+    return compiled
 
 
 @_compiled("void(float64[::1], int64, int64)")
@@ -151,98 +158,90 @@ def reprioritize(
 
 
 @_compiled(
-    "void(int64[::1], int64[::1], uint8[::1], float32[::1], float32[:,::1],"
-    " int64[::1], int64[::1], float32[:,::1], float32[::1], float32[::1], float32[::1])"
+    "void(int64[::1], uint8[::1], float32[::1], int64[::1], int64[::1], float64[::1], int64[::1], int64, int64,"
+    " float32[:,::1], float64, float32[:,:,::1], int64[:,::1], bool_[::1], float32[:,::1])"
 )
-def follow(
+def multi_steps(
     rows: np.ndarray,
-    successors: np.ndarray,
     flags: np.ndarray,
     rewards: np.ndarray,
+    successors: np.ndarray,
+    inserted_at: np.ndarray,
+    sums: np.ndarray,
+    segment_generations: np.ndarray,
+    segment_rows: int,
+    n_committed: int,
     powers: np.ndarray,
-    next_rows: np.ndarray,
-    n_used: np.ndarray,
+    beta: float,
+    floats: np.ndarray,
+    integers: np.ndarray,
+    prior: np.ndarray,
     step_rewards: np.ndarray,
-    returns: np.ndarray,
-    discounts: np.ndarray,
-    dones: np.ndarray,
 ) -> None:
     """
-    Follow the steps of slots up to the end of the episode, of the window or of what is known.
+    Follow the steps from rows on up to the end of the episode, of the window or of what is known.
 
     :param rows: ``(batch,)`` rows of the first steps
-    :param successors: ``(n_rows + 1,)`` column of the memory, as are ``flags`` and ``rewards``
-    :param flags: ``(n_rows + 1,)``
+    :param flags: ``(n_rows + 1,)`` column of the memory, as are ``rewards``, ``successors`` and ``inserted_at``
     :param rewards: ``(n_rows + 1,)``
+    :param successors: ``(n_rows + 1,)``
+    :param inserted_at: ``(n_rows + 1,)``
+    :param sums: of priority^alpha, as of :func:`sum_up`
+    :param segment_generations: ``(n_segments,)`` how often each segment has been freed
+    :param segment_rows: rows of a segment
+    :param n_committed: transitions ever committed
     :param powers: ``(2, n_steps + 1)`` powers of gamma, to multiply rewards and values with
-    :param next_rows: ``(batch,)`` rows of the observations in which the returns end; written, as is all that follows
-    :param n_used: ``(batch,)`` numbers of steps
+    :param beta: exponent of the importance-sampling weights
+    :param floats: ``(4, batch, 1)`` returns, discounts, dones and weights; written, as is all that follows
+    :param integers: ``(5, batch)`` rows of the observations and of the next ones, ages, generations, numbers of steps
+    :param prior: ``(batch,)`` made by a prior agent
     :param step_rewards: ``(batch, n_steps)`` rewards of the steps, zero behind the last
-    :param returns: ``(batch,)`` sums of the discounted rewards
-    :param discounts: ``(batch,)`` gamma to the power of the number of steps
-    :param dones: ``(batch,)`` 1 where the episode terminated with the last step
     """
     for row in rows:
         if not 0 <= row < len(flags):
             raise IndexError("a row that the memory does not have")
+    size, smallest = len(sums) // 2, np.inf
+    for row in rows:
+        smallest = min(smallest, sums[size + row])
+    # Columns one after the other, so that the cache misses of many rows overlap.
+    for i in range(len(rows)):
+        integers[2, i] = n_committed - inserted_at[rows[i]]
+    for i in range(len(rows)):
+        prior[i] = flags[rows[i]] & PRIOR != 0
+    for i in range(len(rows)):
+        step_rewards[i, 0] = rewards[rows[i]]
     for i in range(len(rows)):
         row, step = rows[i], 0
-        total = rewards[row] * powers[0, 0]
-        step_rewards[i, :] = 0.0
-        step_rewards[i, 0] = rewards[row]
+        # (N P(j))^-beta / max_j (N P(j))^-beta: the number N of transitions and the total cancel.
+        floats[3, i, 0] = (smallest / sums[size + row]) ** beta
+        integers[3, i] = segment_generations[row // segment_rows]
+        total = step_rewards[i, 0] * powers[0, 0]
+        step_rewards[i, 1:] = 0.0
         while step + 1 < step_rewards.shape[1] and not flags[row] & ENDED:
-            successor = successors[row]
+            # Only the last data row of a segment, before its tail, leads elsewhere: a cache miss less for the others.
+            successor = row + 1 if (row + 2) % segment_rows else successors[row]
             if not flags[successor] & TRANSITION:
                 break
             row, step = successor, step + 1
             step_rewards[i, step] = rewards[row]
             total += rewards[row] * powers[0, step]
-        next_rows[i], n_used[i] = row + 1, step + 1
-        returns[i], discounts[i] = total, powers[1, step + 1]
-        dones[i] = 1.0 if flags[row] & TERMINATED else 0.0
+        floats[0, i, 0], floats[1, i, 0] = total, powers[1, step + 1]
+        floats[2, i, 0] = 1.0 if flags[row] & TERMINATED else 0.0
+        integers[0, i], integers[1, i], integers[4, i] = rows[i], row + 1, step + 1
 
 
-@_compiled(
-    "void(int64[::1], float64[::1], float64, uint8[::1], int64[::1], int64, int64[::1], int64,"
-    " float32[::1], bool_[::1], int64[::1], int64[::1])"
-)
-def look_up(
-    rows: np.ndarray,
-    sums: np.ndarray,
-    beta: float,
-    flags: np.ndarray,
-    inserted_at: np.ndarray,
-    n_committed: int,
-    segment_generations: np.ndarray,
-    segment_rows: int,
-    weights: np.ndarray,
-    prior: np.ndarray,
-    ages: np.ndarray,
-    generations: np.ndarray,
-) -> None:
+@_compiled("int64[:,::1](int64[::1], uint8[::1], int64)")
+def stacks(rows: np.ndarray, ages: np.ndarray, n_stack: int) -> np.ndarray:
     """
-    What is known of rows, beside the steps that begin with them.
+    The rows of the frames of stacks, the sentinel before an episode's first.
 
-    :param rows: ``(batch,)``, checked by :func:`follow`
-    :param sums: of the priorities, as of :func:`sum_up`
-    :param beta: exponent of the weights
-    :param flags: ``(n_rows + 1,)`` column of the memory, as is ``inserted_at``
-    :param inserted_at: ``(n_rows + 1,)``
-    :param n_committed: transitions ever committed
-    :param segment_generations: ``(n_segments,)`` how often each segment has been freed
-    :param segment_rows: rows of a segment
-    :param weights: ``(batch,)`` importance-sampling weights; written, as is all that follows
-    :param prior: ``(batch,)`` made by a prior agent
-    :param ages: ``(batch,)`` transitions committed since
-    :param generations: ``(batch,)`` of the segments of the rows
+    :param rows: ``(batch,)``
+    :param ages: ``(n_rows + 1,)`` column of the memory
+    :param n_stack: frames in a stack
+    :return: ``(batch, n_stack)`` the oldest first
     """
-    size = len(sums) // 2
-    smallest = np.inf
-    for row in rows:
-        smallest = min(smallest, sums[size + row])
+    frames = np.empty((len(rows), n_stack), dtype=np.int64)
     for i in range(len(rows)):
-        row = rows[i]
-        weights[i] = (smallest / sums[size + row]) ** beta
-        prior[i] = flags[row] & PRIOR != 0
-        ages[i] = n_committed - inserted_at[row]
-        generations[i] = segment_generations[row // segment_rows]
+        for back in range(n_stack):
+            frames[i, n_stack - 1 - back] = rows[i] - back if back <= ages[rows[i]] else len(ages) - 1
+    return frames

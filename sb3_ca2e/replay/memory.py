@@ -1,5 +1,7 @@
 """Prioritized replay memory with multi-step returns, a Stable-Baselines3 replay buffer."""
 
+import importlib
+import threading
 from typing import Any
 
 import numpy as np
@@ -166,7 +168,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
     def arrange(self, columns: dict[str, ObservationColumn], normalize_frames: bool) -> None:
         """
-        Check that observations of an environment can join those held.
+        Check that observations of an environment can join those held, and get ready for them.
 
         Frames are stored raw, so either side of the stack may normalise them: that is taken over.
 
@@ -181,6 +183,9 @@ class PrioritizedReplayBuffer(ReplayBuffer):
                 "model.replay_buffer.reset()."
             )
         self.normalize_frames = normalize_frames
+        if self._place(0).type == "cpu":
+            # Seconds where nothing is compiled yet, which actors take to start anyway.
+            threading.Thread(target=importlib.import_module, args=["sb3_ca2e.replay.kernels"], name="kernels").start()
 
     def add_block(self, block: Block) -> None:
         """
@@ -266,39 +271,42 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         assert self._storage is not None
         normalize = None if env is None else env.normalize_reward
         steps = multi_steps(self._storage, batch_inds, self.n_steps, self.gamma, self.beta, normalize)
-        observations, next_observations = self._observations(batch_inds, steps.next_rows, env)
-        return PrioritizedReplaySamples(
+        observations, next_observations = self._observations(steps.rows, env)
+        samples = PrioritizedReplaySamples(
             observations=observations,
-            actions=take(self._storage.rows.actions, batch_inds).to(self._device),
+            actions=take(self._storage.rows.actions, batch_inds),
             next_observations=next_observations,
-            dones=steps.dones.to(self._device),
-            rewards=steps.rewards.to(self._device),
-            discounts=steps.discounts.to(self._device),
-            weights=steps.weights.to(self._device),
-            indices=batch_inds.to(self._device),
-            generations=steps.generations.to(self._device),
-            prior=steps.prior.to(self._device),
-            ages=steps.ages.to(self._device),
+            dones=steps.dones,
+            rewards=steps.rewards,
+            discounts=steps.discounts,
+            weights=steps.weights,
+            indices=batch_inds,
+            generations=steps.generations,
+            prior=steps.prior,
+            ages=steps.ages,
         )
+        # To ask every field where it is takes as long as the return.
+        return samples if batch_inds.is_cpu and self._device.type == "cpu" else samples.to(self._device)
 
     def _observations(
-        self, rows: th.Tensor, next_rows: th.Tensor, env: VecNormalize | None
+        self, rows: th.Tensor, env: VecNormalize | None
     ) -> tuple[th.Tensor | TensorDict, th.Tensor | TensorDict]:
+        """The observations of the first half of the rows, and those of the second."""
         assert self._storage is not None
-        tensors = self._storage.rows.observations(th.cat([rows, next_rows]))
+        tensors = self._storage.rows.observations(rows)
         if env is not None:
-            ages = self._storage.rows.ages.take(th.cat([rows, next_rows])).cpu().numpy()
+            ages = self._storage.rows.ages.take(rows).cpu().numpy()
             arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}
             tensors = {key: th.from_numpy(array) for key, array in self._normalized(arrays, ages, env).items()}
         # SB3 gives a Discrete observation an axis of its own.
         tensors = {key: tensor if tensor.dim() > 1 else tensor.unsqueeze(1) for key, tensor in tensors.items()}
-        tensors = {key: tensor.to(self._device) for key, tensor in tensors.items()}
+        half = len(rows) // 2
         if not self._is_dict:
             both = tensors[OBSERVATION]
-            return both[: len(rows)], both[len(rows) :]
+            return both[:half], both[half:]
         return (
-            {key: both[: len(rows)] for key, both in tensors.items()},
-            {key: both[len(rows) :] for key, both in tensors.items()},
+            {key: both[:half] for key, both in tensors.items()},
+            {key: both[half:] for key, both in tensors.items()},
         )
 
     def _normalized(self, arrays: dict[str, np.ndarray], ages: np.ndarray, env: VecNormalize) -> dict[str, np.ndarray]:

@@ -18,10 +18,10 @@ class MultiSteps(NamedTuple):
     """
     Fields of ``PrioritizedReplaySamples``, on the device of the memory, and:
 
-    :param next_rows: ``(batch,)`` int64 rows of the next observations
+    :param rows: ``(2 batch,)`` int64 rows of the observations, then of the next observations
     """
 
-    next_rows: th.Tensor
+    rows: th.Tensor
     rewards: th.Tensor
     discounts: th.Tensor
     dones: th.Tensor
@@ -63,7 +63,7 @@ def tensor_multi_steps(
     last_step = n_used.unsqueeze(1) - 1
     priorities = rows.priorities[indices]
     return MultiSteps(
-        next_rows=windows.gather(1, last_step).squeeze(1) + 1,
+        rows=th.cat([indices, windows.gather(1, last_step).squeeze(1) + 1]),
         rewards=returns.unsqueeze(1),
         discounts=(gamma ** n_used.unsqueeze(1)).float(),
         dones=terminated.gather(1, last_step).float(),
@@ -81,27 +81,37 @@ def compiled_multi_steps(
     """:func:`multi_steps` on the CPU."""
     # Imported when the memory was made: who has none need not wait for numba.
     from sb3_ca2e.replay import kernels
-    from sb3_ca2e.replay.binary_sum_tree import BinarySumTree
 
-    rows, batch_size = storage.rows, len(indices)
-    # Few allocations, as each takes as long as a column of a small batch.
-    floats, integers = np.empty((4, batch_size), np.float32), np.empty((4, batch_size), np.int64)
+    columns, batch_size = storage.rows.host, len(indices)
+    assert columns is not None
+    # Few arrays: to make one, and a tensor of it, takes as long as to fill it for a small batch.
+    floats, integers = np.empty((4, batch_size, 1), np.float32), np.empty((5, batch_size), np.int64)
     prior, step_rewards = np.empty(batch_size, np.bool_), np.empty((batch_size, n_steps), np.float32)
-    returns, discounts, dones, weights = floats
-    next_rows, n_used, ages, generations = integers
-    first_rows, flags, powers = indices.numpy(), rows.flags.numpy(), _powers(gamma, n_steps)
-    chains = rows.successors.numpy(), flags, rows.rewards.numpy()
-    kernels.follow(first_rows, *chains, powers, next_rows, n_used, step_rewards, returns, discounts, dones)
-    assert isinstance(rows.priorities, BinarySumTree)
-    looked_at = rows.priorities.sums, beta, flags, rows.inserted_at.numpy(), storage.n_committed
-    segments = storage.generations.numpy(), storage.segment_rows
-    kernels.look_up(first_rows, *looked_at, *segments, weights, prior, ages, generations)
+    powers = _powers(gamma, n_steps)
+    kernels.multi_steps(
+        indices.numpy(),
+        columns.flags,
+        columns.rewards,
+        columns.successors,
+        columns.inserted_at,
+        columns.sums,
+        storage.generations.numpy(),
+        storage.segment_rows,
+        storage.n_committed,
+        powers,
+        beta,
+        floats,
+        integers,
+        prior,
+        step_rewards,
+    )
     if normalize is not None:
-        used = np.arange(n_steps) < n_used[:, None]
-        np.sum(normalize(step_rewards) * used * powers[0, :n_steps], axis=1, out=returns)
-    rewards, discounts, dones, weights = th.from_numpy(floats).unsqueeze(2).unbind()
-    next_rows, _, ages, generations = th.from_numpy(integers).unbind()
-    return MultiSteps(next_rows, rewards, discounts, dones, weights, th.from_numpy(prior), ages, generations)
+        used = np.arange(n_steps) < integers[4, :, None]
+        np.sum(normalize(step_rewards) * used * powers[0, :n_steps], axis=1, out=floats[0, :, 0])
+    rewards, discounts, dones, weights = th.from_numpy(floats).unbind()
+    rows = th.from_numpy(integers[:2].ravel())
+    ages, generations = th.from_numpy(integers[2]), th.from_numpy(integers[3])
+    return MultiSteps(rows, rewards, discounts, dones, weights, th.from_numpy(prior), ages, generations)
 
 
 @lru_cache

@@ -119,23 +119,27 @@ class SegmentStorage:
         :return: the largest of the priorities
         :raises ValueError: if a priority is NaN, infinite or negative; nothing is changed then
         """
-        tree = self.rows.priorities
-        if not rows.is_cpu:
-            low, high = extremes(priorities)
-            check_priorities(low, high)
-            is_current = self.generations_of(rows) == generations
-            # The sentinel, no transition, takes the place of overwritten rows, and keeps its priority of zero.
-            rows = th.where(is_current, rows, self.rows.sentinel)
-            tree.update(rows, th.where(is_current, priorities**alpha, 0.0))
-            return high
-        # Imported when the memory was made: who has none need not wait for numba.
-        from sb3_ca2e.replay import kernels
-        from sb3_ca2e.replay.binary_sum_tree import BinarySumTree
+        columns = self.rows.host
+        if columns is not None:
+            from sb3_ca2e.replay import kernels
 
-        assert isinstance(tree, BinarySumTree)
-        batch = (np.ascontiguousarray(column) for column in (rows, generations, priorities))
-        low, high = kernels.reprioritize(tree.sums, *batch, alpha, self.generations.numpy(), self.segment_rows)
+            low, high = kernels.reprioritize(
+                columns.sums,
+                np.ascontiguousarray(rows),
+                np.ascontiguousarray(generations),
+                np.ascontiguousarray(priorities),
+                alpha,
+                self.generations.numpy(),
+                self.segment_rows,
+            )
+            check_priorities(low, high)
+            return high
+        low, high = extremes(priorities)
         check_priorities(low, high)
+        is_current = self.generations_of(rows) == generations
+        # The sentinel, no transition, takes the place of overwritten rows, and keeps its priority of zero.
+        rows = th.where(is_current, rows, self.rows.sentinel)
+        self.rows.priorities.update(rows, th.where(is_current, priorities**alpha, 0.0))
         return high
 
     def commit(self, block: Block, priorities: np.ndarray) -> None:
