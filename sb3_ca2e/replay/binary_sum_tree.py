@@ -38,7 +38,7 @@ class BinarySumTree(SumTree):
         kernels.sum_up(self.sums, start, start + len(values))
 
     def update(self, indices: th.Tensor, values: th.Tensor) -> None:
-        check_priorities(*kernels.set_leaves(self.sums, indices.numpy(), values.numpy()))
+        check_priorities(*kernels.set_leaves(self.sums, np.ascontiguousarray(indices), np.ascontiguousarray(values)))
 
     def sample(self, batch_size: int, generator: th.Generator) -> th.Tensor:
         draws = th.rand(batch_size, dtype=th.float64, generator=generator).numpy()

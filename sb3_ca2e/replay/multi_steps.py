@@ -45,7 +45,7 @@ def multi_steps(
     :param normalize: what to do to rewards before they are summed
     :return: the transitions
     """
-    form = compiled_multi_steps if indices.is_cpu else tensor_multi_steps
+    form = tensor_multi_steps if storage.rows.host is None else compiled_multi_steps
     return form(storage, indices, n_steps, gamma, beta, normalize)
 
 
@@ -124,4 +124,4 @@ def _powers(gamma: float, n_steps: int) -> np.ndarray:
     :return: ``(2, n_steps + 1)`` float32, to multiply rewards and values with
     """
     exponents = th.arange(n_steps + 1)
-    return th.stack([(gamma ** exponents.double()).float(), gamma**exponents]).numpy()
+    return th.stack([(gamma ** exponents.double()).float(), (gamma**exponents).float()]).numpy()

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import test_streams
 import test_sum_tree
 import torch as th
 from recorded_slot import RecordedSlot
@@ -23,6 +24,7 @@ from test_sum_tree import (  # noqa: F401 - the same tests again, of the tree th
 
 from sb3_ca2e.replay.binary_sum_tree import BinarySumTree
 from sb3_ca2e.replay.multi_steps import compiled_multi_steps, tensor_multi_steps
+from sb3_ca2e.replay.rows import Rows
 from sb3_ca2e.replay.sum_tree import SumTree
 
 
@@ -100,6 +102,17 @@ def test_priorities_equal_those_of_tensors():
     np.testing.assert_allclose(got.nodes, expected.nodes, rtol=1e-13)
     overwritten = memory._storage.generations_of(old.indices) != old.generations
     assert 0 < overwritten.sum() < 100
+
+
+@pytest.mark.parametrize("seed", range(14))
+def test_long_streams_without_the_kernels(seed, monkeypatch):
+    """What runs on other devices, here on the CPU."""
+
+    def set_tree(rows: Rows, capacity: int) -> None:
+        rows.host, rows.priorities = None, SumTree(capacity, rows.device)
+
+    monkeypatch.setattr(Rows, "_set_tree", set_tree)
+    test_streams.test_long_streams(seed)
 
 
 def test_a_memory_that_was_moved_reads_what_it_holds():
