@@ -4,7 +4,6 @@ import copy
 import difflib
 import inspect
 import io
-import os
 import pathlib
 import secrets
 import time
@@ -24,6 +23,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, 
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ca2e.actors.actor import PRIORITY_FLOOR, ActorSpec, Steps
+from sb3_ca2e.actors.bottleneck import cpu_count
 from sb3_ca2e.actors.collector import Collector
 from sb3_ca2e.actors.envs import as_env, recipe_from
 from sb3_ca2e.actors.exploration import Exploration
@@ -375,9 +375,10 @@ class CA2EMixin(OffPolicyAlgorithm):
         """
         tb_log_name = tb_log_name or type(self).__name__
         try:
-            return super().learn(
-                total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-            )
+            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            if self.verbose >= 1 and self._collector is not None:
+                print(self._collector.advice())
+            return self
         finally:
             self._stop_actors()
 
@@ -421,7 +422,7 @@ class CA2EMixin(OffPolicyAlgorithm):
                 retirement.set_baseline(index, agent.mean_reward)
                 priors[slot] = agent.for_actor()
         explorations = self.explorations()
-        n_processes = min(self.n_processes or _cpu_count(), self.n_slots) if self.execution == "async" else 1
+        n_processes = min(self.n_processes or cpu_count(), self.n_slots) if self.execution == "async" else 1
         modules = {name: _for_actors(module) for name, module in self.published_modules().items()}
         seed = self.seed if self.seed is not None else secrets.randbits(31)
         statistics = None
@@ -553,6 +554,7 @@ class CA2EMixin(OffPolicyAlgorithm):
         :param gradient_steps: number of updates
         :param batch_size: transitions in each
         """
+        started = time.perf_counter()
         if not self.policy.training:  # to set it visits every layer, which takes as long as some updates
             self.policy.set_training_mode(True)
         names, _ = self._get_torch_save_params()
@@ -576,6 +578,8 @@ class CA2EMixin(OffPolicyAlgorithm):
             self._last_batch = batch, td_errors
             if self.compilable and self._compile_now(gradient_steps):
                 self._learner.compile(batch, wait=self.execution == "sync")
+        if self._collector is not None:
+            self._collector.learner_updates += time.perf_counter() - started
 
     def _compile_now(self, gradient_steps: int) -> bool:
         """Compiling takes some ten seconds of a core, which a short run does not win back."""
@@ -613,10 +617,6 @@ def _is_bounded(space: spaces.Box) -> bool:
     """Whether the distances between the bounds are finite, which those of the largest numbers are not."""
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(space.high - space.low).all())
-
-
-def _cpu_count() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _for_actors(module: th.nn.Module) -> th.nn.Module:

@@ -15,7 +15,7 @@ from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.inference import Acts, Inference
 from sb3_ca2e.actors.monitors import SlotMonitor
 from sb3_ca2e.actors.normalization import Normalizer
-from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout, Board, FlatParameters, Handover
+from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout, Board, FlatParameters, Handover, Seconds
 from sb3_ca2e.priors.agent import PriorAgent
 from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, ObservationColumn
 from sb3_ca2e.replay.n_step import n_step_return
@@ -225,6 +225,7 @@ class Actor:
         self.normalizer = normalization.views(self.flat[-n_statistics:]) if normalization is not None else None
         self.version, self.sequence, self.steps = 0, 0, 0
         self.collecting = -1  # the slot whose environment is being called, to name it when that fails
+        self._environments = self._inference = 0.0  # seconds since collecting began
         self.slots: list[Slot] = []
         self.observations = Observations(spec.recipe, len(spec.slots))
         self._policy = Inference(spec.behaviour, spec.modules, len(spec.slots))
@@ -252,6 +253,7 @@ class Actor:
         :return: the announcement to send
         """
         started = time.perf_counter()
+        self._environments = self._inference = 0.0
         self._refresh()
         buffer = self.buffers.views[self.sequence % len(self.buffers.views)]
         recorders = [self._open(position, views) for position, views in enumerate(buffer)]
@@ -262,7 +264,7 @@ class Actor:
             self._step(t, recorders, handover)
         self._close(recorders)
         handover.n_rows = [recorder.n_rows for recorder in recorders]
-        handover.seconds = (time.perf_counter() - started, waited)
+        handover.seconds = Seconds(time.perf_counter() - started, waited, self._environments, self._inference)
         self.sequence += 1
         return handover
 
@@ -296,11 +298,11 @@ class Actor:
                 stored = slot.choose(greedy[position], progress, warmup)
                 action = self._unscaled(stored)
             else:
-                observation = plain({key: batch[position][None] for key, batch in self.observations.batch.items()})
-                action, slot.state = slot.prior.predict(observation, slot.state, np.array([slot.age == 0]))
-                action = self._bounded(action[0])
+                action = self._bounded(self._of_prior(slot.prior, slot, position))
                 stored = self._scaled(action)
+            started = time.perf_counter()
             raw, reward, terminated, truncated, info = slot.env.step(action)
+            self._environments += time.perf_counter() - started
             recorder.step(stored, _finite(reward), terminated, truncated, outputs[position])
             slot.age += 1
             frames = self.observations.frames(raw)
@@ -313,6 +315,14 @@ class Actor:
         self.collecting = -1
         self.steps += 1
 
+    def _of_prior(self, prior: PriorAgent, slot: Slot, position: int) -> Any:
+        """What a prior agent does, as the environment takes it."""
+        started = time.perf_counter()
+        observation = plain({key: batch[position][None] for key, batch in self.observations.batch.items()})
+        action, slot.state = prior.predict(observation, slot.state, np.array([slot.age == 0]))
+        self._inference += time.perf_counter() - started
+        return action[0]
+
     def _episode_end(
         self, t: int, position: int, recorder: "Recorder", info: dict, truncated: bool, handover: Handover
     ) -> None:
@@ -323,7 +333,9 @@ class Actor:
         game = info.get("episode")
         if game is not None:
             handover.games[t, position] = float(game["r"]), slot.greedy
+        started = time.perf_counter()
         slot.reset(game_over=game is not None, retired=self.board.retired(slot.index))
+        self._environments += time.perf_counter() - started
         recorder.prior = slot.prior is not None
         frames = self.observations.frames(slot.raw)
         self.observations.reset(position, frames)
@@ -335,7 +347,9 @@ class Actor:
         for position, recorder in enumerate(recorders):
             self._fill_last_outputs(recorder, outputs[position])
             steps = recorder.steps(self.spec.recipe.columns, self.normalizer)
+            started = time.perf_counter()
             q_taken, values = self.spec.behaviour.evaluate(self.spec.modules, steps)
+            self._inference += time.perf_counter() - started
             rewards = recorder.rewards[: recorder.n_rows]
             if self.normalizer is not None:
                 rewards = self.normalizer.rewards(rewards)
@@ -343,10 +357,13 @@ class Actor:
 
     def _act(self) -> tuple[np.ndarray, np.ndarray]:
         """Greedy actions of all slots, and what the algorithm keeps beside them for the priorities."""
+        started = time.perf_counter()
         batch = self._batch
         if batch is None:
             batch = self._seen(self.observations.batch, np.array([slot.age for slot in self.slots]))
-        return self._policy(batch, len(self.slots))
+        results = self._policy(batch, len(self.slots))
+        self._inference += time.perf_counter() - started
+        return results
 
     def _seen(self, batch: Frames, ages: np.ndarray) -> Any:
         """What the networks see; without statistics, views that show what is written there later."""

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.logger import Logger
 
+from sb3_ca2e.actors.bottleneck import Shares, advice, cpu_count
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.normalization import Statistics
 from sb3_ca2e.actors.pool import ActorPool
 from sb3_ca2e.actors.ticks import Tick, Ticks
-from sb3_ca2e.actors.transport import FlatParameters, Handover
+from sb3_ca2e.actors.transport import FlatParameters, Handover, Seconds
 from sb3_ca2e.priors.retirement import Retirement
 from sb3_ca2e.replay.block import PRIOR, TRANSITION, Block
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
@@ -70,8 +71,10 @@ class Collector:
         self._ticks = Ticks(n_envs)
         self._shown: np.ndarray | None = None
         self.just_retired: list[int] = []
-        self.learner_wait = self.actor_wait = self.actor_busy = 0.0
-        self._started = time.perf_counter()
+        #: seconds since the first blocks were stored, which wait for environments and for code to be compiled
+        self.learner_wait = self.learner_updates = 0.0
+        self._actors = np.zeros(len(Seconds._fields))
+        self._started: float | None = None
 
     @property
     def n_ready(self) -> int:
@@ -87,15 +90,18 @@ class Collector:
         :param progress: share of the training that is done
         :param wait: sleep until there are some
         """
-        board = self.pool.board
         self._publish()
-        board.set_progress(progress)
-        started = time.perf_counter()
+        self.pool.board.set_progress(progress)
+        asked = time.perf_counter()
         collected = self.pool.collect(wait)
-        self.learner_wait += time.perf_counter() - started
-        if collected is None:
-            return
-        handover, blocks = collected
+        came = time.perf_counter()
+        if self._started is not None:
+            self.learner_wait += came - asked
+        if collected is not None:
+            self._commit(*collected, at_most, timestep)
+            self._started = self._started or time.perf_counter()
+
+    def _commit(self, handover: Handover, blocks: list[Block], at_most: int, timestep: int) -> None:
         n_slots = len(blocks)
         shares = [(at_most + n_slots - 1 - position) // n_slots for position in range(n_slots)]
         blocks = [block.first(share) for block, share in zip(blocks, shares, strict=True)]
@@ -124,9 +130,8 @@ class Collector:
         return self._ticks.pop()
 
     def _count(self, handover: Handover, blocks: list[Block], timestep: int) -> None:
-        collecting, waited = handover.seconds
-        self.actor_wait += waited
-        self.actor_busy += collecting
+        self._actors += handover.seconds
+        collecting, waited, *_ = handover.seconds
         for position, block in enumerate(blocks):
             n = len(block)
             stats = self.stats[block.slot]
@@ -179,6 +184,28 @@ class Collector:
             )
         return rows
 
+    def shares(self) -> Shares:
+        """
+        :return: how learner and actors spent their time since the first blocks were stored
+        """
+        learning = time.perf_counter() - self._started if self._started is not None else 0.0
+        seconds = Seconds(*self._actors.tolist())
+        learner_wait = _share(self.learner_wait, learning)
+        actor_wait = _share(seconds.waiting, seconds.waiting + seconds.collecting)
+        return Shares(
+            learner_wait,
+            actor_wait if self.pool.n_processes else 1.0 - learner_wait,  # in one process each waits for the other
+            _share(seconds.environments, seconds.collecting),
+            _share(seconds.inference, seconds.collecting),
+            _share(self.learner_updates, learning - self.learner_wait),
+        )
+
+    def advice(self) -> str:
+        """
+        :return: what bounds the run, and what to change
+        """
+        return advice(self.shares(), len(self.stats), self.pool.n_processes, cpu_count())
+
     def log(self, logger: Logger, progress: float) -> None:
         """
         Record what the actors do. Per-slot keys stay out of the printed table, which they would flood.
@@ -197,9 +224,10 @@ class Collector:
             for key, value in values.items():
                 if value is not None:
                     logger.record(f"priors/{slot}/{key}", value)
-        elapsed = time.perf_counter() - self._started
-        logger.record("time/learner_wait", self.learner_wait / elapsed)
-        logger.record("time/actor_wait", self.actor_wait / max(self.actor_wait + self.actor_busy, 1e-9))
+        shares = self.shares()
+        logger.record("time/learner_wait", shares.learner_wait)
+        logger.record("time/actor_wait", shares.actor_wait)
+        logger.record("time/bottleneck", shares.bottleneck)
         logger.record("replay/size", self.memory.size())
         logger.record("replay/prior_fraction", self.memory.prior_fraction)
 
@@ -209,3 +237,7 @@ class Collector:
         self.memory.end_streams()
         if self._statistics is not None:
             self._statistics.end_streams()
+
+
+def _share(part: float, whole: float) -> float:
+    return min(part / whole, 1.0) if whole > 0 else 0.0

@@ -1,5 +1,6 @@
 """One forward pass for all slots of a process, with as little overhead as the networks allow."""
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -87,9 +88,11 @@ def _traced(
     behaviour: Acts, modules: dict[str, th.nn.Module], observations: Any
 ) -> Callable[[Any], tuple[th.Tensor, th.Tensor]] | None:
     """The trace of a pass, None if there can be none."""
-    act = _Act(behaviour, modules).train(False)
     random_state = th.get_rng_state()
     try:
+        # Of the same parameters; what else a network keeps in Python is not to notice.
+        tensors = [tensor for module in modules.values() for tensor in (*module.parameters(), *module.buffers())]
+        act = _Act(behaviour, copy.deepcopy(modules, {id(tensor): tensor for tensor in tensors})).train(False)
         with warnings.catch_warnings():
             # PyTorch would rather see a compiler used, which takes seconds where this takes milliseconds.
             warnings.simplefilter("ignore")
