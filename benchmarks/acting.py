@@ -72,7 +72,7 @@ def algorithm(row: str, env: Any, **arguments: Any) -> Any:
     common = {**common, "n_actors": N_SLOTS, "n_processes": N_PROCESSES, "seed": 0, **arguments}
     if row == "hopper":
         return CA2EDDPG("MlpPolicy", env, **common)
-    epsilons = {"exploration_initial_eps": EPSILON, "exploration_final_eps": EPSILON}
+    epsilons: dict[str, Any] = {"exploration_initial_eps": EPSILON, "exploration_final_eps": EPSILON}
     return CA2EDQN("CnnPolicy" if row == "pong" else "MlpPolicy", env, **epsilons, **common)
 
 
@@ -144,13 +144,14 @@ class BareLoop:
     def __init__(self, row: str):
         th.set_num_threads(1)
         model = algorithm(row, environments(row, 1))
+        behaviour: Any = type(model)
         recipe = recipe_from(model.env)
         self.envs = [recipe.build(index) for index in range(N_SLOTS // N_PROCESSES)]
         self.explore = explorer(model.action_space, len(self.envs))
         self.stacked = row == "pong"
         space = model.observation_space
         self.batch = np.zeros((len(self.envs), *space.shape), dtype=space.dtype)
-        self.policy = Inference(type(model), model.published_modules(), len(self.envs))
+        self.policy = Inference(behaviour, model.published_modules(), len(self.envs))
         for modules in model.published_modules().values():
             modules.train(False)
         self.tensor = th.as_tensor(self.batch)
@@ -268,7 +269,7 @@ def publishing(row: str, n: int) -> Callable[[], float]:
         publish(collector)
         seconds += time.perf_counter() - started
 
-    Collector._publish = timed  # type: ignore[method-assign]
+    Collector._publish = timed  # type: ignore[method-assign, assignment]
 
     class Working(BaseCallback):
         """Seconds of the learner's work, from the first transition on."""
