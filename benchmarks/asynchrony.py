@@ -33,12 +33,17 @@ SPEEDUP, KEPT = 7.0, 0.95
 
 
 class SleepingEnv(gym.Env):
-    """Its steps take time but no processor."""
+    """
+    Its steps take time but no processor.
+
+    :param seconds: of a step
+    """
 
     observation_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
     action_space = spaces.Discrete(2)
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = STEP_SECONDS) -> None:
+        self.seconds = seconds
         self.steps = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
@@ -47,7 +52,7 @@ class SleepingEnv(gym.Env):
         return self.observation_space.sample(), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
-        time.sleep(STEP_SECONDS)
+        time.sleep(self.seconds)
         self.steps += 1
         return self.observation_space.sample(), 1.0, False, self.steps == 200, {}
 
@@ -55,9 +60,9 @@ class SleepingEnv(gym.Env):
 class SlowLearner(CA2EDQN):
     """An update takes long, as with a large network."""
 
-    def update(self, batch: Any) -> Any:
+    def update(self, networks: Any, batch: Any) -> Any:
         time.sleep(UPDATE_SECONDS)
-        return super().update(batch)
+        return super().update(networks, batch)
 
 
 class SteadyRate(BaseCallback):

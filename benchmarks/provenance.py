@@ -10,8 +10,6 @@ import subprocess
 import sys
 from typing import Any
 
-import torch as th
-
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 PACKAGES = ("stable_baselines3", "torch", "gymnasium", "numpy")
@@ -54,6 +52,8 @@ def device() -> str:
     """
     :return: CPU, number of cores that may be used, and the accelerator, if there is one
     """
+    import torch as th  # not here for peers in environments of their own
+
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     described = f"{_cpu_name()}, {cores} cores"
     return f"{described}, {th.cuda.get_device_name()}" if th.cuda.is_available() else described

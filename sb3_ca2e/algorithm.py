@@ -4,12 +4,11 @@ import copy
 import difflib
 import inspect
 import io
-import os
 import pathlib
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch as th
@@ -24,6 +23,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, 
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ca2e.actors.actor import PRIORITY_FLOOR, ActorSpec, Steps
+from sb3_ca2e.actors.bottleneck import cpu_count
 from sb3_ca2e.actors.collector import Collector
 from sb3_ca2e.actors.envs import as_env, recipe_from
 from sb3_ca2e.actors.exploration import Exploration
@@ -35,11 +35,14 @@ from sb3_ca2e.priors.agent import PriorAgent
 from sb3_ca2e.priors.reader import saved_attributes
 from sb3_ca2e.priors.retirement import Retirement
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer, PrioritizedReplaySamples
+from sb3_ca2e.updates import Learner, Networks, Result
 
 #: What a user may put into ``prior_agents``.
 PriorSource = str | pathlib.Path | BaseAlgorithm | PriorAgent
 #: Slots where neither the user nor the environment says how many: the paper's.
 DEFAULT_ACTORS = 8
+#: Updates to come for which ``compile="auto"`` compiles.
+WORTH_COMPILING = 20_000
 
 
 class CA2EMixin(OffPolicyAlgorithm):
@@ -47,8 +50,9 @@ class CA2EMixin(OffPolicyAlgorithm):
     Asynchronous actors, prioritized multi-step memory and prior agents for an off-policy algorithm of SB3.
 
     SB3's own ``learn`` drives it: ``collect_rollouts`` takes transitions that actors have made instead of making
-    them, and ``train`` adds importance weights and new priorities. An algorithm supplies five hooks:
-    :meth:`published_modules`, :meth:`explorations`, :meth:`act`, :meth:`evaluate` and :meth:`update`.
+    them, and ``train`` adds importance weights and new priorities. An algorithm supplies six hooks:
+    :meth:`published_modules`, :meth:`trained_networks`, :meth:`explorations`, :meth:`act`, :meth:`evaluate` and
+    :meth:`update`.
     """
 
     replay_buffer: PrioritizedReplayBuffer
@@ -85,8 +89,20 @@ class CA2EMixin(OffPolicyAlgorithm):
         """
         raise NotImplementedError
 
-    def update(self, batch: PrioritizedReplaySamples) -> tuple[th.Tensor, dict[str, th.Tensor]]:
+    #: whether :meth:`update` does the same at every call, so that it can be compiled
+    compilable: ClassVar[bool] = False
+    #: the model's settings that :meth:`update` reads
+    update_settings: ClassVar[tuple[str, ...]] = ()
+
+    def trained_networks(self) -> tuple[dict[str, th.nn.Module], dict[str, th.optim.Optimizer]]:
         """
+        :return: the networks that :meth:`update` names, and the optimisers of those that it optimises
+        """
+        raise NotImplementedError
+
+    def update(self, networks: Networks, batch: PrioritizedReplaySamples) -> Result:
+        """
+        :param networks: by the names of :meth:`trained_networks`
         :param batch: a prioritized batch
         :return: ``(batch,)`` TD errors, and scalars to log under ``train/``
         """
@@ -133,6 +149,7 @@ class CA2EMixin(OffPolicyAlgorithm):
         actor_update_interval: int = 100,
         rate_limit: bool = True,
         info_keys: Sequence[str] = (),
+        compile: bool | str = "auto",
     ) -> None:
         """Keep the arguments as given: ``load`` writes them back under their own names."""
         if isinstance(prior_agents, str | pathlib.Path | BaseAlgorithm | PriorAgent):
@@ -147,6 +164,7 @@ class CA2EMixin(OffPolicyAlgorithm):
         self.actor_update_interval = actor_update_interval
         self.rate_limit = rate_limit
         self.info_keys = tuple(info_keys)
+        self.compile = compile
         self.retirement_state: dict[str, Any] | None = None
         self._last_actor_stats: list[dict[str, Any]] = []
         self._n_updates_at_start = 0
@@ -154,6 +172,7 @@ class CA2EMixin(OffPolicyAlgorithm):
         self._collector: Collector | None = None
         self._interrupts = Interrupts()
         self._last_batch: tuple[PrioritizedReplaySamples, th.Tensor] | None = None
+        self._learner: Learner | None = None
 
     @property
     def n_slots(self) -> int:
@@ -196,6 +215,8 @@ class CA2EMixin(OffPolicyAlgorithm):
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
                 name = name.replace("n_slots", "n_actors")
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
+        if self.compile not in (True, False, "auto"):
+            raise ValueError(f"compile must be True, False or 'auto', not {self.compile!r}.")
         if self.execution not in ("async", "sync"):
             raise ValueError(f"execution must be 'async' or 'sync', not {self.execution!r}.")
         if self.n_slots <= len(self.prior_agents):
@@ -233,6 +254,11 @@ class CA2EMixin(OffPolicyAlgorithm):
         finally:
             self.n_steps = n_steps
         self._n_learns = n_learns  # a loaded model goes on, though SB3 sets its seed anew
+        modules, optimizers = self.trained_networks()
+        self._learner = Learner(self.update, modules, optimizers, self._values_of_update_settings)
+
+    def _values_of_update_settings(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in self.update_settings)
 
     def _make_memory(self) -> PrioritizedReplayBuffer:
         """The memory reserves nothing until transitions come."""
@@ -322,7 +348,7 @@ class CA2EMixin(OffPolicyAlgorithm):
             self.replay_buffer.set_random_seed(seed)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_collector", "_interrupts", "_last_batch"]
+        return [*super()._excluded_save_params(), "_collector", "_interrupts", "_last_batch", "_learner"]
 
     # Learning.
 
@@ -352,9 +378,10 @@ class CA2EMixin(OffPolicyAlgorithm):
         tb_log_name = tb_log_name or type(self).__name__
         with Interrupts() as self._interrupts:
             try:
-                return super().learn(
-                    total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-                )
+                super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+                if self.verbose >= 1 and self._collector is not None:
+                    print(self._collector.advice())
+                return self
             finally:
                 self._stop_actors()
 
@@ -400,7 +427,7 @@ class CA2EMixin(OffPolicyAlgorithm):
                 retirement.set_baseline(index, agent.mean_reward)
                 priors[slot] = agent.for_actor()
         explorations = self.explorations()
-        n_processes = min(self.n_processes or _cpu_count(), self.n_slots) if self.execution == "async" else 1
+        n_processes = min(self.n_processes or cpu_count(), self.n_slots) if self.execution == "async" else 1
         modules = {name: _for_actors(module) for name, module in self.published_modules().items()}
         seed = self.seed if self.seed is not None else secrets.randbits(31)
         statistics = None
@@ -492,11 +519,12 @@ class CA2EMixin(OffPolicyAlgorithm):
                 proceed = callback.on_step()
             if not proceed:
                 return RolloutReturn(num_collected_steps * self.n_envs, num_collected_episodes, continue_training=False)
-            nature = [i for i, kind in enumerate(actor_kinds) if kind == "nature"]
-            self._update_info_buffer([infos[i] for i in nature], dones[nature])
+            if any(infos):
+                nature = [i for i, kind in enumerate(actor_kinds) if kind == "nature"]
+                self._update_info_buffer([infos[i] for i in nature], dones[nature])
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             self._on_step()
-            for _ in range(int(dones.sum())):
+            for _ in range(tick.n_episodes):
                 num_collected_episodes += 1
                 self._episode_num += 1
                 if log_interval is not None and self._episode_num % log_interval == 0:
@@ -534,18 +562,21 @@ class CA2EMixin(OffPolicyAlgorithm):
         :param gradient_steps: number of updates
         :param batch_size: transitions in each
         """
-        self.policy.set_training_mode(True)
+        started = time.perf_counter()
+        if not self.policy.training:  # to set it visits every layer, which takes as long as some updates
+            self.policy.set_training_mode(True)
         names, _ = self._get_torch_save_params()
         self._update_learning_rate([recursive_getattr(self, name) for name in names if name.endswith("optimizer")])
         memory = self.replay_buffer
         beta = self.replay_buffer_kwargs.get("beta", 0.4)
         memory.beta = beta + (1.0 - beta) * (1.0 - max(self._current_progress_remaining, 0.0))
         sums: dict[str, th.Tensor] = {}
+        assert self._learner is not None
         for _ in range(gradient_steps):
             self._interrupts.check()
             batch = memory.sample(batch_size, env=self._vec_normalize_env)
             self._n_updates += 1
-            td_errors, metrics = self.update(batch)
+            td_errors, metrics = self._learner.update(batch)
             memory.update_priorities(batch.indices, batch.generations, td_errors.abs() + PRIORITY_FLOOR)
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -554,6 +585,20 @@ class CA2EMixin(OffPolicyAlgorithm):
             self.logger.record(f"train/{name}", (value / gradient_steps).item())
         if gradient_steps > 0:
             self._last_batch = batch, td_errors
+            if self.compilable and self._compile_now(gradient_steps):
+                self._learner.compile(batch, wait=self.execution == "sync")
+        if self._collector is not None:
+            self._collector.learner_updates += time.perf_counter() - started
+
+    def _compile_now(self, gradient_steps: int) -> bool:
+        """Compiling takes some ten seconds of a core, which a short run does not win back."""
+        if self.compile != "auto":
+            return bool(self.compile)
+        assert isinstance(self.train_freq, TrainFreq)
+        to_come = self._total_timesteps - self.num_timesteps
+        updates = to_come * gradient_steps / (self.train_freq.frequency * self.n_envs)
+        # In one process, when a compiler finishes would decide on the last digits.
+        return updates >= WORTH_COMPILING and self.execution == "async"
 
     def _record_batch(self) -> None:
         """Who fed the last batch, and what it taught."""
@@ -581,10 +626,6 @@ def _is_bounded(space: spaces.Box) -> bool:
     """Whether the distances between the bounds are finite, which those of the largest numbers are not."""
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(space.high - space.low).all())
-
-
-def _cpu_count() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _for_actors(module: th.nn.Module) -> th.nn.Module:

@@ -10,13 +10,14 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from stable_baselines3.common.utils import FloatSchedule, polyak_update, update_learning_rate
+from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 
 from sb3_ca2e.actors.actor import Steps
 from sb3_ca2e.actors.exploration import Exploration, noise_ladder
 from sb3_ca2e.algorithm import CA2EMixin, PriorSource
 from sb3_ca2e.policies import CA2EDDPGCnnPolicy, CA2EDDPGMultiInputPolicy, CA2EDDPGPolicy, l2_penalty
 from sb3_ca2e.replay.memory import PrioritizedReplaySamples
+from sb3_ca2e.updates import Networks, Result
 
 
 class CA2EDDPG(CA2EMixin, DDPG):
@@ -38,6 +39,9 @@ class CA2EDDPG(CA2EMixin, DDPG):
         "CnnPolicy": CA2EDDPGCnnPolicy,
         "MultiInputPolicy": CA2EDDPGMultiInputPolicy,
     }
+
+    compilable = True
+    update_settings = ("critic_l2", "tau")
 
     def __init__(
         self,
@@ -75,6 +79,7 @@ class CA2EDDPG(CA2EMixin, DDPG):
         actor_update_interval: int = 100,
         rate_limit: bool = True,
         info_keys: Sequence[str] = (),
+        compile: bool | str = "auto",
     ) -> None:
         super().__init__(
             policy,  # type: ignore[arg-type]
@@ -112,42 +117,51 @@ class CA2EDDPG(CA2EMixin, DDPG):
             actor_update_interval=actor_update_interval,
             rate_limit=rate_limit,
             info_keys=info_keys,
+            compile=compile,
         )
         if _init_setup_model:
             self._setup_model()
 
     # What runs in the learner (Algorithm 3).
 
-    def update(self, batch: PrioritizedReplaySamples) -> tuple[th.Tensor, dict[str, th.Tensor]]:
+    def update(self, networks: Networks, batch: PrioritizedReplaySamples) -> Result:
         """
         One step of critic and actor on a prioritized batch of n-step transitions.
 
         y = sum_{k<n} gamma^k r_{t+k+1} + gamma^n q(s_{t+n}, pi(s_{t+n}; omega^-); theta^-); the actor ascends
         q(s, pi(s; omega); theta).
 
+        :param networks: theta, ``critic``, omega, ``actor``, and their targets
         :param batch: the batch
         :return: ``(batch,)`` TD errors y - q(s_t, a_t; theta), from which the new priorities come, and what to log
         """
+        observations, next_observations = batch.observations, batch.next_observations
         with th.no_grad():
-            next_actions = self.actor_target(batch.next_observations)
-            next_q_values = smallest(self.critic_target(batch.next_observations, next_actions))
+            next_actions = networks("actor_target")(next_observations)
+            next_q_values = smallest(networks("critic_target")(next_observations, next_actions))
             target_q_values = batch.rewards + (1 - batch.dones) * batch.discounts * next_q_values
-        td_errors = [target_q_values - q_values for q_values in self.critic(batch.observations, batch.actions)]
-        critic_loss = th.stack([(batch.weights * error.square()).mean() for error in td_errors]).sum()
-        self.critic.optimizer.zero_grad()
-        (critic_loss + self.critic_l2 * l2_penalty(self.critic)).backward()
-        self.critic.optimizer.step()
 
-        observations: Any = batch.observations  # SB3 annotates q1_forward with tensors alone
-        actor_loss = -self.critic.q1_forward(observations, self.actor(observations)).mean()
-        self.actor.optimizer.zero_grad()
-        actor_loss.backward()
-        self.actor.optimizer.step()
+        def weighted_square(critic: th.nn.Module) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor]]:
+            td_errors = [target_q_values - q_values for q_values in critic(observations, batch.actions)]
+            loss = th.stack([(batch.weights * error.square()).mean() for error in td_errors]).sum()
+            return loss + self.critic_l2 * l2_penalty(critic), (td_errors[0].detach(), loss.detach())
 
-        polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
-        polyak_update(self.actor.parameters(), self.actor_target.parameters(), self.tau)
-        losses = {"critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach()}
-        return td_errors[0].detach().flatten(), losses
+        _, (td_errors, critic_loss) = networks.minimise("critic", weighted_square)
+
+        def negative_value(actor: th.nn.Module) -> tuple[th.Tensor, tuple[()]]:
+            return -networks("critic")(observations, actor(observations))[0].mean(), ()
+
+        actor_loss, _ = networks.minimise("actor", negative_value)
+        networks.follow("critic_target", "critic", self.tau)
+        networks.follow("actor_target", "actor", self.tau)
+        return td_errors.flatten(), {"critic_loss": critic_loss, "actor_loss": actor_loss}
+
+    def trained_networks(self) -> tuple[dict[str, th.nn.Module], dict[str, th.optim.Optimizer]]:
+        """
+        :return: the networks that :meth:`update` names, and the optimisers of those that it optimises
+        """
+        modules = {name: getattr(self, name) for name in ("actor", "critic", "actor_target", "critic_target")}
+        return modules, {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
 
     def published_modules(self) -> dict[str, th.nn.Module]:
         """

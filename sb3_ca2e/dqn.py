@@ -15,6 +15,7 @@ from sb3_ca2e.actors.exploration import EpsilonGreedy, Exploration, epsilon_ladd
 from sb3_ca2e.algorithm import CA2EMixin, PriorSource
 from sb3_ca2e.policies import CA2EDQNCnnPolicy, CA2EDQNMultiInputPolicy, CA2EDQNPolicy
 from sb3_ca2e.replay.memory import PrioritizedReplaySamples
+from sb3_ca2e.updates import Networks, Result
 
 
 class CA2EDQN(CA2EMixin, DQN):
@@ -36,6 +37,8 @@ class CA2EDQN(CA2EMixin, DQN):
     :param rate_limit: hold updates per transition at ``gradient_steps / (train_freq * n_envs)``; False lets actors
         and learner run free, as in the paper
     :param info_keys: entries of ``info`` that callbacks are to see
+    :param compile: compile the update: True, False, or ``"auto"`` for where enough updates are to come to win back the
+        seconds that it takes; until it is done, and where it can't be, updates run eagerly
     :param n_steps: steps of a multi-step return
     :param exploration_initial_eps: epsilon at the start: None for evenly from 1.0 to 0.2 over the slots, one
         number for all, or a list with one a slot
@@ -47,6 +50,9 @@ class CA2EDQN(CA2EMixin, DQN):
         "CnnPolicy": CA2EDQNCnnPolicy,
         "MultiInputPolicy": CA2EDQNMultiInputPolicy,
     }
+
+    compilable = True
+    update_settings = ("double_q", "max_grad_norm")
 
     def __init__(
         self,
@@ -88,6 +94,7 @@ class CA2EDQN(CA2EMixin, DQN):
         actor_update_interval: int = 100,
         rate_limit: bool = True,
         info_keys: Sequence[str] = (),
+        compile: bool | str = "auto",
     ) -> None:
         super().__init__(
             policy,  # type: ignore[arg-type]
@@ -129,35 +136,43 @@ class CA2EDQN(CA2EMixin, DQN):
             actor_update_interval=actor_update_interval,
             rate_limit=rate_limit,
             info_keys=info_keys,
+            compile=compile,
         )
         if _init_setup_model:
             self._setup_model()
 
     # What runs in the learner (Algorithm 3).
 
-    def update(self, batch: PrioritizedReplaySamples) -> tuple[th.Tensor, dict[str, th.Tensor]]:
+    def update(self, networks: Networks, batch: PrioritizedReplaySamples) -> Result:
         """
         One step on the loss of a prioritized batch of n-step transitions.
 
         y = sum_{k<n} gamma^k r_{t+k+1} + gamma^n q(s_{t+n}, argmax_a q(s_{t+n}, a; theta); theta^-)
 
+        :param networks: theta, ``q_net``, and theta^-, ``q_net_target``
         :param batch: the batch
         :return: ``(batch,)`` TD errors y - q(s_t, a_t; theta), from which the new priorities come, and what to log
         """
         with th.no_grad():
-            next_q_values = self.q_net_target(batch.next_observations)
-            chooser = self.q_net(batch.next_observations) if self.double_q else next_q_values
+            next_q_values = networks("q_net_target")(batch.next_observations)
+            chooser = networks("q_net")(batch.next_observations) if self.double_q else next_q_values
             next_q_values = next_q_values.gather(1, chooser.argmax(dim=1, keepdim=True))
             target_q_values = batch.rewards + (1 - batch.dones) * batch.discounts * next_q_values
-        q_values = self.q_net(batch.observations).gather(1, batch.actions.long())
-        td_errors = target_q_values - q_values
-        loss = (batch.weights * td_errors.square()).mean()
 
-        self.policy.optimizer.zero_grad()
-        loss.backward()
-        th.nn.utils.clip_grad_norm_(self.q_net.parameters(), self.max_grad_norm)
-        self.policy.optimizer.step()
-        return td_errors.detach().flatten(), {"loss": loss.detach(), "q_value": q_values.detach().mean()}
+        def weighted_square(q_net: th.nn.Module) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor]]:
+            q_values = q_net(batch.observations).gather(1, batch.actions.long())
+            td_errors = target_q_values - q_values
+            return (batch.weights * td_errors.square()).mean(), (td_errors.detach(), q_values.detach())
+
+        loss, (td_errors, q_values) = networks.minimise("q_net", weighted_square, self.max_grad_norm)
+        return td_errors.flatten(), {"loss": loss, "q_value": q_values.mean()}
+
+    def trained_networks(self) -> tuple[dict[str, th.nn.Module], dict[str, th.optim.Optimizer]]:
+        """
+        :return: the networks that :meth:`update` names, and the optimisers of those that it optimises
+        """
+        modules: dict[str, th.nn.Module] = {"q_net": self.q_net, "q_net_target": self.q_net_target}
+        return modules, {"q_net": self.policy.optimizer}
 
     def published_modules(self) -> dict[str, th.nn.Module]:
         """

@@ -4,12 +4,12 @@ from typing import Any
 
 import torch as th
 from stable_baselines3 import TD3
-from stable_baselines3.common.utils import polyak_update
 
 from sb3_ca2e.actors.actor import Steps
 from sb3_ca2e.actors.exploration import Exploration, noise_ladder
 from sb3_ca2e.algorithm import CA2EMixin
 from sb3_ca2e.replay import PrioritizedReplaySamples
+from sb3_ca2e.updates import Networks, Result
 
 
 class CA2ETD3(CA2EMixin, TD3):
@@ -29,33 +29,41 @@ class CA2ETD3(CA2EMixin, TD3):
         if set_up:
             self._setup_model()
 
-    def update(self, batch: PrioritizedReplaySamples) -> tuple[th.Tensor, dict[str, th.Tensor]]:
+    def trained_networks(self) -> tuple[dict[str, th.nn.Module], dict[str, th.optim.Optimizer]]:
+        """
+        :return: the networks that :meth:`update` names, and the optimisers of those that it optimises
+        """
+        modules = {name: getattr(self, name) for name in ("actor", "critic", "actor_target", "critic_target")}
+        return modules, {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
+
+    def update(self, networks: Networks, batch: PrioritizedReplaySamples) -> Result:
         """
         One step of both critics and, every ``policy_delay`` steps, of the actor and the targets.
 
+        :param networks: actor, critic, and their targets
         :param batch: the batch
         :return: ``(batch,)`` TD errors of the first critic, and what to log
         """
+        observations = batch.observations
         with th.no_grad():
             noise = (th.randn_like(batch.actions) * self.target_policy_noise).clamp(
                 -self.target_noise_clip, self.target_noise_clip
             )
-            next_actions = (self.actor_target(batch.next_observations) + noise).clamp(-1, 1)
-            next_q_values = _smallest(self.critic_target(batch.next_observations, next_actions))
+            next_actions = (networks("actor_target")(batch.next_observations) + noise).clamp(-1, 1)
+            next_q_values = _smallest(networks("critic_target")(batch.next_observations, next_actions))
             target_q_values = batch.rewards + (1 - batch.dones) * batch.discounts * next_q_values
-        td_errors = [target_q_values - q_values for q_values in self.critic(batch.observations, batch.actions)]
-        critic_loss = th.stack([(batch.weights * error.square()).mean() for error in td_errors]).sum()
-        self.critic.optimizer.zero_grad()
-        critic_loss.backward()
-        self.critic.optimizer.step()
+
+        def critic_loss(critic: Any) -> tuple[th.Tensor, th.Tensor]:
+            td_errors = [target_q_values - q_values for q_values in critic(observations, batch.actions)]
+            return th.stack([(batch.weights * e.square()).mean() for e in td_errors]).sum(), td_errors[0].detach()
+
+        loss, td_errors = networks.minimise("critic", critic_loss)
         if self._n_updates % self.policy_delay == 0:
-            actor_loss = -self.critic.q1_forward(batch.observations, self.actor(batch.observations)).mean()
-            self.actor.optimizer.zero_grad()
-            actor_loss.backward()
-            self.actor.optimizer.step()
-            polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
-            polyak_update(self.actor.parameters(), self.actor_target.parameters(), self.tau)
-        return td_errors[0].detach().flatten(), {"critic_loss": critic_loss.detach()}
+            critic = networks("critic")
+            networks.minimise("actor", lambda actor: (-critic(observations, actor(observations))[0].mean(), ()))
+            networks.follow("critic_target", "critic", self.tau)
+            networks.follow("actor_target", "actor", self.tau)
+        return td_errors.flatten(), {"critic_loss": loss}
 
     def published_modules(self) -> dict[str, th.nn.Module]:
         """

@@ -265,6 +265,7 @@ def test_tensorboard_gets_sb3s_keys_and_ours(tmp_path):
         "time/updates_per_second",
         "time/learner_wait",
         "time/actor_wait",
+        "time/bottleneck",
     }
     assert added <= ours
 

@@ -12,9 +12,10 @@ from gymnasium import spaces
 
 from sb3_ca2e.actors.envs import EnvRecipe, Frames, Observations, plain
 from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.actors.inference import Acts, Inference
 from sb3_ca2e.actors.monitors import SlotMonitor
 from sb3_ca2e.actors.normalization import Normalizer
-from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout, Board, FlatParameters, Handover
+from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout, Board, FlatParameters, Handover, Seconds
 from sb3_ca2e.priors.agent import PriorAgent
 from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, ObservationColumn
 from sb3_ca2e.replay.n_step import n_step_return
@@ -26,13 +27,13 @@ GREEDY_EVERY = 10
 PRIORITY_FLOOR = 1e-6
 #: Rewards are kept in float32.
 LARGEST_REWARD = float(np.finfo(np.float32).max)
+# As Python's own numbers, with which it reckons faster.
+_TRANSITION, _TERMINATED, _TRUNCATED, _PRIOR = map(int, (TRANSITION, TERMINATED, TRUNCATED, PRIOR))
+_NO_AGES = np.zeros(0, dtype=np.int64)
 
 
-class Behaviour(Protocol):
+class Behaviour(Acts, Protocol):
     """The hooks of an algorithm that run in the actors; see :class:`~sb3_ca2e.algorithm.CA2EMixin`."""
-
-    @staticmethod
-    def act(modules: dict[str, Any], observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]: ...
 
     @staticmethod
     def evaluate(modules: dict[str, Any], steps: "Steps") -> tuple[th.Tensor, th.Tensor]: ...
@@ -224,11 +225,14 @@ class Actor:
         self.normalizer = normalization.views(self.flat[-n_statistics:]) if normalization is not None else None
         self.version, self.sequence, self.steps = 0, 0, 0
         self.collecting = -1  # the slot whose environment is being called, to name it when that fails
+        self._environments = self._inference = 0.0  # seconds since collecting began
         self.slots: list[Slot] = []
         self.observations = Observations(spec.recipe, len(spec.slots))
-        self.lead = buffers.layout.lead
+        self._policy = Inference(spec.behaviour, spec.modules, len(spec.slots))
+        self._batch = None if self.normalizer is not None else self._seen(self.observations.batch, _NO_AGES)
         space = spec.recipe.action_space
         self._box = space if isinstance(space, spaces.Box) else None
+        self._span = space.high - space.low if isinstance(space, spaces.Box) else None
 
     def open(self) -> None:
         """Make the environments."""
@@ -249,6 +253,7 @@ class Actor:
         :return: the announcement to send
         """
         started = time.perf_counter()
+        self._environments = self._inference = 0.0
         self._refresh()
         buffer = self.buffers.views[self.sequence % len(self.buffers.views)]
         recorders = [self._open(position, views) for position, views in enumerate(buffer)]
@@ -259,7 +264,7 @@ class Actor:
             self._step(t, recorders, handover)
         self._close(recorders)
         handover.n_rows = [recorder.n_rows for recorder in recorders]
-        handover.seconds = (time.perf_counter() - started, waited)
+        handover.seconds = Seconds(time.perf_counter() - started, waited, self._environments, self._inference)
         self.sequence += 1
         return handover
 
@@ -274,6 +279,7 @@ class Actor:
         every = max(round(self.spec.update_interval / self.spec.block_size), 1)
         if (self.version == 0 or self.sequence % every == 0) and self.board.version != self.version:
             self.version = self.board.read(self.flat)
+            self._policy.parameters_changed()
 
     def _open(self, position: int, views: dict[str, np.ndarray]) -> "Recorder":
         slot = self.slots[position]
@@ -282,7 +288,7 @@ class Actor:
 
     def _step(self, t: int, recorders: Sequence["Recorder"], handover: Handover) -> None:
         """One step of every slot."""
-        greedy, outputs = self._act(self.observations.batch, np.array([slot.age for slot in self.slots]))
+        greedy, outputs = self._act()
         progress = self.board.progress
         warmup = self.steps * self.spec.n_slots < self.spec.warmup
         for position, slot in enumerate(self.slots):
@@ -292,11 +298,11 @@ class Actor:
                 stored = slot.choose(greedy[position], progress, warmup)
                 action = self._unscaled(stored)
             else:
-                observation = plain({key: batch[position][None] for key, batch in self.observations.batch.items()})
-                action, slot.state = slot.prior.predict(observation, slot.state, np.array([slot.age == 0]))
-                action = self._bounded(action[0])
+                action = self._bounded(self._of_prior(slot.prior, slot, position))
                 stored = self._scaled(action)
+            started = time.perf_counter()
             raw, reward, terminated, truncated, info = slot.env.step(action)
+            self._environments += time.perf_counter() - started
             recorder.step(stored, _finite(reward), terminated, truncated, outputs[position])
             slot.age += 1
             frames = self.observations.frames(raw)
@@ -309,6 +315,14 @@ class Actor:
         self.collecting = -1
         self.steps += 1
 
+    def _of_prior(self, prior: PriorAgent, slot: Slot, position: int) -> Any:
+        """What a prior agent does, as the environment takes it."""
+        started = time.perf_counter()
+        observation = plain({key: batch[position][None] for key, batch in self.observations.batch.items()})
+        action, slot.state = prior.predict(observation, slot.state, np.array([slot.age == 0]))
+        self._inference += time.perf_counter() - started
+        return action[0]
+
     def _episode_end(
         self, t: int, position: int, recorder: "Recorder", info: dict, truncated: bool, handover: Handover
     ) -> None:
@@ -319,7 +333,9 @@ class Actor:
         game = info.get("episode")
         if game is not None:
             handover.games[t, position] = float(game["r"]), slot.greedy
+        started = time.perf_counter()
         slot.reset(game_over=game is not None, retired=self.board.retired(slot.index))
+        self._environments += time.perf_counter() - started
         recorder.prior = slot.prior is not None
         frames = self.observations.frames(slot.raw)
         self.observations.reset(position, frames)
@@ -327,28 +343,38 @@ class Actor:
 
     def _close(self, recorders: Sequence["Recorder"]) -> None:
         """Priorities of the blocks, by the parameters that chose the actions (Algorithm 2)."""
-        outputs = self._act(self.observations.batch, np.array([slot.age for slot in self.slots]))[1]
+        outputs = self._act()[1]
         for position, recorder in enumerate(recorders):
             self._fill_last_outputs(recorder, outputs[position])
             steps = recorder.steps(self.spec.recipe.columns, self.normalizer)
+            started = time.perf_counter()
             q_taken, values = self.spec.behaviour.evaluate(self.spec.modules, steps)
+            self._inference += time.perf_counter() - started
             rewards = recorder.rewards[: recorder.n_rows]
             if self.normalizer is not None:
                 rewards = self.normalizer.rewards(rewards)
             recorder.write_priorities(rewards, q_taken, values, self.spec.n_steps, self.spec.gamma)
 
-    def _act(self, batch: Frames, ages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Greedy actions, and what the algorithm keeps beside them for the priorities."""
-        observations = as_tensors(batch, ages, self.spec.recipe.columns, self.normalizer)
-        actions, outputs = self.spec.behaviour.act(self.spec.modules, observations)
-        return actions.numpy(), outputs.numpy()
+    def _act(self) -> tuple[np.ndarray, np.ndarray]:
+        """Greedy actions of all slots, and what the algorithm keeps beside them for the priorities."""
+        started = time.perf_counter()
+        batch = self._batch
+        if batch is None:
+            batch = self._seen(self.observations.batch, np.array([slot.age for slot in self.slots]))
+        results = self._policy(batch, len(self.slots))
+        self._inference += time.perf_counter() - started
+        return results
+
+    def _seen(self, batch: Frames, ages: np.ndarray) -> Any:
+        """What the networks see; without statistics, views that show what is written there later."""
+        return as_tensors(batch, ages, self.spec.recipe.columns, self.normalizer)
 
     def _fill_last_outputs(self, recorder: "Recorder", closing: np.ndarray) -> None:
         """What the networks say about the last observations of episodes, on which no step was taken."""
         if recorder.terminal:
             rows, observations, ages = zip(*recorder.terminal, strict=True)
             batch = {key: np.stack([each[key] for each in observations]) for key in observations[0]}
-            outputs = self._act(batch, np.array(ages))[1]
+            outputs = self._policy(self._seen(batch, np.array(ages)), len(rows))[1]
             for row, output in zip(rows, outputs, strict=True):
                 recorder.outputs[row] = output
         recorder.outputs[recorder.n_rows] = closing
@@ -357,8 +383,8 @@ class Actor:
         """From an action as the learner stores it to one that the environment takes."""
         if self._box is None:
             return int(stored)
-        low, high = self._box.low, self._box.high
-        return low + 0.5 * (np.reshape(stored, low.shape) + 1.0) * (high - low)
+        low = self._box.low
+        return low + 0.5 * (stored.reshape(low.shape) + 1.0) * self._span
 
     def _bounded(self, action: Any) -> Any:
         """An agent trained with wider bounds must not leave the environment's: what is stored is what was done."""
@@ -421,8 +447,8 @@ class Recorder:
         row = self.n_rows
         self.actions[row] = action
         self.rewards[row] = reward
-        ended = TERMINATED if terminated else TRUNCATED if truncated else np.uint8(0)
-        self.flags[row] = TRANSITION | ended | (PRIOR if self.prior else np.uint8(0))
+        ended = _TERMINATED if terminated else _TRUNCATED if truncated else 0
+        self.flags[row] = _TRANSITION | ended | (_PRIOR if self.prior else 0)
         self.outputs[row] = outputs
         self.n_rows += 1
 

@@ -10,32 +10,15 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.logger import Logger
 
+from sb3_ca2e.actors.bottleneck import Shares, advice, cpu_count
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.normalization import Statistics
 from sb3_ca2e.actors.pool import ActorPool
-from sb3_ca2e.actors.transport import FlatParameters, Handover
+from sb3_ca2e.actors.ticks import Tick, Ticks
+from sb3_ca2e.actors.transport import FlatParameters, Handover, Seconds
 from sb3_ca2e.priors.retirement import Retirement
-from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, Block
+from sb3_ca2e.replay.block import PRIOR, TRANSITION, Block
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
-
-
-@dataclass
-class Tick:
-    """
-    ``n_envs`` committed transitions, what SB3 calls a step of its vectorized environment.
-
-    :param rewards: ``(n_envs,)`` raw rewards
-    :param dones: ``(n_envs,)`` whether an episode ended
-    :param infos: one dictionary each
-    :param actor_ids: ``(n_envs,)`` slots
-    :param actor_kinds: "nature" or "prior" each
-    """
-
-    rewards: np.ndarray
-    dones: np.ndarray
-    infos: list[dict[str, Any]]
-    actor_ids: np.ndarray
-    actor_kinds: list[str]
 
 
 @dataclass
@@ -53,7 +36,7 @@ class SlotStats:
     @property
     def ep_rew_mean(self) -> float | None:
         """Mean return of its last hundred games."""
-        return float(np.mean(self.returns)) if self.returns else None
+        return sum(self.returns) / len(self.returns) if self.returns else None
 
 
 class Collector:
@@ -87,10 +70,13 @@ class Collector:
         self.stats = [SlotStats() for _ in explorations]
         for slot, index in prior_of.items():
             self.stats[slot].kind = "nature" if retirement.retired(index) else "prior"
-        self._ticks: collections.deque[tuple[Any, ...]] = collections.deque()
+        self._ticks = Ticks(n_envs)
+        self._shown: np.ndarray | None = None
         self.just_retired: list[int] = []
-        self.learner_wait = self.actor_wait = self.actor_busy = 0.0
-        self._started = time.perf_counter()
+        #: seconds since the first blocks were stored, which wait for environments and for code to be compiled
+        self.learner_wait = self.learner_updates = 0.0
+        self._actors = np.zeros(len(Seconds._fields))
+        self._started: float | None = None
 
     @property
     def n_ready(self) -> int:
@@ -114,16 +100,19 @@ class Collector:
         :param wait: sleep until there are some
         :param waiting: entered while nothing is half done
         """
-        board = self.pool.board
-        board.publish(self._published())
-        board.set_progress(progress)
-        started = time.perf_counter()
+        self._publish()
+        self.pool.board.set_progress(progress)
+        asked = time.perf_counter()
         with waiting():
             collected = self.pool.collect(wait)
-        self.learner_wait += time.perf_counter() - started
-        if collected is None:
-            return
-        handover, blocks = collected
+        came = time.perf_counter()
+        if self._started is not None:
+            self.learner_wait += came - asked
+        if collected is not None:
+            self._commit(*collected, at_most, timestep)
+            self._started = self._started or time.perf_counter()
+
+    def _commit(self, handover: Handover, blocks: list[Block], at_most: int, timestep: int) -> None:
         n_slots = len(blocks)
         shares = [(at_most + n_slots - 1 - position) // n_slots for position in range(n_slots)]
         blocks = [block.first(share) for block, share in zip(blocks, shares, strict=True)]
@@ -132,48 +121,28 @@ class Collector:
                 self.memory.add_block(block)
                 if self._statistics is not None:
                     self._statistics.update(block)
-        self._tick(handover, blocks)
+        self._ticks.extend(handover, blocks)
         self._count(handover, blocks, timestep)
 
-    def _published(self) -> np.ndarray:
-        parameters = self._parameters.get()
-        return parameters if self._statistics is None else np.concatenate([parameters, self._statistics.publish()])
-
-    def _tick(self, handover: Handover, blocks: list[Block]) -> None:
-        """Line up the transitions in the order in which they were made."""
-        columns = []
-        for position, block in enumerate(blocks):
-            flags = block.flags[block.flags & TRANSITION > 0]
-            rewards = block.rewards[block.flags & TRANSITION > 0]
-            dones, priors = flags & (TERMINATED | TRUNCATED) > 0, flags & PRIOR > 0
-            columns.append(
-                [
-                    (reward, done, handover.infos.get((t, position)), block.slot, prior)
-                    for t, (reward, done, prior) in enumerate(zip(rewards, dones, priors, strict=True))
-                ]
-            )
-        longest = max(map(len, columns))
-        for t in range(longest):
-            self._ticks.extend(column[t] for column in columns if t < len(column))
+    def _publish(self) -> None:
+        """Show the actors newer parameters, if they have changed: both sides take time to copy networks."""
+        published = self._parameters.get()
+        if self._statistics is not None:
+            published = np.concatenate([published, self._statistics.publish()])
+        # As whole numbers: NaN is no other than before.
+        if self._shown is None or not np.array_equal(published.view(np.int32), self._shown.view(np.int32)):
+            self.pool.board.publish(published)
+            self._shown = published
 
     def tick(self) -> Tick:
         """
         :return: the next tick; there must be enough transitions ready
         """
-        rows = [self._ticks.popleft() for _ in range(self.n_envs)]
-        rewards, dones, infos, slots, priors = zip(*rows, strict=True)
-        return Tick(
-            np.array(rewards, dtype=np.float32),
-            np.array(dones),
-            [dict(info) if info else {} for info in infos],
-            np.array(slots),
-            ["prior" if prior else "nature" for prior in priors],
-        )
+        return self._ticks.pop()
 
     def _count(self, handover: Handover, blocks: list[Block], timestep: int) -> None:
-        collecting, waited = handover.seconds
-        self.actor_wait += waited
-        self.actor_busy += collecting
+        self._actors += handover.seconds
+        collecting, waited, *_ = handover.seconds
         for position, block in enumerate(blocks):
             n = len(block)
             stats = self.stats[block.slot]
@@ -184,7 +153,7 @@ class Collector:
             if n:
                 last = block.flags[block.flags & TRANSITION > 0][-1]
                 stats.kind = "prior" if last & PRIOR else "nature"
-            for t in range(n):
+            for t in range(n) if handover.games else ():
                 if (t, position) in handover.games:
                     was_prior = bool(block.flags[np.flatnonzero(block.flags & TRANSITION)[t]] & PRIOR)
                     self._game_over(block.slot, was_prior, *handover.games[t, position], timestep)
@@ -226,6 +195,28 @@ class Collector:
             )
         return rows
 
+    def shares(self) -> Shares:
+        """
+        :return: how learner and actors spent their time since the first blocks were stored
+        """
+        learning = time.perf_counter() - self._started if self._started is not None else 0.0
+        seconds = Seconds(*self._actors.tolist())
+        learner_wait = _share(self.learner_wait, learning)
+        actor_wait = _share(seconds.waiting, seconds.waiting + seconds.collecting)
+        return Shares(
+            learner_wait,
+            actor_wait if self.pool.n_processes else 1.0 - learner_wait,  # in one process each waits for the other
+            _share(seconds.environments, seconds.collecting),
+            _share(seconds.inference, seconds.collecting),
+            _share(self.learner_updates, learning - self.learner_wait),
+        )
+
+    def advice(self) -> str:
+        """
+        :return: what bounds the run, and what to change
+        """
+        return advice(self.shares(), len(self.stats), self.pool.n_processes, cpu_count())
+
     def log(self, logger: Logger, progress: float) -> None:
         """
         Record what the actors do. Per-slot keys stay out of the printed table, which they would flood.
@@ -244,9 +235,10 @@ class Collector:
             for key, value in values.items():
                 if value is not None:
                     logger.record(f"priors/{slot}/{key}", value)
-        elapsed = time.perf_counter() - self._started
-        logger.record("time/learner_wait", self.learner_wait / elapsed)
-        logger.record("time/actor_wait", self.actor_wait / max(self.actor_wait + self.actor_busy, 1e-9))
+        shares = self.shares()
+        logger.record("time/learner_wait", shares.learner_wait)
+        logger.record("time/actor_wait", shares.actor_wait)
+        logger.record("time/bottleneck", shares.bottleneck)
         logger.record("replay/size", self.memory.size())
         logger.record("replay/prior_fraction", self.memory.prior_fraction)
 
@@ -256,3 +248,7 @@ class Collector:
         self.memory.end_streams()
         if self._statistics is not None:
             self._statistics.end_streams()
+
+
+def _share(part: float, whole: float) -> float:
+    return min(part / whole, 1.0) if whole > 0 else 0.0

@@ -38,6 +38,10 @@ class ActorPool(Protocol):
 
     board: Board
 
+    @property
+    def n_processes(self) -> int:
+        """Actor processes; 0 where actors share the learner's."""
+
     def collect(self, wait: bool = True) -> tuple[Handover, list[Block]] | None:
         """
         The next blocks. Those handed out before are the actors' to overwrite from now on.
@@ -62,6 +66,10 @@ class SyncActors:
         self.board = Board(spec.n_slots, spec.n_parameters)
         self._spec = spec
         self._actor: Actor | None = None
+
+    @property
+    def n_processes(self) -> int:
+        return 0
 
     def collect(self, wait: bool = True) -> tuple[Handover, list[Block]] | None:
         try:
@@ -152,6 +160,10 @@ class AsyncActors:
         return fd
 
     # Collecting.
+
+    @property
+    def n_processes(self) -> int:
+        return len(self._specs)
 
     def collect(self, wait: bool = True) -> tuple[Handover, list[Block]] | None:
         self._release()

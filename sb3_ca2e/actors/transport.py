@@ -13,7 +13,7 @@ import struct
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -318,6 +318,22 @@ class FlatParameters:
         return flat.numpy()
 
 
+class Seconds(NamedTuple):
+    """
+    How an actor spent its time.
+
+    :param collecting: filling blocks
+    :param waiting: for the learner, before
+    :param environments: of collecting, in steps and resets
+    :param inference: of collecting, in networks and prior agents
+    """
+
+    collecting: float = 0.0
+    waiting: float = 0.0
+    environments: float = 0.0
+    inference: float = 0.0
+
+
 @dataclass
 class Handover:
     """
@@ -329,7 +345,7 @@ class Handover:
     :param version: version of the parameters that chose the actions and priorities
     :param infos: what environments reported, by (step, position of the slot)
     :param games: for each game that ended: its return, and whether a nature slot played it without exploration
-    :param seconds: (collecting, waiting for the learner)
+    :param seconds: how the actor spent its time
     :param error: traceback, if the actor failed: then all else is empty
     :param failed_slot: slot whose environment failed, -1 if none did
     """
@@ -340,7 +356,7 @@ class Handover:
     version: int = 0
     infos: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
     games: dict[tuple[int, int], tuple[float, bool]] = field(default_factory=dict)
-    seconds: tuple[float, float] = (0.0, 0.0)
+    seconds: Seconds = field(default_factory=Seconds)
     error: str | None = None
     failed_slot: int = -1
 

@@ -1,5 +1,7 @@
 """Prioritized replay memory with multi-step returns, a Stable-Baselines3 replay buffer."""
 
+import importlib
+import threading
 from typing import Any
 
 import numpy as np
@@ -12,12 +14,13 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ca2e.replay.block import OBSERVATION, TRANSITION, Block, ObservationColumn, described, observation_columns
-from sb3_ca2e.replay.n_step import n_step_return
+from sb3_ca2e.replay.multi_steps import multi_steps
+from sb3_ca2e.replay.rows import take
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 from sb3_ca2e.replay.stacks import each_frame
 from sb3_ca2e.replay.steps import Observations, StepBlocks
 from sb3_ca2e.replay.storage import SEGMENT_LENGTH, SegmentStorage
-from sb3_ca2e.replay.sum_tree import check_priorities, extremes
+from sb3_ca2e.replay.sum_tree import check_priorities
 
 
 class PrioritizedReplayBuffer(ReplayBuffer):
@@ -165,7 +168,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
     def arrange(self, columns: dict[str, ObservationColumn], normalize_frames: bool) -> None:
         """
-        Check that observations of an environment can join those held.
+        Check that observations of an environment can join those held, and get ready for them.
 
         Frames are stored raw, so either side of the stack may normalise them: that is taken over.
 
@@ -180,6 +183,9 @@ class PrioritizedReplayBuffer(ReplayBuffer):
                 "model.replay_buffer.reset()."
             )
         self.normalize_frames = normalize_frames
+        if self._place(0).type == "cpu":
+            # Seconds where nothing is compiled yet, which actors take to start anyway.
+            threading.Thread(target=importlib.import_module, args=["sb3_ca2e.replay.kernels"], name="kernels").start()
 
     def add_block(self, block: Block) -> None:
         """
@@ -262,53 +268,45 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         self, batch_inds: th.Tensor, env: VecNormalize | None = None
     ) -> PrioritizedReplaySamples:
         """The samples that begin with the steps of given rows."""
-        storage = self._storage
-        assert storage is not None
-        rows = storage.rows
-        windows = rows.windows(batch_inds, self.n_steps)
-        available, ended, terminated, prior = rows.read_flags(windows)
-        rewards = rows.rewards.take(windows)
-        if env is not None:
-            rewards = th.from_numpy(env.normalize_reward(rewards.cpu().numpy())).to(rewards.device)
-        returns, n_used = n_step_return(rewards, ended, available, self.gamma)
-        n_used = n_used.unsqueeze(1)
-        last_step = n_used - 1
-        next_rows = windows.gather(1, last_step).squeeze(1) + 1
-        observations, next_observations = self._observations(batch_inds, next_rows, env)
-        priorities = rows.priorities[batch_inds]
-        return PrioritizedReplaySamples(
+        assert self._storage is not None
+        normalize = None if env is None else env.normalize_reward
+        steps = multi_steps(self._storage, batch_inds, self.n_steps, self.gamma, self.beta, normalize)
+        observations, next_observations = self._observations(steps.rows, env)
+        samples = PrioritizedReplaySamples(
             observations=observations,
-            actions=rows.actions.index_select(0, batch_inds).to(self._device),
+            actions=take(self._storage.rows.actions, batch_inds),
             next_observations=next_observations,
-            dones=terminated.gather(1, last_step).float().to(self._device),
-            rewards=returns.unsqueeze(1).to(self._device),
-            discounts=(self.gamma**n_used).float().to(self._device),
-            # (N P(j))^-beta / max_j (N P(j))^-beta: the number N of transitions and the total cancel.
-            weights=((priorities.min() / priorities) ** self.beta).float().unsqueeze(1).to(self._device),
-            indices=batch_inds.to(self._device),
-            generations=storage.generations_of(batch_inds).to(self._device),
-            prior=prior[:, 0].to(self._device),
-            ages=(storage.n_committed - rows.inserted_at.take(batch_inds)).to(self._device),
+            dones=steps.dones,
+            rewards=steps.rewards,
+            discounts=steps.discounts,
+            weights=steps.weights,
+            indices=batch_inds,
+            generations=steps.generations,
+            prior=steps.prior,
+            ages=steps.ages,
         )
+        # To ask every field where it is takes as long as the return.
+        return samples if batch_inds.is_cpu and self._device.type == "cpu" else samples.to(self._device)
 
     def _observations(
-        self, rows: th.Tensor, next_rows: th.Tensor, env: VecNormalize | None
+        self, rows: th.Tensor, env: VecNormalize | None
     ) -> tuple[th.Tensor | TensorDict, th.Tensor | TensorDict]:
+        """The observations of the first half of the rows, and those of the second."""
         assert self._storage is not None
-        tensors = self._storage.rows.observations(th.cat([rows, next_rows]))
+        tensors = self._storage.rows.observations(rows)
         if env is not None:
-            ages = self._storage.rows.ages.take(th.cat([rows, next_rows])).cpu().numpy()
+            ages = self._storage.rows.ages.take(rows).cpu().numpy()
             arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}
             tensors = {key: th.from_numpy(array) for key, array in self._normalized(arrays, ages, env).items()}
         # SB3 gives a Discrete observation an axis of its own.
         tensors = {key: tensor if tensor.dim() > 1 else tensor.unsqueeze(1) for key, tensor in tensors.items()}
-        tensors = {key: tensor.to(self._device) for key, tensor in tensors.items()}
+        half = len(rows) // 2
         if not self._is_dict:
             both = tensors[OBSERVATION]
-            return both[: len(rows)], both[len(rows) :]
+            return both[:half], both[half:]
         return (
-            {key: both[: len(rows)] for key, both in tensors.items()},
-            {key: both[len(rows) :] for key, both in tensors.items()},
+            {key: both[:half] for key, both in tensors.items()},
+            {key: both[half:] for key, both in tensors.items()},
         )
 
     def _normalized(self, arrays: dict[str, np.ndarray], ages: np.ndarray, env: VecNormalize) -> dict[str, np.ndarray]:
@@ -335,19 +333,16 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         :param generations: ``(batch,)`` of the samples
         :param priorities: ``(batch,)`` absolute temporal-difference errors plus a small constant
         """
-        storage = self._storage
-        assert storage is not None
-        device = storage.rows.device
-        indices, generations = indices.to(device), generations.to(device)
+        assert self._storage is not None
+        if not len(indices) == len(generations) == priorities.numel():
+            raise ValueError(
+                f"update_priorities() got {len(indices)} indices, {len(generations)} generations and "
+                f"{priorities.numel()} priorities: give one of each for every transition."
+            )
+        device = self._storage.rows.device
         priorities = priorities.detach().to(device, th.float64).flatten()
-        low, high = extremes(priorities)
-        check_priorities(low, high)
-        self.max_priority = max(self.max_priority, high)
-        is_current = storage.generations_of(indices) == generations
-        # The sentinel, no transition, takes the place of overwritten rows, and keeps its priority of zero.
-        storage.rows.priorities.update(
-            th.where(is_current, indices, storage.rows.sentinel), th.where(is_current, priorities**self.alpha, 0.0)
-        )
+        largest = self._storage.reprioritize(indices.to(device), generations.to(device), priorities, self.alpha)
+        self.max_priority = max(self.max_priority, largest)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()

@@ -1,5 +1,7 @@
 """The physical rows of the memory: columns on a torch device, and what is read from them."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch as th
 
@@ -7,6 +9,18 @@ from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, Obse
 from sb3_ca2e.replay.sum_tree import SumTree
 
 ENDED = TERMINATED | TRUNCATED
+
+
+class HostColumns(NamedTuple):
+    """Columns on the CPU as NumPy arrays, which compiled code takes; to make them anew for each batch takes time."""
+
+    flags: np.ndarray
+    rewards: np.ndarray
+    successors: np.ndarray
+    inserted_at: np.ndarray
+    ages: np.ndarray
+    #: of the priorities, a binary tree
+    sums: np.ndarray
 
 
 class Rows:
@@ -34,27 +48,42 @@ class Rows:
         self.observation_columns = observation_columns
         self.sentinel = n_rows
 
-        def zeros(*shape: int, dtype: th.dtype) -> th.Tensor:
-            return th.zeros((n_rows + 1, *shape), dtype=dtype, device=device)
+        def zeros(dtype: np.dtype | type, *shape: int) -> th.Tensor:
+            return _zeros((n_rows + 1, *shape), np.dtype(dtype), device)
 
-        # Frames are not initialised: pages of the host's memory that are never written are never used.
-        self.frames = {
-            key: th.empty((n_rows + 1, *column.frame_shape), dtype=_torch_dtype(column.dtype), device=device)
-            for key, column in observation_columns.items()
-        }
-        for frames in self.frames.values():
-            frames[self.sentinel] = 0
-        self.actions = zeros(action_dim, dtype=_torch_dtype(action_dtype))
-        self.rewards = zeros(dtype=th.float32)
-        self.flags = zeros(dtype=th.uint8)
+        self.frames = {key: zeros(column.dtype, *column.frame_shape) for key, column in observation_columns.items()}
+        self.actions = zeros(action_dtype, action_dim)
+        self.rewards = zeros(np.float32)
+        self.flags = zeros(np.uint8)
         self._flag_bits = th.tensor([TRANSITION, ENDED, TERMINATED, PRIOR], dtype=th.uint8, device=device)
-        self.ages = zeros(dtype=th.uint8)
+        self.ages = zeros(np.uint8)
         #: number of transitions ever committed when the row was
-        self.inserted_at = zeros(dtype=th.int64)
+        self.inserted_at = zeros(np.int64)
         #: rows of the next step of the same slot
-        self.successors = th.arange(1, n_rows + 2, dtype=th.int64, device=device).clamp_(max=n_rows)
+        self.successors = zeros(np.int64)
+        th.arange(1, n_rows + 2, out=self.successors).clamp_(max=n_rows)
         #: priority^alpha, zero unless the row is a transition
-        self.priorities = SumTree(n_rows + 1, device)
+        self._set_tree(n_rows + 1)
+
+    def _set_tree(self, capacity: int) -> None:
+        """Make an empty tree of the kind that is fast where the columns are."""
+        self.host: HostColumns | None = None
+        self.priorities: SumTree
+        if not self.flags.is_cpu:
+            self.priorities = SumTree(capacity, self.device)
+            return
+        # Who never has a memory, an actor for instance, need not wait until numba is imported.
+        from sb3_ca2e.replay.binary_sum_tree import BinarySumTree
+
+        self.priorities = tree = BinarySumTree(capacity)
+        self.host = HostColumns(
+            flags=self.flags.numpy(),
+            rewards=self.rewards.numpy(),
+            successors=self.successors.numpy(),
+            inserted_at=self.inserted_at.numpy(),
+            ages=self.ages.numpy(),
+            sums=tree.sums,
+        )
 
     _COLUMNS = ("actions", "rewards", "flags", "ages", "inserted_at", "successors")
 
@@ -78,7 +107,9 @@ class Rows:
         self.frames = {key: frames.to(device) for key, frames in self.frames.items()}
         for name in (*self._COLUMNS, "_flag_bits"):
             setattr(self, name, getattr(self, name).to(device))
-        self.priorities.to(device)
+        priorities = self.priorities[: len(self.priorities)].cpu().numpy()
+        self._set_tree(len(priorities))
+        self.priorities.assign(0, priorities)
 
     def read_flags(self, rows: th.Tensor) -> tuple[th.Tensor, ...]:
         """
@@ -113,16 +144,24 @@ class Rows:
         for key, column in self.observation_columns.items():
             frames = self.frames[key]
             if column.n_stack == 1:
-                observations[key] = frames.index_select(0, rows)
+                observations[key] = take(frames, rows)
                 continue
-            back = th.arange(column.n_stack - 1, -1, -1, device=rows.device)
-            # Before an episode's first frame come zeros, and those are the sentinel's.
-            in_episode = back <= self.ages.take(rows).unsqueeze(1)
-            stack = th.where(in_episode, rows.unsqueeze(1) - back, self.sentinel)
-            stacked = frames.index_select(0, stack.view(-1)).view(*stack.shape, *column.frame_shape)
+            stack = self._stacks(rows, column.n_stack)
+            stacked = take(frames, stack.view(-1)).view(*stack.shape, *column.frame_shape)
             axis = column.axis % len(column.frame_shape)
             observations[key] = stacked.movedim(1, axis + 1).reshape(len(rows), *column.shape)
         return observations
+
+    def _stacks(self, rows: th.Tensor, n_stack: int) -> th.Tensor:
+        """Rows of the frames of stacks, ``(batch, n_stack)``, the oldest first."""
+        if self.host is not None:
+            from sb3_ca2e.replay import kernels
+
+            return th.from_numpy(kernels.stacks(rows.numpy(), self.host.ages, n_stack))
+        back = th.arange(n_stack - 1, -1, -1, device=rows.device)
+        # Before an episode's first frame come zeros, and those are the sentinel's.
+        in_episode = back <= self.ages.take(rows).unsqueeze(1)
+        return th.where(in_episode, rows.unsqueeze(1) - back, self.sentinel)
 
     def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """
@@ -167,5 +206,22 @@ def put(column: th.Tensor, start: int, values: np.ndarray) -> None:
         rows.copy_(th.tensor(values))
 
 
-def _torch_dtype(dtype: np.dtype) -> th.dtype:
-    return th.from_numpy(np.empty(0, dtype)).dtype
+def take(column: th.Tensor, rows: th.Tensor) -> th.Tensor:
+    """
+    Copies of rows of a column.
+
+    :param column: ``(n_rows, *shape)``
+    :param rows: ``(batch,)`` int64
+    :return: ``(batch, *shape)``
+    """
+    if column.is_cpu:
+        return th.from_numpy(column.numpy().take(rows.numpy(), axis=0))  # three times as fast as PyTorch's
+    return column.index_select(0, rows)
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype, device: th.device | str) -> th.Tensor:
+    """A column. On the CPU, pages that are never written are never used."""
+    if th.device(device).type == "cpu":
+        # NumPy asks for large pages, PyTorch does not, and rows drawn at random are read faster from them.
+        return th.from_numpy(np.zeros(shape, dtype))
+    return th.zeros(shape, dtype=th.from_numpy(np.empty(0, dtype)).dtype, device=device)

@@ -1,6 +1,6 @@
 """What the prioritized memory gives its learner."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 from stable_baselines3.common.type_aliases import TensorDict
@@ -34,3 +34,15 @@ class PrioritizedReplaySamples(NamedTuple):
     generations: th.Tensor
     prior: th.Tensor
     ages: th.Tensor
+
+    def to(self, device: th.device) -> "PrioritizedReplaySamples":
+        """
+        :param device: PyTorch device
+        :return: the samples on that device
+        """
+
+        return PrioritizedReplaySamples(*(_moved(field, device) for field in self))
+
+
+def _moved(field: Any, device: th.device) -> Any:
+    return {key: tensor.to(device) for key, tensor in field.items()} if isinstance(field, dict) else field.to(device)

@@ -8,6 +8,7 @@ import torch as th
 
 from sb3_ca2e.replay.block import PRIOR, TRANSITION, TRUNCATED, Block, ObservationColumn, lead_frames
 from sb3_ca2e.replay.rows import ENDED, Rows, put
+from sb3_ca2e.replay.sum_tree import check_priorities, extremes
 
 #: Data rows of a segment. Its lead and tail are the price of never reading a frame across segments.
 SEGMENT_LENGTH = 256
@@ -106,6 +107,40 @@ class SegmentStorage:
         :return: ``(batch,)`` int64
         """
         return self.generations.take(rows // self.segment_rows)
+
+    def reprioritize(self, rows: th.Tensor, generations: th.Tensor, priorities: th.Tensor, alpha: float) -> float:
+        """
+        Set priorities of sampled rows, leaving out those that have been overwritten since.
+
+        :param rows: ``(batch,)`` int64
+        :param generations: ``(batch,)`` int64, of the rows when they were sampled
+        :param priorities: ``(batch,)`` float64
+        :param alpha: exponent of the priorities
+        :return: the largest of the priorities
+        :raises ValueError: if a priority is NaN, infinite or negative; nothing is changed then
+        """
+        columns = self.rows.host
+        if columns is not None:
+            from sb3_ca2e.replay import kernels
+
+            low, high = kernels.reprioritize(
+                columns.sums,
+                np.ascontiguousarray(rows),
+                np.ascontiguousarray(generations),
+                np.ascontiguousarray(priorities),
+                alpha,
+                self.generations.numpy(),
+                self.segment_rows,
+            )
+            check_priorities(low, high)
+            return high
+        low, high = extremes(priorities)
+        check_priorities(low, high)
+        is_current = self.generations_of(rows) == generations
+        # The sentinel, no transition, takes the place of overwritten rows, and keeps its priority of zero.
+        rows = th.where(is_current, rows, self.rows.sentinel)
+        self.rows.priorities.update(rows, th.where(is_current, priorities**alpha, 0.0))
+        return high
 
     def commit(self, block: Block, priorities: np.ndarray) -> None:
         """

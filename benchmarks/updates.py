@@ -1,0 +1,171 @@
+"""
+Updates a second of one learner, sampling and priorities included, beside those of SB3 and SBX.
+
+Each side has a process of its own, and they take turns. Memories hold 10,000 transitions, ours prioritized and
+sampled for 3-step returns, theirs uniform and for 1-step returns.
+
+Usage::
+
+    python benchmarks/updates.py                        # all rows: some minutes
+    python benchmarks/updates.py --row ddpg --repeats 9
+"""
+
+import argparse
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+FOLDER = pathlib.Path(__file__).resolve().parent
+SBX = ("torch==2.13.0", "sbx-rl==0.28.0", "gymnasium[mujoco]==1.4.0")
+N_STORED = 10_000
+#: environment, batch size, threads, goals by peer, updates in a measurement
+ROWS: dict[str, dict[str, Any]] = {
+    "ddpg": {"env": "Hopper-v5", "batch": 128, "threads": 1, "goals": {"SB3": 3.5, "SBX": 1.2}, "updates": 1000},
+    "dqn": {"env": "CartPole-v1", "batch": 64, "threads": 1, "goals": {"SB3": 3.5, "SBX": 1.2}, "updates": 1000},
+    "dqn-cnn": {"env": "PongNoFrameskip-v4", "batch": 32, "threads": 2, "goals": {"SB3": 1.3}, "updates": 40},
+}
+
+
+def environment(row: str) -> Any:
+    """
+    :param row: name of the row
+    :return: its environment
+    """
+    if row != "dqn-cnn":
+        return ROWS[row]["env"]
+    import ale_py
+    import gymnasium as gym
+    from stable_baselines3.common.env_util import make_atari_env
+    from stable_baselines3.common.vec_env import VecFrameStack
+
+    gym.register_envs(ale_py)
+    return VecFrameStack(make_atari_env(ROWS[row]["env"], n_envs=1, seed=0), 4)
+
+
+def ours(row: str) -> Callable[[], Any]:
+    """
+    :param row: name of the row
+    :return: what makes an update
+    """
+    from sb3_ca2e import CA2EDDPG, CA2EDQN
+
+    algorithm: Any = CA2EDDPG if row == "ddpg" else CA2EDQN
+    policy = "CnnPolicy" if row == "dqn-cnn" else "MlpPolicy"
+    settings = {"gradient_steps": 0, "compile": True, "buffer_size": N_STORED, "device": "cpu", "seed": 0}
+    model = algorithm(policy, environment(row), n_actors=2, execution="sync", **settings)
+    model.learn(N_STORED)
+    batch = ROWS[row]["batch"]
+    model.train(1, batch)
+    if not model._learner.compiled:
+        raise RuntimeError(f"The update was not compiled: {model._learner.obstacle}")
+    return lambda: model.train(1, batch)
+
+
+def of_sb3(row: str) -> Callable[[], Any]:
+    """
+    :param row: name of the row
+    :return: what makes an update
+    """
+    import stable_baselines3
+
+    algorithm = stable_baselines3.DDPG if row == "ddpg" else stable_baselines3.DQN
+    policy = "CnnPolicy" if row == "dqn-cnn" else "MlpPolicy"
+    return _train(algorithm, policy, row, {"device": "cpu"})
+
+
+def of_sbx(row: str) -> Callable[[], Any]:
+    """
+    :param row: name of the row
+    :return: what makes an update
+    """
+    import sbx
+
+    return _train(sbx.DDPG if row == "ddpg" else sbx.DQN, "MlpPolicy", row, {})
+
+
+def _train(algorithm: Any, policy: str, row: str, settings: dict[str, Any]) -> Callable[[], Any]:
+    if policy == "MlpPolicy":
+        settings = {**settings, "policy_kwargs": {"net_arch": [64, 64]}}
+    model = algorithm(policy, environment(row), buffer_size=N_STORED, learning_starts=N_STORED, seed=0, **settings)
+    model.learn(N_STORED)
+    batch = ROWS[row]["batch"]
+    if algorithm.__module__.startswith("sbx"):
+        return lambda: model.train(gradient_steps=1, batch_size=batch)
+    return lambda: model.train(1, batch)
+
+
+SIDES = {"sb3_ca2e": ours, "SB3": of_sb3, "SBX": of_sbx}
+
+
+def side(name: str, row: str) -> None:
+    """
+    Be one side of a row.
+
+    :param name: of the side
+    :param row: name of the row
+    """
+    import numpy as np
+    from turns import serve
+
+    update, n = SIDES[name](row), ROWS[row]["updates"]
+    for _ in range(max(n // 10, 3)):
+        update()
+
+    def rate() -> float:
+        started = time.perf_counter()
+        for _ in range(n):
+            update()
+        return n / (time.perf_counter() - started)
+
+    serve(rate, np.__version__)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--row", action="append", choices=ROWS, help="only this one; may be given more than once")
+    parser.add_argument("--repeats", type=int, default=7, help="measurements of each side")
+    parser.add_argument("--out", type=pathlib.Path, help="where results go; benchmarks/results if all rows are run")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        side(args.side, args.row[0])
+        return
+
+    from provenance import RESULTS, describe, provenance, write_results
+    from turns import Side, in_turns, peer_environment, spread
+
+    measured_on = provenance()
+    results: dict[str, Any] = {}
+    lines = ["# Updates a second", "", "Sampling and priorities included; medians, in brackets the range.", ""]
+    lines += ["| row | side | updates a second | ratio | goal |", "| --- | --- | --- | --- | --- |"]
+    for row in args.row or ROWS:
+        spec = ROWS[row]
+        pythons = {"sb3_ca2e": sys.executable, "SB3": sys.executable}
+        if "SBX" in spec["goals"]:
+            pythons["SBX"] = str(peer_environment("sbx", SBX))
+        sides = [
+            Side(name, __file__, "--side", name, "--row", row, python=python, threads=spec["threads"])
+            for name, python in pythons.items()
+        ]
+        rates = in_turns(sides, args.repeats)
+        for each in sides:
+            each.close()
+        what = f"{row}: {spec['env']}, batch {spec['batch']}, {spec['threads']} threads"
+        lines.append(f"| {what} | sb3_ca2e | {spread(rates['sb3_ca2e'])} | | |")
+        ratios = {}
+        for peer, goal in spec["goals"].items():
+            ratios[peer] = statistics.median(rates["sb3_ca2e"]) / statistics.median(rates[peer])
+            lines.append(f"| | {peer} | {spread(rates[peer])} | {ratios[peer]:.2f} | >= {goal} |")
+        results[row] = {"updates_per_second": rates, "ratios": ratios, "goals": spec["goals"]}
+        print(*lines[-len(rates) :], sep="\n", flush=True)
+    lines += ["", describe(measured_on)]
+    whole = len(results) == len(ROWS)
+    folder = args.out or (RESULTS if whole else pathlib.Path("runs/updates"))
+    write_results(folder, "updates", {"rows": results, "measured_on": measured_on}, "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""What bounds a run: of synthetic figures, and of runs with a slow environment, a slow network, a slow learner."""
+
+import csv
+import time
+
+import pytest
+import torch as th
+from gymnasium.wrappers import TransformReward
+from stable_baselines3.common.logger import configure
+
+from sb3_ca2e import CA2EDQN
+from sb3_ca2e.actors.bottleneck import Shares, advice
+from sb3_ca2e.policies import CA2EDQNPolicy, LayerNormQNetwork
+from toy import RandomWalk, dqn
+
+
+def shares(**given) -> Shares:
+    return Shares(
+        **{"learner_wait": 0.0, "actor_wait": 0.0, "environments": 0.0, "inference": 0.0, "updates": 0.0} | given
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"learner_wait": 0.6, "environments": 0.7, "inference": 0.2}, "environment"),
+        ({"learner_wait": 0.6, "environments": 0.2, "inference": 0.7}, "inference"),
+        ({"learner_wait": 0.6, "environments": 0.2, "inference": 0.1}, "transport"),
+        ({"learner_wait": 0.1, "actor_wait": 0.6, "environments": 0.9, "updates": 0.8}, "learner"),
+        ({"learner_wait": 0.1, "actor_wait": 0.6, "environments": 0.9, "updates": 0.2}, "transport"),
+        ({"learner_wait": 0.7, "actor_wait": 0.6, "environments": 0.9, "updates": 1.0}, "environment"),
+    ],
+)
+def test_the_side_that_waits_less_bounds_the_run(given, expected):
+    assert shares(**given).bottleneck == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "n_processes", "expected"),
+    [
+        ({"learner_wait": 0.6, "environments": 1.0}, 2, "n_processes=4 for 4 cores"),
+        ({"learner_wait": 0.6, "environments": 1.0}, 4, "n_processes=8"),
+        ({"learner_wait": 0.6, "environments": 1.0}, 0, "execution='async'"),
+        ({"learner_wait": 0.6, "inference": 1.0}, 4, "n_actors=16"),
+        ({"learner_wait": 0.6}, 4, "n_actors=16"),
+        ({"actor_wait": 0.6, "updates": 1.0}, 4, "train_freq"),
+        ({"actor_wait": 0.6}, 4, "callbacks"),
+    ],
+)
+def test_says_who_waited_and_what_to_change(given, n_processes, expected):
+    line = advice(shares(**given), n_actors=8, n_processes=n_processes, n_cores=4)
+    assert line.startswith(f"{shares(**given).bottleneck}-bound: ")
+    assert f"learner waited {given.get('learner_wait', 0):.0%}" in line
+    assert f"actors {given.get('actor_wait', 0):.0%}" in line
+    assert expected in line
+
+
+class SlowReward:
+    """Takes a while for each reward."""
+
+    def __call__(self, reward):
+        time.sleep(0.005)
+        return reward
+
+
+class SlowQNetwork(LayerNormQNetwork):
+    def forward(self, obs):
+        time.sleep(0.02)
+        return super().forward(obs)
+
+
+class SlowPolicy(CA2EDQNPolicy):
+    def make_q_net(self):
+        return SlowQNetwork(**self._update_features_extractor(self.net_args, features_extractor=None))
+
+
+class SlowLearner(CA2EDQN):
+    def update(self, networks, batch):
+        time.sleep(0.02)
+        return super().update(networks, batch)
+
+
+def slow_env():
+    return TransformReward(RandomWalk(), SlowReward())
+
+
+ASYNC = {"execution": "async", "n_processes": 2, "learning_starts": 0}
+
+
+@pytest.mark.parametrize(
+    ("make", "n", "bound_by"),
+    [
+        (lambda: dqn(slow_env, verbose=1), 300, "environment"),
+        (lambda: dqn(slow_env, verbose=1, **ASYNC), 300, "environment"),
+        (lambda: dqn(RandomWalk, SlowLearner, verbose=1), 400, "learner"),
+        (lambda: dqn(RandomWalk, SlowLearner, verbose=1, **ASYNC), 600, "learner"),
+    ],
+)
+def test_slow_environments_and_slow_learners_are_named(make, n, bound_by, capsys):
+    make().learn(n)
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1].startswith(f"{bound_by}-bound: ")
+
+
+def test_slow_networks_are_named(capsys):
+    model = CA2EDQN(SlowPolicy, RandomWalk, n_actors=2, execution="sync", gradient_steps=0, verbose=1, seed=0)
+    model.learn(200)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("inference-bound: ")
+
+
+def test_a_quiet_model_prints_nothing(capsys):
+    dqn(RandomWalk).learn(100)
+    assert capsys.readouterr().out == ""
+
+
+def test_logs_name_the_bottleneck(tmp_path):
+    model = dqn(slow_env)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(200, log_interval=1)
+    model.logger.close()
+    with (tmp_path / "progress.csv").open() as file:
+        *_, last = csv.DictReader(file)
+    assert last["time/bottleneck"] == "environment"
+
+
+def test_a_failed_run_prints_no_advice(capsys):
+    class Failing(CA2EDQN):
+        def update(self, networks, batch):
+            raise th.OutOfMemoryError("no room")
+
+    with pytest.raises(th.OutOfMemoryError):
+        dqn(RandomWalk, Failing, verbose=1).learn(300)
+    assert "-bound" not in capsys.readouterr().out

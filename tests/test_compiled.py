@@ -1,0 +1,104 @@
+"""A compiled update does what the eager one does, and stands aside where it would not."""
+
+import copy
+
+import pytest
+import torch as th
+
+from sb3_ca2e import CA2EDQN
+from sb3_ca2e.updates import Learner
+from test_updates import make_ddpg, make_dqn
+from toy import RandomWalk
+
+
+def tensors_of(model):
+    _, optimizers = model.trained_networks()
+    states = [state[key] for o in optimizers.values() for state in o.state.values() for key in sorted(state)]
+    return [*(parameter.detach() for parameter in model.policy.parameters()), *states]
+
+
+@pytest.mark.parametrize("make", [make_dqn, make_ddpg])
+def test_compiled_updates_agree_with_eager_ones(make):
+    eager, compiled = make(sgd=False), make(sgd=False, compile=True)
+    for model in (eager, compiled):
+        model.train(3, 64)  # the last of which the compiler takes for a model
+    assert compiled._learner.compiled
+    for _ in range(3):
+        for model in (eager, compiled):
+            model.train(5, 64)
+        th.testing.assert_close(tensors_of(compiled), tensors_of(eager), rtol=1e-5, atol=1e-5)
+        assert compiled.logger.name_to_value == pytest.approx(eager.logger.name_to_value, rel=1e-4, abs=1e-5)
+    # What was compiled holds for one batch size and one set of settings.
+    for model in (eager, compiled):
+        model.train(2, 32)
+        model.max_grad_norm = model.critic_l2 = 1e-3
+        model.train(2, 64)
+    th.testing.assert_close(tensors_of(compiled), tensors_of(eager), rtol=1e-5, atol=1e-5)
+
+
+def test_a_compiled_model_goes_on_from_other_parameters_and_at_another_rate():
+    eager, compiled = make_dqn(sgd=False), make_dqn(sgd=False, compile=True)
+    compiled.train(3, 64)
+    assert compiled._learner.compiled
+    eager.train(10, 64)
+    compiled.set_parameters(copy.deepcopy(eager.get_parameters()))  # torch shares what it loads
+    compiled.replay_buffer = copy.deepcopy(eager.replay_buffer)
+    for model in (eager, compiled):
+        model.learning_rate = 1e-2
+        model._setup_lr_schedule()
+        model.train(5, 64)
+    th.testing.assert_close(tensors_of(compiled), tensors_of(eager), rtol=1e-5, atol=1e-5)
+
+
+class WithNorm(th.nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layers = th.nn.Sequential(th.nn.Linear(4, 4), layer)
+
+
+@pytest.mark.parametrize(
+    ("module", "optimizer", "obstacle"),
+    [
+        (WithNorm(th.nn.BatchNorm1d(4)), th.optim.Adam, "buffers"),
+        (WithNorm(th.nn.Dropout(0.1)), th.optim.Adam, "dropout"),
+        (WithNorm(th.nn.ReLU()), th.optim.RMSprop, "RMSprop"),
+        (WithNorm(th.nn.ReLU()), lambda parameters: th.optim.Adam(parameters, amsgrad=True), "amsgrad"),
+        (WithNorm(th.nn.ReLU()), th.optim.Adam, None),
+    ],
+)
+def test_what_would_compute_something_else_stays_eager(module, optimizer, obstacle):
+    found = Learner(lambda networks, batch: None, {"net": module}, {"net": optimizer(module.parameters())}).obstacle
+    assert (found is None) if obstacle is None else obstacle in found
+
+
+def test_what_cannot_be_traced_is_learned_eagerly():
+    class Asking(CA2EDQN):
+        def update(self, networks, batch):
+            if networks("q_net")(batch.observations).mean() > 1e9:  # depends on values
+                raise AssertionError
+            return super().update(networks, batch)
+
+    model = Asking("MlpPolicy", RandomWalk(), n_actors=2, execution="sync", compile=True, seed=0, device="cpu")
+    model.learn(300)
+    assert model._n_updates > 0
+    assert not model._learner.compiled
+    assert model._learner.obstacle
+
+
+def test_compile_is_refused_where_it_says_nothing():
+    with pytest.raises(ValueError, match="compile must be True, False or 'auto', not 'yes'"):
+        CA2EDQN("MlpPolicy", "CartPole-v1", compile="yes")
+
+
+def test_an_asynchronous_run_goes_over_to_compiled_updates():
+    model = CA2EDQN(
+        "MlpPolicy", RandomWalk(), n_actors=2, n_processes=1, compile=True, learning_starts=50, device="cpu"
+    )
+    model.learn(400)
+    model._learner.compile(model._last_batch[0], wait=True)
+    assert model._learner.compiled
+    before = copy.deepcopy(list(model.q_net.parameters()))
+    model.learn(400)
+    after = list(model.q_net.parameters())
+    assert not any(th.equal(old, new) for old, new in zip(before, after, strict=True))
+    assert all(parameter.isfinite().all() for parameter in after)
