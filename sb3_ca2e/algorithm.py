@@ -22,13 +22,14 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ca2e.actors.actor import PRIORITY_FLOOR, ActorSpec, Steps
+from sb3_ca2e.actors.actor import ActorSpec
 from sb3_ca2e.actors.bottleneck import cpu_count
 from sb3_ca2e.actors.collector import Collector
 from sb3_ca2e.actors.envs import as_env, recipe_from
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.normalization import Statistics
 from sb3_ca2e.actors.pool import ActorPool, AsyncActors, SyncActors
+from sb3_ca2e.actors.recorder import PRIORITY_FLOOR, Steps
 from sb3_ca2e.actors.transport import FlatParameters
 from sb3_ca2e.interrupts import Interrupts
 from sb3_ca2e.priors.agent import PriorAgent

@@ -12,8 +12,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 
-from sb3_ca2e.actors.actor import Steps
 from sb3_ca2e.actors.exploration import Exploration, noise_ladder
+from sb3_ca2e.actors.recorder import Steps
 from sb3_ca2e.algorithm import CA2EMixin, PriorSource
 from sb3_ca2e.policies import CA2EDDPGCnnPolicy, CA2EDDPGMultiInputPolicy, CA2EDDPGPolicy, l2_penalty
 from sb3_ca2e.replay.memory import PrioritizedReplaySamples

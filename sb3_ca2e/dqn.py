@@ -10,8 +10,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_ca2e.actors.actor import Steps
 from sb3_ca2e.actors.exploration import EpsilonGreedy, Exploration, epsilon_ladder
+from sb3_ca2e.actors.recorder import Steps
 from sb3_ca2e.algorithm import CA2EMixin, PriorSource
 from sb3_ca2e.policies import CA2EDQNCnnPolicy, CA2EDQNMultiInputPolicy, CA2EDQNPolicy
 from sb3_ca2e.replay.memory import PrioritizedReplaySamples

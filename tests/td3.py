@@ -5,8 +5,8 @@ from typing import Any
 import torch as th
 from stable_baselines3 import TD3
 
-from sb3_ca2e.actors.actor import Steps
 from sb3_ca2e.actors.exploration import Exploration, noise_ladder
+from sb3_ca2e.actors.recorder import Steps
 from sb3_ca2e.algorithm import CA2EMixin
 from sb3_ca2e.replay import PrioritizedReplaySamples
 from sb3_ca2e.updates import Networks, Result

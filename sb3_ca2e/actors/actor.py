@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,21 +13,14 @@ from sb3_ca2e.actors.envs import EnvRecipe, Frames, Observations, plain
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.inference import Acts, Inference
 from sb3_ca2e.actors.monitors import SlotMonitor
-from sb3_ca2e.actors.normalization import Normalizer
+from sb3_ca2e.actors.recorder import Recorder, Steps, as_tensors, write_priorities
 from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout, Board, FlatParameters, Handover, Seconds
 from sb3_ca2e.priors.agent import PriorAgent
-from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, ObservationColumn
-from sb3_ca2e.replay.n_step import n_step_return
-from sb3_ca2e.replay.stacks import stacked
 
 #: Every so many episodes, a nature slot plays one without exploration, to measure the learner.
 GREEDY_EVERY = 10
-#: Added to absolute TD errors, so that every transition keeps a chance.
-PRIORITY_FLOOR = 1e-6
 #: Rewards are kept in float32.
 LARGEST_REWARD = float(np.finfo(np.float32).max)
-# As Python's own numbers, with which it reckons faster.
-_TRANSITION, _TERMINATED, _TRUNCATED, _PRIOR = map(int, (TRANSITION, TERMINATED, TRUNCATED, PRIOR))
 _NO_AGES = np.zeros(0, dtype=np.int64)
 
 
@@ -36,7 +28,7 @@ class Behaviour(Acts, Protocol):
     """The hooks of an algorithm that run in the actors; see :class:`~sb3_ca2e.algorithm.CA2EMixin`."""
 
     @staticmethod
-    def evaluate(modules: dict[str, Any], steps: "Steps") -> tuple[th.Tensor, th.Tensor]: ...
+    def evaluate(modules: dict[str, Any], steps: Steps) -> tuple[th.Tensor, th.Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -107,49 +99,6 @@ def stored_action(space: spaces.Space) -> tuple[tuple[int, ...], np.dtype]:
     if isinstance(space, spaces.Box):
         return (int(np.prod(space.shape)),), np.dtype(np.float32)
     return (1,), np.dtype(np.int64)
-
-
-@dataclass
-class Steps:
-    """
-    One slot's block as the networks see it, for :meth:`Behaviour.evaluate`.
-
-    :param frames: for each key ``(lead + n_rows + 1, *frame_shape)``
-    :param ages: ``(n_rows + 1,)``
-    :param columns: how observations are stacked
-    :param normalizer: what the learner normalises with, or None
-    :param actions: ``(n_rows + 1, action_dim)``, zero where no step was taken
-    :param outputs: ``(n_rows + 1, ...)`` what :meth:`Behaviour.act` returned beside the actions
-    """
-
-    frames: Frames
-    ages: np.ndarray
-    columns: dict[str, ObservationColumn]
-    normalizer: Normalizer | None
-    actions: th.Tensor
-    outputs: th.Tensor
-
-    @cached_property
-    def observations(self) -> Any:
-        """``(n_rows + 1, ...)`` observations, built only for algorithms that need them."""
-        batch = {key: stacked(self.frames[key], self.ages, column) for key, column in self.columns.items()}
-        return as_tensors(batch, self.ages, self.columns, self.normalizer)
-
-
-def as_tensors(
-    batch: Frames, ages: np.ndarray, columns: dict[str, ObservationColumn], normalizer: Normalizer | None
-) -> Any:
-    """
-    :param batch: for each key ``(batch, *shape)`` raw observations
-    :param ages: ``(batch,)`` frames of the episode that precede each
-    :param columns: how they are stacked
-    :param normalizer: what the learner normalises with, or None
-    :return: what the networks take
-    """
-    if normalizer is not None:
-        batch = normalizer.observations(batch, ages, columns)
-    tensors: dict[str, Any] = {key: th.as_tensor(array) for key, array in batch.items()}
-    return plain(tensors)
 
 
 class Slot:
@@ -281,12 +230,12 @@ class Actor:
             self.version = self.board.read(self.flat)
             self._policy.parameters_changed()
 
-    def _open(self, position: int, views: dict[str, np.ndarray]) -> "Recorder":
+    def _open(self, position: int, views: dict[str, np.ndarray]) -> Recorder:
         slot = self.slots[position]
         older, newest = self.observations.past(position)
         return Recorder(views, older, newest, slot.age, prior=slot.prior is not None)
 
-    def _step(self, t: int, recorders: Sequence["Recorder"], handover: Handover) -> None:
+    def _step(self, t: int, recorders: Sequence[Recorder], handover: Handover) -> None:
         """One step of every slot."""
         greedy, outputs = self._act()
         progress = self.board.progress
@@ -324,7 +273,7 @@ class Actor:
         return action[0]
 
     def _episode_end(
-        self, t: int, position: int, recorder: "Recorder", info: dict, truncated: bool, handover: Handover
+        self, t: int, position: int, recorder: Recorder, info: dict, truncated: bool, handover: Handover
     ) -> None:
         slot = self.slots[position]
         recorder.end_episode(self.observations.of(position), slot.age)
@@ -341,19 +290,21 @@ class Actor:
         self.observations.reset(position, frames)
         recorder.frame(frames, slot.age)
 
-    def _close(self, recorders: Sequence["Recorder"]) -> None:
+    def _close(self, recorders: Sequence[Recorder]) -> None:
         """Priorities of the blocks, by the parameters that chose the actions (Algorithm 2)."""
         outputs = self._act()[1]
+        rewards, q_taken, values = [], [], []
         for position, recorder in enumerate(recorders):
             self._fill_last_outputs(recorder, outputs[position])
             steps = recorder.steps(self.spec.recipe.columns, self.normalizer)
             started = time.perf_counter()
-            q_taken, values = self.spec.behaviour.evaluate(self.spec.modules, steps)
+            rated = self.spec.behaviour.evaluate(self.spec.modules, steps)
             self._inference += time.perf_counter() - started
-            rewards = recorder.rewards[: recorder.n_rows]
-            if self.normalizer is not None:
-                rewards = self.normalizer.rewards(rewards)
-            recorder.write_priorities(rewards, q_taken, values, self.spec.n_steps, self.spec.gamma)
+            q_taken.append(rated[0])
+            values.append(rated[1])
+            raw = recorder.rewards[: recorder.n_rows]
+            rewards.append(raw if self.normalizer is None else self.normalizer.rewards(raw))
+        write_priorities(recorders, rewards, q_taken, values, self.spec.n_steps, self.spec.gamma)
 
     def _act(self) -> tuple[np.ndarray, np.ndarray]:
         """Greedy actions of all slots, and what the algorithm keeps beside them for the priorities."""
@@ -369,7 +320,7 @@ class Actor:
         """What the networks see; without statistics, views that show what is written there later."""
         return as_tensors(batch, ages, self.spec.recipe.columns, self.normalizer)
 
-    def _fill_last_outputs(self, recorder: "Recorder", closing: np.ndarray) -> None:
+    def _fill_last_outputs(self, recorder: Recorder, closing: np.ndarray) -> None:
         """What the networks say about the last observations of episodes, on which no step was taken."""
         if recorder.terminal:
             rows, observations, ages = zip(*recorder.terminal, strict=True)
@@ -399,114 +350,6 @@ class Actor:
         return (2.0 * ((action - low) / span) - 1.0).reshape(-1)
 
 
-class Recorder:
-    """
-    Writes the rows of one slot's block in place.
-
-    :param views: the block's fields
-    :param older: the frames before the first row that its stack reaches back to
-    :param newest: the frame of the first row
-    :param age: steps since the episode began
-    :param prior: the steps are a prior agent's
-    """
-
-    def __init__(self, views: dict[str, np.ndarray], older: list[Frames], newest: Frames, age: int, prior: bool):
-        self.views, self.lead, self.prior = views, len(older), prior
-        self.frames = {key: views[f"frames/{key}"] for key in newest}
-        self.actions, self.rewards = views["actions"], views["rewards"]
-        self.flags, self.ages = views["flags"], views["ages"]
-        self.n_rows = 0
-        self.outputs: list[Any] = [None] * len(self.ages)
-        self.terminal: list[tuple[int, Frames, int]] = []
-        for row, frames in enumerate(older):
-            for key, frame in frames.items():
-                self.frames[key][row] = frame
-        self.frame(newest, age)
-
-    def frame(self, frames: Frames, age: int) -> None:
-        """
-        The frame of the row that comes next.
-
-        :param frames: it
-        :param age: steps since the episode began
-        """
-        for key, frame in frames.items():
-            self.frames[key][self.lead + self.n_rows] = frame
-        self.ages[self.n_rows] = min(age, self.lead)
-
-    def step(self, action: Any, reward: float, terminated: bool, truncated: bool, outputs: np.ndarray) -> None:
-        """
-        A step from the frame that stands there.
-
-        :param action: as the learner stores it
-        :param reward: raw reward
-        :param terminated: the episode ended here, worth nothing more
-        :param truncated: it was cut off here
-        :param outputs: what the networks said about the observation
-        """
-        row = self.n_rows
-        self.actions[row] = action
-        self.rewards[row] = reward
-        ended = _TERMINATED if terminated else _TRUNCATED if truncated else 0
-        self.flags[row] = _TRANSITION | ended | (_PRIOR if self.prior else 0)
-        self.outputs[row] = outputs
-        self.n_rows += 1
-
-    def end_episode(self, observation: Frames, age: int) -> None:
-        """
-        Keep the frame that stands there as the episode's last.
-
-        :param observation: the whole last observation
-        :param age: steps since the episode began
-        """
-        row = self.n_rows
-        self.flags[row], self.rewards[row], self.actions[row] = 0, 0, 0
-        self.terminal.append((row, observation, age))
-        self.n_rows += 1
-
-    def steps(self, columns: dict[str, ObservationColumn], normalizer: Normalizer | None) -> Steps:
-        """
-        :param columns: how observations are stacked
-        :param normalizer: what the learner normalises with, or None
-        :return: the block as the networks see it
-        """
-        n = self.n_rows
-        self.actions[n:] = 0
-        return Steps(
-            {key: frames[: self.lead + n + 1] for key, frames in self.frames.items()},
-            self.ages[: n + 1],
-            columns,
-            normalizer,
-            th.as_tensor(self.actions[: n + 1]) if n < len(self.actions) else _with_zero(self.actions),
-            th.as_tensor(np.stack(self.outputs[: n + 1])),
-        )
-
-    def write_priorities(
-        self, rewards: np.ndarray, q_taken: th.Tensor, values: th.Tensor, n_steps: int, gamma: float
-    ) -> None:
-        """
-        Priorities |R + gamma^k v(s_k) - q(s, a)|, with as many steps as the memory would use now.
-
-        :param rewards: ``(n_rows,)`` as the learner trains on them
-        :param q_taken: ``(n_rows + 1,)`` q(s, a)
-        :param values: ``(n_rows + 1,)`` the value to bootstrap from
-        :param n_steps: multi-step length
-        :param gamma: discount factor
-        """
-        flags = th.as_tensor(self.flags[: self.n_rows])
-        rows = th.arange(self.n_rows)
-        window = rows[:, None] + th.arange(n_steps)
-        within = window.clamp(max=self.n_rows - 1)
-        available = (window < self.n_rows) & (flags[within] & int(TRANSITION) > 0)
-        ended = flags[within] & int(TERMINATED | TRUNCATED) > 0
-        returns, length = n_step_return(th.as_tensor(rewards)[within], ended, available, gamma)
-        bootstrapped = flags[(rows + length - 1).clamp(min=0)] & int(TERMINATED) == 0
-        targets = returns + bootstrapped * gamma**length * values[rows + length]
-        error = (targets - q_taken[:-1]).abs().double() + PRIORITY_FLOOR
-        transition = flags & int(TRANSITION) > 0
-        self.views["priorities"][: self.n_rows] = th.where(transition, error, 0.0).numpy()
-
-
 def _finite(reward: Any) -> float:
     """A reward, unless float32, in which it is kept, can't hold it."""
     value = float(reward)
@@ -516,7 +359,3 @@ def _finite(reward: Any) -> float:
             "there on: correct the environment, or let the episode end before its state diverges."
         )
     return value
-
-
-def _with_zero(actions: np.ndarray) -> th.Tensor:
-    return th.as_tensor(np.concatenate([actions, np.zeros_like(actions[:1])]))

@@ -22,6 +22,7 @@ from test_sum_tree import (  # noqa: F401 - the same tests again, of the tree th
     test_sums_stay_exact_under_updates,
 )
 
+from sb3_ca2e.replay import kernels
 from sb3_ca2e.replay.binary_sum_tree import BinarySumTree
 from sb3_ca2e.replay.multi_steps import compiled_multi_steps, tensor_multi_steps
 from sb3_ca2e.replay.rows import Rows
@@ -68,6 +69,24 @@ def test_batches_equal_those_of_tensors(which, n_stack):
     storage.rows.host = None  # as on another device
     for key, expected in storage.rows.observations(got.rows).items():
         assert th.equal(observations[key], expected)
+
+
+def test_never_a_zero_leaf():
+    """Also where rounding has made a value as large as the sum, or larger."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        leaves = 10.0 ** rng.integers(-9, 9, rng.integers(1, 40))
+        leaves *= rng.random(len(leaves)) < 0.5
+        leaves[rng.integers(len(leaves))] = 1.0
+        tree, ends = BinarySumTree(len(leaves)), np.cumsum(leaves)
+        tree.assign(0, leaves)
+        inside = rng.random(50) * ends[-1]
+        found = kernels.find(tree.sums, np.concatenate([inside, ends, np.nextafter(ends, 0), [0.0, 3 * ends[-1]]]))
+        assert (leaves[found] > 0).all()
+        # As exact as the sums are rounded
+        rounding = 1e-14 * ends[-1]
+        assert (inside < ends[found[:50]] + rounding).all()
+        assert (inside >= (ends - leaves)[found[:50]] - rounding).all()
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 127, 1000, 50_000])
