@@ -24,6 +24,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import ale_py
 import gymnasium as gym
 import numpy as np
 import torch as th
@@ -40,6 +41,7 @@ from sb3_ca2e.actors.collector import Collector
 from sb3_ca2e.actors.envs import recipe_from
 from sb3_ca2e.actors.inference import Inference
 
+gym.register_envs(ale_py)  # also in the workers of SubprocVecEnv, which import this module
 N_PROCESSES, N_SLOTS = 2, 8
 #: Exploration of all sides: random actions of this share, or noise of standard deviations as CA2E spreads them.
 EPSILON, SIGMAS = 0.5, (0.05, 0.4)
@@ -55,9 +57,6 @@ def environments(row: str, n_envs: int, **arguments: Any) -> Any:
     """
     if row == "hopper":
         return make_vec_env("Hopper-v5", n_envs, seed=0, **arguments)
-    import ale_py
-
-    gym.register_envs(ale_py)
     return VecFrameStack(make_atari_env("PongNoFrameskip-v4", n_envs, seed=0, **arguments), 4)
 
 
