@@ -239,7 +239,7 @@ class Learner:
             self._compiler.join()
 
     def _key(self, batch: PrioritizedReplaySamples) -> tuple[Any, ...]:
-        return batch.rewards.shape, batch_device(batch), *self._settings()
+        return batch.rewards.shape, batch.rewards.device, *self._settings()
 
     def _compile(self, key: tuple[Any, ...], arguments: tuple[Any, ...]) -> None:
         def traced(
@@ -254,7 +254,7 @@ class Learner:
         # is compiled belongs to a code object, of which each learner therefore needs its own.
         traced.__code__ = traced.__code__.replace()
         options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
-        if batch_device(arguments[-1]).type == "cpu":
+        if arguments[-1].rewards.is_cpu:
             options["cpp_wrapper"] = True  # calls the kernels from C++: half the time of small networks is the calling
         compiled = th.compile(traced, fullgraph=True, dynamic=False, options=options)
         try:
@@ -339,11 +339,3 @@ def _copied(value: Any) -> Any:
     if isinstance(value, PrioritizedReplaySamples):
         return PrioritizedReplaySamples(*map(_copied, value))
     return tuple(map(_copied, value))
-
-
-def batch_device(batch: PrioritizedReplaySamples) -> th.device:
-    """
-    :param batch: a batch
-    :return: where it is
-    """
-    return batch.rewards.device
