@@ -3,7 +3,6 @@
 import copy
 import difflib
 import inspect
-import io
 import pathlib
 import secrets
 import time
@@ -33,9 +32,9 @@ from sb3_ca2e.actors.recorder import PRIORITY_FLOOR, Steps
 from sb3_ca2e.actors.transport import FlatParameters
 from sb3_ca2e.interrupts import Interrupts
 from sb3_ca2e.priors.agent import PriorAgent
-from sb3_ca2e.priors.reader import saved_attributes
 from sb3_ca2e.priors.retirement import Retirement
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer, PrioritizedReplaySamples
+from sb3_ca2e.saving import Saving
 from sb3_ca2e.updates import Learner, Networks, Result
 
 #: What a user may put into ``prior_agents``.
@@ -46,7 +45,7 @@ DEFAULT_ACTORS = 8
 WORTH_COMPILING = 20_000
 
 
-class CA2EMixin(OffPolicyAlgorithm):
+class CA2EMixin(Saving):
     """
     Asynchronous actors, prioritized multi-step memory and prior agents for an off-policy algorithm of SB3.
 
@@ -55,8 +54,6 @@ class CA2EMixin(OffPolicyAlgorithm):
     :meth:`published_modules`, :meth:`trained_networks`, :meth:`explorations`, :meth:`act`, :meth:`evaluate` and
     :meth:`update`.
     """
-
-    replay_buffer: PrioritizedReplayBuffer
 
     # The hooks.
 
@@ -281,61 +278,6 @@ class CA2EMixin(OffPolicyAlgorithm):
             **{"n_slots": self.n_slots, **self.replay_buffer_kwargs},
         )
 
-    @classmethod
-    def load(
-        cls,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        env: Any = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> Self:
-        """
-        Load a model; see :meth:`stable_baselines3.common.base_class.BaseAlgorithm.load`.
-
-        :param path: the zip that :meth:`save` left, or an open file
-        :param env: the environment to learn on, None to predict only
-        :param device: where the model runs
-        :param custom_objects: objects to take in the place of saved ones
-        :param print_system_info: print those of the machine that saved it and of this one
-        :param force_reset: reset the environment before learning
-        :param kwargs: attributes to change
-        :return: the model
-        :raises ValueError: if the file is no whole model, or a model of another algorithm
-        """
-        saved = saved_attributes(path)
-        shared = inspect.signature(cls._set_ca2e_arguments).parameters
-        own = {p.name for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY} - shared.keys()
-        if "prior_agents" not in saved or (own and own.isdisjoint(saved)):
-            raise ValueError(
-                f"{path} is no {cls.__name__} but a model of another algorithm, with a policy from "
-                f"{saved['policy_class']['__module__']}. Load it with the class that saved it; to learn from what it "
-                "can do, pass it to a new model in prior_agents."
-            )
-        return super().load(path, cls._env_from(env), device, custom_objects, print_system_info, force_reset, **kwargs)
-
-    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
-        """
-        Load a memory that :meth:`save_replay_buffer` saved, of any number of actors.
-
-        :param path: the file, or an open one
-        :param truncate_last_traj: unused; episodes that were under way when it was saved count as truncated
-        :raises TypeError: if it is another kind of memory
-        """
-        before = self.replay_buffer
-        super().load_replay_buffer(path, truncate_last_traj)
-        loaded: ReplayBuffer = self.replay_buffer
-        if not isinstance(loaded, PrioritizedReplayBuffer):
-            self.replay_buffer = before
-            raise TypeError(
-                f"The memory in {path} is a {type(loaded).__name__}; {type(self).__name__} needs a "
-                "PrioritizedReplayBuffer, as its own save_replay_buffer leaves."
-            )
-        # It holds single steps, so that returns are formed as this model says.
-        loaded.n_steps, loaded.gamma = self.n_steps, self.gamma
-
     def set_random_seed(self, seed: int | None = None) -> None:
         """
         Seed everything that is random, the actors and the memory too.
@@ -347,9 +289,6 @@ class CA2EMixin(OffPolicyAlgorithm):
             self.seed = seed  # from which each actor takes its own when it starts
             self._n_learns = 0
             self.replay_buffer.set_random_seed(seed)
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_collector", "_interrupts", "_last_batch", "_learner"]
 
     # Learning.
 
