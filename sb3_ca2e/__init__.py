@@ -1,7 +1,7 @@
 """Compound Asynchronous Exploration and Exploitation for Stable-Baselines3."""
 
 from sb3_ca2e.actors.envs import BuilderVecEnv
-from sb3_ca2e.actors.pool import ActorError
+from sb3_ca2e.actors.supervision import ActorError, ActorWarning
 from sb3_ca2e.ddpg import CA2EDDPG
 from sb3_ca2e.dqn import CA2EDQN
 from sb3_ca2e.priors.agent import PriorAgent
@@ -13,6 +13,7 @@ __all__ = [
     "CA2EDDPG",
     "CA2EDQN",
     "ActorError",
+    "ActorWarning",
     "BuilderVecEnv",
     "PriorAgent",
     "PrioritizedReplayBuffer",

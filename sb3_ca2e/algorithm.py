@@ -29,6 +29,7 @@ from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.normalization import Statistics
 from sb3_ca2e.actors.pool import ActorPool, AsyncActors, SyncActors
 from sb3_ca2e.actors.recorder import PRIORITY_FLOOR, Steps
+from sb3_ca2e.actors.supervision import Supervision
 from sb3_ca2e.actors.transport import FlatParameters
 from sb3_ca2e.interrupts import Interrupts
 from sb3_ca2e.priors.agent import PriorAgent
@@ -148,6 +149,8 @@ class CA2EMixin(Saving):
         rate_limit: bool = True,
         info_keys: Sequence[str] = (),
         compile: bool | str = "auto",
+        actor_restarts: int = 10,
+        actor_timeout: float | None = 60.0,
     ) -> None:
         """Keep the arguments as given: ``load`` writes them back under their own names."""
         if isinstance(prior_agents, str | pathlib.Path | BaseAlgorithm | PriorAgent):
@@ -163,6 +166,8 @@ class CA2EMixin(Saving):
         self.rate_limit = rate_limit
         self.info_keys = tuple(info_keys)
         self.compile = compile
+        self.actor_restarts = actor_restarts
+        self.actor_timeout = actor_timeout
         self.retirement_state: dict[str, Any] | None = None
         self._last_actor_stats: list[dict[str, Any]] = []
         self._n_updates_at_start = 0
@@ -215,6 +220,10 @@ class CA2EMixin(Saving):
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
         if self.compile not in (True, False, "auto"):
             raise ValueError(f"compile must be True, False or 'auto', not {self.compile!r}.")
+        if not isinstance(self.actor_restarts, int) or self.actor_restarts < 0:
+            raise ValueError(f"actor_restarts must be a whole number of at least 0, not {self.actor_restarts!r}.")
+        if self.actor_timeout is not None and not self.actor_timeout > 0:
+            raise ValueError(f"actor_timeout must be a number of seconds, or None, not {self.actor_timeout!r}.")
         if self.execution not in ("async", "sync"):
             raise ValueError(f"execution must be 'async' or 'sync', not {self.execution!r}.")
         if self.n_slots <= len(self.prior_agents):
@@ -313,7 +322,7 @@ class CA2EMixin(Saving):
         :param reset_num_timesteps: count from zero, and draw a new curve
         :param progress_bar: show one
         :return: the model
-        :raises ActorError: if an actor fails; the model can be used and saved
+        :raises ActorError: if an actor fails too often; the model can be used and saved
         """
         tb_log_name = tb_log_name or type(self).__name__
         with Interrupts() as self._interrupts:
@@ -396,6 +405,7 @@ class CA2EMixin(Saving):
                     n_learns=self._n_learns,
                     info_keys=self.info_keys,
                     statistics=statistics.publish() if statistics is not None else np.zeros(0, dtype=np.float32),
+                    supervision=Supervision(self.actor_restarts, self.actor_timeout),
                 )
             )
         self._n_learns += 1

@@ -80,6 +80,8 @@ class CA2EDDPG(CA2EMixin, DDPG):
         rate_limit: bool = True,
         info_keys: Sequence[str] = (),
         compile: bool | str = "auto",
+        actor_restarts: int = 10,
+        actor_timeout: float | None = 60.0,
     ) -> None:
         super().__init__(
             policy,  # type: ignore[arg-type]
@@ -118,6 +120,8 @@ class CA2EDDPG(CA2EMixin, DDPG):
             rate_limit=rate_limit,
             info_keys=info_keys,
             compile=compile,
+            actor_restarts=actor_restarts,
+            actor_timeout=actor_timeout,
         )
         if _init_setup_model:
             self._setup_model()

@@ -14,6 +14,7 @@ from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.inference import Acts, Inference
 from sb3_ca2e.actors.monitors import SlotMonitor
 from sb3_ca2e.actors.recorder import Recorder, Steps, as_tensors, write_priorities
+from sb3_ca2e.actors.supervision import Phase, Supervision
 from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout, Board, FlatParameters, Handover, Seconds
 from sb3_ca2e.priors.agent import PriorAgent
 
@@ -53,6 +54,8 @@ class ActorSpec:
     :param n_learns: how often the model had learned before; each time sees new episodes
     :param info_keys: entries of ``info`` that reach the learner's callbacks
     :param statistics: those of VecNormalize at the start, as :meth:`Statistics.publish` gives them
+    :param supervision: how long it may be silent
+    :param life: how often its process has been replaced; each life sees new episodes
     """
 
     process: int
@@ -72,6 +75,8 @@ class ActorSpec:
     n_learns: int = 0
     info_keys: tuple[str, ...] = ()
     statistics: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    supervision: Supervision = field(default_factory=Supervision)
+    life: int = 0
 
     @property
     def n_parameters(self) -> int:
@@ -88,7 +93,7 @@ class ActorSpec:
         :param slot: index of a slot
         :return: the seed that its environment and exploration are made with
         """
-        return int(np.random.SeedSequence([self.seed, slot, self.n_learns]).generate_state(1)[0])
+        return int(np.random.SeedSequence([self.seed, slot, self.n_learns, self.life]).generate_state(1)[0])
 
 
 def stored_action(space: spaces.Space) -> tuple[tuple[int, ...], np.dtype]:
@@ -173,7 +178,8 @@ class Actor:
         normalization = spec.recipe.normalization
         self.normalizer = normalization.views(self.flat[-n_statistics:]) if normalization is not None else None
         self.version, self.sequence, self.steps = 0, 0, 0
-        self.collecting = -1  # the slot whose environment is being called, to name it when that fails
+        self.pulse = buffers.pulse
+        self.pulse.supervise(spec.supervision)
         self._environments = self._inference = 0.0  # seconds since collecting began
         self.slots: list[Slot] = []
         self.observations = Observations(spec.recipe, len(spec.slots))
@@ -183,11 +189,21 @@ class Actor:
         self._box = space if isinstance(space, spaces.Box) else None
         self._span = space.high - space.low if isinstance(space, spaces.Box) else None
 
+    @property
+    def collecting(self) -> int:
+        """The slot whose environment is being called, to name it when that fails; -1 for none."""
+        return self.pulse.slot
+
+    @collecting.setter
+    def collecting(self, slot: int) -> None:
+        self.pulse.beat(slot)
+
     def open(self) -> None:
         """Make the environments."""
         spec = self.spec
         for index, exploration, prior in zip(spec.slots, spec.explorations, spec.priors, strict=True):
             self.collecting = index
+            prior = None if self.board.retired(index) else prior
             slot = Slot(index, spec.recipe.build(index, prior is not None), exploration, prior, spec.seed_of(index))
             self.observations.reset(len(self.slots), self.observations.frames(slot.raw))
             self.slots.append(slot)
@@ -202,16 +218,20 @@ class Actor:
         :return: the announcement to send
         """
         started = time.perf_counter()
+        self.pulse.enter(Phase.COLLECTING)
+        self.pulse.late = False
         self._environments = self._inference = 0.0
         self._refresh()
         buffer = self.buffers.views[self.sequence % len(self.buffers.views)]
         recorders = [self._open(position, views) for position, views in enumerate(buffer)]
-        handover = Handover(self.spec.process, self.sequence, version=self.version)
+        handover = Handover(self.spec.process, self.sequence, version=self.version, begins=self.sequence == 0)
         for t in range(self.spec.block_size):
             if self.board.stopped:
                 break
             self._step(t, recorders, handover)
         self._close(recorders)
+        self.collecting = -1
+        handover.late = self.pulse.late
         handover.n_rows = [recorder.n_rows for recorder in recorders]
         handover.seconds = Seconds(time.perf_counter() - started, waited, self._environments, self._inference)
         self.sequence += 1
@@ -283,7 +303,9 @@ class Actor:
         if game is not None:
             handover.games[t, position] = float(game["r"]), slot.greedy
         started = time.perf_counter()
+        self.pulse.enter(Phase.RESETTING)
         slot.reset(game_over=game is not None, retired=self.board.retired(slot.index))
+        self.pulse.enter(Phase.COLLECTING)
         self._environments += time.perf_counter() - started
         recorder.prior = slot.prior is not None
         frames = self.observations.frames(slot.raw)

@@ -117,12 +117,20 @@ class Collector:
         shares = [(at_most + n_slots - 1 - position) // n_slots for position in range(n_slots)]
         blocks = [block.first(share) for block, share in zip(blocks, shares, strict=True)]
         for block in blocks:
+            if handover.begins:
+                self._end_stream(block.slot)
             if len(block):
                 self.memory.add_block(block)
                 if self._statistics is not None:
                     self._statistics.update(block)
         self._ticks.extend(handover, blocks)
         self._count(handover, blocks, timestep)
+
+    def _end_stream(self, slot: int) -> None:
+        """What comes next from a slot does not continue what came last."""
+        self.memory.end_stream(slot)
+        if self._statistics is not None:
+            self._statistics.end_stream(slot)
 
     def _publish(self) -> None:
         """Show the actors newer parameters, if they have changed: both sides take time to copy networks."""
@@ -188,7 +196,7 @@ class Collector:
                     "transitions": stats.transitions,
                     "baseline": prior["baseline"] if prior else None,
                     "retired_at": prior["retired_at"] if prior else None,
-                    "restarts": 0,
+                    "restarts": self.pool.restarts.get(slot, 0),
                     "fps": stats.fps,
                     "param_age": stats.param_age,
                 }

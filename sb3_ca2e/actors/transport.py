@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 
+from sb3_ca2e.actors.supervision import Pulse
 from sb3_ca2e.replay.block import Block, ObservationColumn, lead_frames
 
 #: Handovers that an actor may have under way: it fills one while the learner reads the other.
@@ -126,7 +127,7 @@ def _padded(n_bytes: int) -> int:
 
 class BlockBuffers:
     """
-    The block buffers of one actor process.
+    The block buffers of one actor process, and its signs of life.
 
     :param layout: layout of a block
     :param slots: the slots of the process
@@ -136,7 +137,8 @@ class BlockBuffers:
     def __init__(self, layout: BlockLayout, slots: list[int], fd: int | None = None):
         self.layout, self.slots = layout, slots
         memory = map_file(fd) if fd is not None else np.zeros(self.size(layout, len(slots)), dtype=np.uint8)
-        parts = memory.reshape(BUFFERS, len(slots), layout.n_bytes)
+        self.pulse = Pulse(memory)
+        parts = memory[Pulse.SIZE :].reshape(BUFFERS, len(slots), layout.n_bytes)
         self.views = [[layout.views(part) for part in buffer] for buffer in parts]
 
     @staticmethod
@@ -146,7 +148,7 @@ class BlockBuffers:
         :param n_slots: slots of the process
         :return: bytes that its buffers take
         """
-        return BUFFERS * n_slots * layout.n_bytes
+        return Pulse.SIZE + BUFFERS * n_slots * layout.n_bytes
 
     def blocks(self, sequence: int, n_rows: list[int]) -> list[Block]:
         """
@@ -346,6 +348,8 @@ class Handover:
     :param infos: what environments reported, by (step, position of the slot)
     :param games: for each game that ended: its return, and whether a nature slot played it without exploration
     :param seconds: how the actor spent its time
+    :param begins: the first of its actor: episodes begin anew, those before were cut off
+    :param late: the actor was silent for too long meanwhile
     :param error: traceback, if the actor failed: then all else is empty
     :param failed_slot: slot whose environment failed, -1 if none did
     """
@@ -357,6 +361,8 @@ class Handover:
     infos: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
     games: dict[tuple[int, int], tuple[float, bool]] = field(default_factory=dict)
     seconds: Seconds = field(default_factory=Seconds)
+    begins: bool = False
+    late: bool = False
     error: str | None = None
     failed_slot: int = -1
 
