@@ -9,10 +9,11 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
-from sb3_ca2e.actors.envs import EnvRecipe, Frames, Observations, plain
+from sb3_ca2e.actors.envs import EnvRecipe
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.inference import Acts, Inference
 from sb3_ca2e.actors.monitors import SlotMonitor
+from sb3_ca2e.actors.observations import Frames, Observations, plain
 from sb3_ca2e.actors.recorder import Recorder, Steps, as_tensors, write_priorities
 from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout, Board, FlatParameters, Handover, Seconds
 from sb3_ca2e.priors.agent import PriorAgent

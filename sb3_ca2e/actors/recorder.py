@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from sb3_ca2e.actors.envs import Frames, plain
 from sb3_ca2e.actors.normalization import Normalizer
+from sb3_ca2e.actors.observations import Frames, plain
 from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, ObservationColumn
 from sb3_ca2e.replay.n_step import n_step_return
 from sb3_ca2e.replay.stacks import stacked

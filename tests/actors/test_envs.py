@@ -25,7 +25,8 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_ca2e import CA2EDQN, BuilderVecEnv
-from sb3_ca2e.actors.envs import Observations, plain, recipe_from
+from sb3_ca2e.actors.envs import recipe_from
+from sb3_ca2e.actors.observations import Observations, plain
 from sb3_ca2e.actors.pool import AsyncActors
 from sb3_ca2e.replay.block import OBSERVATION
 
