@@ -332,6 +332,14 @@ class FlatParameters:
         with th.no_grad():
             th._foreach_copy_(self._tensors, others._tensors)
 
+    def equal(self, others: "FlatParameters") -> bool:
+        """
+        :param others: of other copies of the modules, on the same device
+        :return: whether all are the same; NaN is no other than before
+        """
+        pairs = zip(self._tensors, others._tensors, strict=True)
+        return all(th.equal(*(each.detach().float().view(th.int32) for each in pair)) for pair in pairs)
+
     def bind(self, extra: int = 0) -> np.ndarray:
         """
         Lay the modules' tensors into one vector, so that writing it changes them all.
