@@ -7,14 +7,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 
+from sb3_ca2e.actors.actions import ActionScale, stored_action
 from sb3_ca2e.actors.envs import EnvRecipe
-from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.actors.exploration import Exploration, Explorer
 from sb3_ca2e.actors.inference import Acts, Inference
 from sb3_ca2e.actors.monitors import SlotMonitor
 from sb3_ca2e.actors.observations import Frames, Observations, plain
-from sb3_ca2e.actors.recorder import Recorder, Steps, as_tensors, write_priorities
+from sb3_ca2e.actors.recorder import Blocks, Recorder, Steps, as_tensors
 from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout, Board, FlatParameters, Handover, Seconds
 from sb3_ca2e.priors.agent import PriorAgent
 
@@ -92,16 +92,6 @@ class ActorSpec:
         return int(np.random.SeedSequence([self.seed, slot, self.n_learns]).generate_state(1)[0])
 
 
-def stored_action(space: spaces.Space) -> tuple[tuple[int, ...], np.dtype]:
-    """
-    :param space: an action space
-    :return: shape and dtype of an action as the learner stores it
-    """
-    if isinstance(space, spaces.Box):
-        return (int(np.prod(space.shape)),), np.dtype(np.float32)
-    return (1,), np.dtype(np.int64)
-
-
 class Slot:
     """
     One environment with a policy on it, writing its steps into the block it fills.
@@ -122,19 +112,6 @@ class Slot:
         self.age = 0
         self.raw, _ = env.reset(seed=int(self.rng.integers(2**31)))
         self._new_game()
-
-    def choose(self, greedy_action: Any, progress: float, warmup: bool) -> Any:
-        """
-        :param greedy_action: the learner's own action
-        :param progress: share of the training that is done
-        :param warmup: learning has not started
-        :return: the action of a nature slot, as the learner stores it
-        """
-        if self.greedy:
-            return greedy_action
-        if warmup:
-            return self.exploration.random(self.rng)
-        return self.exploration.explore(greedy_action, progress, self.rng)
 
     def reset(self, game_over: bool, retired: bool) -> None:
         """
@@ -180,9 +157,11 @@ class Actor:
         self.observations = Observations(spec.recipe, len(spec.slots))
         self._policy = Inference(spec.behaviour, spec.modules, len(spec.slots))
         self._batch = None if self.normalizer is not None else self._seen(self.observations.batch, _NO_AGES)
-        space = spec.recipe.action_space
-        self._box = space if isinstance(space, spaces.Box) else None
-        self._span = space.high - space.low if isinstance(space, spaces.Box) else None
+        self._scale = ActionScale(spec.recipe.action_space)
+        layout = spec.layout
+        self._actions = np.zeros((layout.n_steps, len(spec.slots), *layout.action_shape), layout.action_dtype)
+        self._outputs: np.ndarray | None = None  # of each step of the block, made when their shape is known
+        self._current: tuple[np.ndarray, np.ndarray] | None = None  # what the networks say about the observations now
 
     def open(self) -> None:
         """Make the environments."""
@@ -193,6 +172,9 @@ class Actor:
             self.observations.reset(len(self.slots), self.observations.frames(slot.raw))
             self.slots.append(slot)
         self.collecting = -1
+        self._explorer = Explorer(spec.explorations, [slot.rng for slot in self.slots], spec.block_size)
+        for position, slot in enumerate(self.slots):
+            self._explorer.set_greedy(position, slot.greedy or slot.prior is not None)
 
     @th.inference_mode()
     def collect(self, waited: float = 0.0) -> Handover:
@@ -208,11 +190,13 @@ class Actor:
         buffer = self.buffers.views[self.sequence % len(self.buffers.views)]
         recorders = [self._open(position, views) for position, views in enumerate(buffer)]
         handover = Handover(self.spec.process, self.sequence, version=self.version)
-        for t in range(self.spec.block_size):
-            if self.board.stopped:
-                break
-            self._step(t, recorders, handover)
-        self._close(recorders)
+        self._explorer.begin_block(self.board.progress, -(-self.spec.warmup // self.spec.n_slots) - self.steps)
+        n_steps = 0
+        while n_steps < self.spec.block_size and not self.board.stopped:
+            self._step(n_steps, recorders, handover)
+            n_steps += 1
+        self.steps += n_steps
+        self._close(recorders, n_steps)
         handover.n_rows = [recorder.n_rows for recorder in recorders]
         handover.seconds = Seconds(time.perf_counter() - started, waited, self._environments, self._inference)
         self.sequence += 1
@@ -228,7 +212,7 @@ class Actor:
         """Look for newer parameters (Algorithm 1.2), only between blocks: a block has one version."""
         every = max(round(self.spec.update_interval / self.spec.block_size), 1)
         if (self.version == 0 or self.sequence % every == 0) and self.board.version != self.version:
-            self.version = self.board.read(self.flat)
+            self.version, self._current = self.board.read(self.flat), None
             self._policy.parameters_changed()
 
     def _open(self, position: int, views: dict[str, np.ndarray]) -> Recorder:
@@ -239,31 +223,32 @@ class Actor:
     def _step(self, t: int, recorders: Sequence[Recorder], handover: Handover) -> None:
         """One step of every slot."""
         greedy, outputs = self._act()
-        progress = self.board.progress
-        warmup = self.steps * self.spec.n_slots < self.spec.warmup
+        self._current = None
+        if self._outputs is None:
+            self._outputs = np.empty((len(self._actions), *outputs.shape), outputs.dtype)
+        self._outputs[t] = outputs
+        stored = self._explorer.actions(t, greedy)
+        actions = self._scale.unscaled(stored)
         for position, slot in enumerate(self.slots):
+            if slot.prior is not None:
+                actions[position] = self._scale.bounded(self._of_prior(slot.prior, slot, position))
+                stored[position] = self._scale.scaled(actions[position])
+        self._actions[t] = stored.reshape(self._actions.shape[1:])
+        info_keys = self.spec.info_keys
+        for position, (slot, recorder, action) in enumerate(zip(self.slots, recorders, actions, strict=True)):
             self.collecting = slot.index
-            recorder = recorders[position]
-            if slot.prior is None:
-                stored = slot.choose(greedy[position], progress, warmup)
-                action = self._unscaled(stored)
-            else:
-                action = self._bounded(self._of_prior(slot.prior, slot, position))
-                stored = self._scaled(action)
             started = time.perf_counter()
             raw, reward, terminated, truncated, info = slot.env.step(action)
             self._environments += time.perf_counter() - started
-            recorder.step(stored, _finite(reward), terminated, truncated, outputs[position])
-            slot.age += 1
             frames = self.observations.frames(raw)
+            recorder.step(_finite(reward), frames)
+            slot.age += 1
             self.observations.push(position, frames)
-            recorder.frame(frames, slot.age)
             if terminated or truncated:
-                self._episode_end(t, position, recorder, info, truncated and not terminated, handover)
-            elif self.spec.info_keys and (kept := {k: info[k] for k in self.spec.info_keys if k in info}):
+                self._episode_end(t, position, recorder, info, bool(terminated), handover)
+            elif info_keys and (kept := {key: info[key] for key in info_keys if key in info}):
                 handover.infos[t, position] = kept
         self.collecting = -1
-        self.steps += 1
 
     def _of_prior(self, prior: PriorAgent, slot: Slot, position: int) -> Any:
         """What a prior agent does, as the environment takes it."""
@@ -274,41 +259,40 @@ class Actor:
         return action[0]
 
     def _episode_end(
-        self, t: int, position: int, recorder: Recorder, info: dict, truncated: bool, handover: Handover
+        self, t: int, position: int, recorder: Recorder, info: dict, terminated: bool, handover: Handover
     ) -> None:
         slot = self.slots[position]
-        recorder.end_episode(self.observations.of(position), slot.age)
+        recorder.end_episode(terminated, self.observations.of(position), slot.age)
         kept = {key: info[key] for key in ("episode", "is_success", *self.spec.info_keys) if key in info}
-        handover.infos[t, position] = {**kept, "TimeLimit.truncated": truncated}
+        handover.infos[t, position] = {**kept, "TimeLimit.truncated": not terminated}
         game = info.get("episode")
         if game is not None:
             handover.games[t, position] = float(game["r"]), slot.greedy
         started = time.perf_counter()
         slot.reset(game_over=game is not None, retired=self.board.retired(slot.index))
         self._environments += time.perf_counter() - started
-        recorder.prior = slot.prior is not None
+        self._explorer.set_greedy(position, slot.greedy or slot.prior is not None)
         frames = self.observations.frames(slot.raw)
         self.observations.reset(position, frames)
-        recorder.frame(frames, slot.age)
+        recorder.begin_episode(frames, slot.prior is not None)
 
-    def _close(self, recorders: Sequence[Recorder]) -> None:
+    def _close(self, recorders: Sequence[Recorder], n_steps: int) -> None:
         """Priorities of the blocks, by the parameters that chose the actions (Algorithm 2)."""
-        outputs = self._act()[1]
-        rewards, q_taken, values = [], [], []
-        for position, recorder in enumerate(recorders):
-            self._fill_last_outputs(recorder, outputs[position])
-            steps = recorder.steps(self.spec.recipe.columns, self.normalizer)
-            started = time.perf_counter()
-            rated = self.spec.behaviour.evaluate(self.spec.modules, steps)
-            self._inference += time.perf_counter() - started
-            q_taken.append(rated[0])
-            values.append(rated[1])
-            raw = recorder.rewards[: recorder.n_rows]
-            rewards.append(raw if self.normalizer is None else self.normalizer.rewards(raw))
-        write_priorities(recorders, rewards, q_taken, values, self.spec.n_steps, self.spec.gamma)
+        self._current = self._act()
+        last = self._current[1]
+        outputs = self._outputs if self._outputs is not None else last[None]
+        blocks = Blocks(recorders, self._actions[:n_steps], outputs[:n_steps], last, self._end_outputs(recorders, last))
+        started = time.perf_counter()
+        steps = blocks.steps(self.spec.recipe.columns, self.normalizer)
+        q_taken, values = self.spec.behaviour.evaluate(self.spec.modules, steps)
+        self._inference += time.perf_counter() - started
+        rewards = blocks.rewards if self.normalizer is None else self.normalizer.rewards(blocks.rewards)
+        blocks.write_priorities(rewards, q_taken, values, self.spec.n_steps, self.spec.gamma)
 
     def _act(self) -> tuple[np.ndarray, np.ndarray]:
         """Greedy actions of all slots, and what the algorithm keeps beside them for the priorities."""
+        if self._current is not None:
+            return self._current
         started = time.perf_counter()
         batch = self._batch
         if batch is None:
@@ -321,34 +305,14 @@ class Actor:
         """What the networks see; without statistics, views that show what is written there later."""
         return as_tensors(batch, ages, self.spec.recipe.columns, self.normalizer)
 
-    def _fill_last_outputs(self, recorder: Recorder, closing: np.ndarray) -> None:
+    def _end_outputs(self, recorders: Sequence[Recorder], like: np.ndarray) -> np.ndarray:
         """What the networks say about the last observations of episodes, on which no step was taken."""
-        if recorder.terminal:
-            rows, observations, ages = zip(*recorder.terminal, strict=True)
-            batch = {key: np.stack([each[key] for each in observations]) for key in observations[0]}
-            outputs = self._policy(self._seen(batch, np.array(ages)), len(rows))[1]
-            for row, output in zip(rows, outputs, strict=True):
-                recorder.outputs[row] = output
-        recorder.outputs[recorder.n_rows] = closing
-
-    def _unscaled(self, stored: Any) -> Any:
-        """From an action as the learner stores it to one that the environment takes."""
-        if self._box is None:
-            return int(stored)
-        low = self._box.low
-        return low + 0.5 * (stored.reshape(low.shape) + 1.0) * self._span
-
-    def _bounded(self, action: Any) -> Any:
-        """An agent trained with wider bounds must not leave the environment's: what is stored is what was done."""
-        return action if self._box is None else np.clip(action, self._box.low, self._box.high)
-
-    def _scaled(self, action: Any) -> Any:
-        """From an action within the bounds to one as the learner stores it."""
-        if self._box is None:
-            return action
-        low, high = self._box.low, self._box.high
-        span = np.where(high > low, high - low, 1)  # what can't be chosen must not become NaN
-        return (2.0 * ((action - low) / span) - 1.0).reshape(-1)
+        endings = [ending for recorder in recorders for ending in recorder.endings]
+        if not endings:
+            return like[:0]
+        batch = {key: np.stack([each.observation[key] for each in endings]) for key in endings[0].observation}
+        ages = np.array([each.age for each in endings])
+        return self._policy(self._seen(batch, ages), len(endings))[1]
 
 
 def _finite(reward: Any) -> float:
