@@ -15,6 +15,7 @@ from sb3_ca2e.actors.inference import Acts, Inference
 from sb3_ca2e.actors.monitors import SlotMonitor
 from sb3_ca2e.actors.observations import Frames, Observations, plain
 from sb3_ca2e.actors.recorder import Blocks, Recorder, Steps, as_tensors
+from sb3_ca2e.actors.seats import Seat
 from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout, Board, FlatParameters, Handover, Seconds
 from sb3_ca2e.priors.agent import PriorAgent
 
@@ -103,7 +104,9 @@ class Slot:
     :param seed: seed of the environment and of the exploration
     """
 
-    def __init__(self, index: int, env: SlotMonitor, exploration: Exploration, prior: PriorAgent | None, seed: int):
+    def __init__(
+        self, index: int, env: SlotMonitor | Seat, exploration: Exploration, prior: PriorAgent | None, seed: int
+    ):
         self.index, self.env, self.exploration, self.prior = index, env, exploration, prior
         self.rng = np.random.default_rng(seed)
         self.state: Any = None
@@ -166,9 +169,13 @@ class Actor:
     def open(self) -> None:
         """Make the environments."""
         spec = self.spec
-        for index, exploration, prior in zip(spec.slots, spec.explorations, spec.priors, strict=True):
+        with_prior = [prior is not None for prior in spec.priors]
+        self._together = spec.recipe.build_together(spec.slots, with_prior, spec.seed_of(spec.slots[0]))
+        seats = self._together.seats if self._together is not None else [None] * len(spec.slots)
+        for index, seat, exploration, prior in zip(spec.slots, seats, spec.explorations, spec.priors, strict=True):
             self.collecting = index
-            slot = Slot(index, spec.recipe.build(index, prior is not None), exploration, prior, spec.seed_of(index))
+            env = seat or spec.recipe.build(index, prior is not None)
+            slot = Slot(index, env, exploration, prior, spec.seed_of(index))
             self.observations.reset(len(self.slots), self.observations.frames(slot.raw))
             self.slots.append(slot)
         self.collecting = -1
@@ -234,6 +241,10 @@ class Actor:
                 actions[position] = self._scale.bounded(self._of_prior(slot.prior, slot, position))
                 stored[position] = self._scale.scaled(actions[position])
         self._actions[t] = stored.reshape(self._actions.shape[1:])
+        if self._together is not None:
+            started = time.perf_counter()
+            self._together.step(actions)
+            self._environments += time.perf_counter() - started
         info_keys = self.spec.info_keys
         for position, (slot, recorder, action) in enumerate(zip(self.slots, recorders, actions, strict=True)):
             self.collecting = slot.index

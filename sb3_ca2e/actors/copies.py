@@ -16,21 +16,37 @@ from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-from sb3_ca2e.actors.identity import EnvIdentity, identity_of
+from sb3_ca2e.actors.identity import EnvIdentity, identity_of, identity_of_vec
 from sb3_ca2e.actors.monitors import file_of
+from sb3_ca2e.native.vec_env import Build, NativeVecEnv
+
+#: Vectorized environments that actors can copy.
+Base = DummyVecEnv | SubprocVecEnv | NativeVecEnv
 
 
-def copies_of(base: DummyVecEnv | SubprocVecEnv) -> tuple[tuple[bytes, ...], EnvIdentity]:
+def copies_of(base: Base) -> tuple[tuple[bytes, ...], EnvIdentity]:
     """
     :param base: a vectorized environment without its wrappers
     :return: copies of all environments, or the functions that make them, and what the first says of itself
     :raises ValueError: naming what can't be pickled, and the way out
     """
+    if isinstance(base, NativeVecEnv):
+        return (_function(base.build),), identity_of_vec(base)
     if isinstance(base, SubprocVecEnv):
         builders, identities = zip(*(_fetched(base, index) for index in range(base.num_envs)), strict=True)
         return builders, identities[0]
     made = getattr(base, "env_fns", base.envs)
     return tuple(_builder(*each) for each in zip(base.envs, made, strict=True)), identity_of(base.envs[0])
+
+
+def _function(build: Build) -> bytes:
+    try:
+        return dumps(build)
+    except Exception as error:
+        raise ValueError(
+            f"Actors need the function given to NativeVecEnv, and it can't be pickled ({type(error).__name__}: "
+            f"{error}). Let that function make what it needs instead of holding it."
+        ) from error
 
 
 def _builder(env: gym.Env, made: gym.Env | Callable[[], gym.Env]) -> bytes:

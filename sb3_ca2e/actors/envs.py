@@ -1,6 +1,6 @@
 """From the user's environment to a recipe by which every slot gets its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,6 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
-    SubprocVecEnv,
     VecCheckNan,
     VecEnv,
     VecFrameStack,
@@ -22,10 +21,12 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
-from sb3_ca2e.actors.copies import copies_of, register, registered
+from sb3_ca2e.actors.copies import Base, copies_of, register, registered
 from sb3_ca2e.actors.identity import EnvIdentity
-from sb3_ca2e.actors.monitors import SlotMonitor, file_of
+from sb3_ca2e.actors.monitors import EpisodeFiles, SlotMonitor, file_of
 from sb3_ca2e.actors.normalization import Normalization
+from sb3_ca2e.actors.seats import Together
+from sb3_ca2e.native.vec_env import NativeVecEnv, built
 from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
 
 #: Frames in a stack: how many of them belong to the episode is kept in a byte.
@@ -49,7 +50,8 @@ class EnvRecipe:
     """
     What an actor needs to make the environment of a slot and to see what the learner's policy sees.
 
-    :param builders: pickled environments or functions; slot ``i`` uses ``builders[i % len(builders)]``
+    :param builders: pickled environments or functions; slot ``i`` uses ``builders[i % len(builders)]``. A native
+        vector environment has one function, which makes those of all slots of a process
     :param registered: pickled specs of the ids that the user's process knows beside gymnasium's own
     :param columns: how observations are stored: raw, in the learner's layout
     :param action_space: the environment's action space
@@ -59,6 +61,7 @@ class EnvRecipe:
     :param monitor_file: monitor file of a ``VecMonitor``
     :param info_keywords: what a ``VecMonitor`` puts down with each episode
     :param identity: what the environment says of itself
+    :param native: a native vector environment steps all slots of a process at once
     """
 
     builders: tuple[bytes, ...]
@@ -71,11 +74,33 @@ class EnvRecipe:
     monitor_file: str | None = None
     info_keywords: tuple[str, ...] = ()
     identity: EnvIdentity = field(default_factory=EnvIdentity)
+    native: bool = False
 
     @property
     def normalizes_frames(self) -> bool:
         """Whether a ``VecNormalize`` has statistics of single frames, which are stacked afterwards."""
         return self.normalization is not None and self.normalization.of_frames
+
+    def build_together(self, slots: Sequence[int], priors: Sequence[bool], seed: int) -> Together | None:
+        """
+        Make the environments of all slots of a process, if they are stepped at once.
+
+        :param slots: indices of the slots
+        :param priors: whether prior agents play
+        :param seed: of the first; others follow
+        :return: one environment a slot, None if each is made by :meth:`build`
+        """
+        if not self.native:
+            return None
+        register(self.registered)
+        venv = built(cloudpickle.loads(self.builders[0]), len(slots), seed)
+        filenames = [self.monitor_file] if self.monitor_file is not None else []
+        env_id = str(self.identity.env_id)
+        files = [
+            EpisodeFiles(filenames, env_id, (), self.info_keywords, slot, prior)
+            for slot, prior in zip(slots, priors, strict=True)
+        ]
+        return Together(venv, files)
 
     def build(self, slot: int, prior: bool = False) -> SlotMonitor:
         """
@@ -162,6 +187,7 @@ def recipe_from(env: VecEnv) -> EnvRecipe:
     columns = {key: column(box, raw[key], n_stack, axes[key]) for key, box in _boxes(env.observation_space).items()}
     ranges = {key: limits for key, part in raw.items() if (limits := _range(part)) is not None}
     builders, identity = copies_of(base)
+    native = isinstance(base, NativeVecEnv)
     return EnvRecipe(
         builders,
         registered(),
@@ -173,6 +199,7 @@ def recipe_from(env: VecEnv) -> EnvRecipe:
         file,
         info_keywords,
         identity,
+        native,
     )
 
 
@@ -221,15 +248,15 @@ def _transposed(wrapper: VecTransposeImage) -> frozenset[str]:
     return frozenset(getattr(wrapper, "image_space_keys", [OBSERVATION]))
 
 
-def _unwrap(env: VecEnv) -> tuple[DummyVecEnv | SubprocVecEnv, list[VecEnv]]:
+def _unwrap(env: VecEnv) -> tuple[Base, list[VecEnv]]:
     """The environment without its wrappers, and the wrappers, innermost first."""
     wrappers: list[VecEnv] = []
-    while not isinstance(env, DummyVecEnv | SubprocVecEnv):
+    while not isinstance(env, Base):
         if not hasattr(env, "venv"):
             raise ValueError(
                 f"Actors can't copy environments out of a {type(env).__name__}. Pass an id, a gymnasium.Env, a "
-                "function that makes one, or a DummyVecEnv (make_vec_env's default): CA2E runs them in processes of "
-                "its own."
+                "function that makes one, a DummyVecEnv (make_vec_env's default), or a NativeVecEnv from sb3_ca2e with "
+                f"a function that makes a {type(env).__name__}: CA2E runs them in processes of its own."
             )
         wrappers.insert(0, env)
         env = env.venv
