@@ -44,13 +44,18 @@ class Row:
     pythons: Mapping[str, Callable[[], pathlib.Path]] = field(default_factory=dict)
 
 
-def argument_parser(description: str | None, names: Iterable[str]) -> argparse.ArgumentParser:
+def argument_parser(
+    description: str | None, names: Iterable[str], *parents: argparse.ArgumentParser
+) -> argparse.ArgumentParser:
     """
     :param description: of the script
     :param names: of its rows
+    :param parents: parsers of further arguments
     :return: a parser of what :func:`run` needs
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, parents=parents, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--row", action="append", choices=list(names), help="only this one; may be given several times")
     parser.add_argument("--repeats", type=int, help=f"measurements of each side: {REPEATS}; {QUICK_REPEATS} if quick")
     parser.add_argument("--quick", action="store_true", help=f"the same as --shorten {QUICK}, and fewer repeats")
@@ -132,7 +137,7 @@ def measured(row: Row, command: Sequence[str], repeats: int) -> dict[str, Any]:
         for key, goal in goals.items()
         if key in ratios
     }
-    told = {"ratios": ratios, "goals": goals, "reached": reached}
+    told = {"ratios": ratios, "goals": goals, "at_most": row.at_most, "reached": reached}
     return {"unit": row.unit, "figures": figures, **told, "notes": sides[0].notes}
 
 
