@@ -25,6 +25,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ca2e.actors.actor import ActorSpec
 from sb3_ca2e.actors.bottleneck import cpu_count
 from sb3_ca2e.actors.collector import Collector
+from sb3_ca2e.actors.device_inference import DeviceInference, pays
 from sb3_ca2e.actors.envs import as_env, recipe_from
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.normalization import Statistics
@@ -150,6 +151,7 @@ class CA2EMixin(OffPolicyAlgorithm):
         actor_update_interval: int = 100,
         rate_limit: bool = True,
         info_keys: Sequence[str] = (),
+        inference: str = "auto",
         compile: bool | str = "auto",
     ) -> None:
         """Keep the arguments as given: ``load`` writes them back under their own names."""
@@ -165,6 +167,7 @@ class CA2EMixin(OffPolicyAlgorithm):
         self.actor_update_interval = actor_update_interval
         self.rate_limit = rate_limit
         self.info_keys = tuple(info_keys)
+        self.inference = inference
         self.compile = compile
         self.retirement_state: dict[str, Any] | None = None
         self._last_actor_stats: list[dict[str, Any]] = []
@@ -218,6 +221,8 @@ class CA2EMixin(OffPolicyAlgorithm):
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
         if self.compile not in (True, False, "auto"):
             raise ValueError(f"compile must be True, False or 'auto', not {self.compile!r}.")
+        if self.inference not in ("actor", "device", "auto"):
+            raise ValueError(f"inference must be 'actor', 'device' or 'auto', not {self.inference!r}.")
         if self.execution not in ("async", "sync"):
             raise ValueError(f"execution must be 'async' or 'sync', not {self.execution!r}.")
         if self.n_slots <= len(self.prior_agents):
@@ -461,7 +466,12 @@ class CA2EMixin(OffPolicyAlgorithm):
             )
         self._n_learns += 1
         self.policy.set_training_mode(False)
-        pool: ActorPool = SyncActors(specs[0]) if self.execution == "sync" else AsyncActors(specs, self.rate_limit)
+        parameters, on_device = FlatParameters(self.published_modules()), None
+        if self._infers_on_device(specs):
+            on_device = DeviceInference(specs, parameters, self.device)
+            specs = on_device.specs
+        sync = self.execution == "sync"
+        pool: ActorPool = SyncActors(specs[0]) if sync else AsyncActors(specs, self.rate_limit, on_device)
         self._collector = Collector(
             pool,
             self.replay_buffer,
@@ -469,9 +479,16 @@ class CA2EMixin(OffPolicyAlgorithm):
             explorations,
             retirement,
             prior_of,
-            FlatParameters(self.published_modules()),
+            parameters,
             statistics,
+            on_device,
         )
+
+    def _infers_on_device(self, specs: list[ActorSpec]) -> bool:
+        """In one process, nothing is won by another one."""
+        if self.execution == "sync" or self.inference == "actor":
+            return False
+        return self.inference == "device" or pays(specs, self.device)
 
     def _stop_actors(self) -> None:
         if self._collector is not None:

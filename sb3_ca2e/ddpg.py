@@ -79,6 +79,7 @@ class CA2EDDPG(CA2EMixin, DDPG):
         actor_update_interval: int = 100,
         rate_limit: bool = True,
         info_keys: Sequence[str] = (),
+        inference: str = "auto",
         compile: bool | str = "auto",
     ) -> None:
         super().__init__(
@@ -117,6 +118,7 @@ class CA2EDDPG(CA2EMixin, DDPG):
             actor_update_interval=actor_update_interval,
             rate_limit=rate_limit,
             info_keys=info_keys,
+            inference=inference,
             compile=compile,
         )
         if _init_setup_model:

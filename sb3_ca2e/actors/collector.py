@@ -11,6 +11,7 @@ import numpy as np
 from stable_baselines3.common.logger import Logger
 
 from sb3_ca2e.actors.bottleneck import Shares, advice, cpu_count
+from sb3_ca2e.actors.device_inference import DeviceInference
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.normalization import Statistics
 from sb3_ca2e.actors.pool import ActorPool
@@ -19,6 +20,8 @@ from sb3_ca2e.actors.transport import FlatParameters, Handover, Seconds
 from sb3_ca2e.priors.retirement import Retirement
 from sb3_ca2e.replay.block import PRIOR, TRANSITION, Block
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
+
+_NOTHING = np.zeros(0, dtype=np.float32)
 
 
 @dataclass
@@ -51,6 +54,7 @@ class Collector:
     :param prior_of: index of the prior agent of each prior slot, retired or not
     :param parameters: the published networks' parameters
     :param statistics: those of the user's ``VecNormalize``, None without one
+    :param inference: what infers for the actors on the learner's device, None if they do themselves
     """
 
     def __init__(
@@ -63,10 +67,11 @@ class Collector:
         prior_of: dict[int, int],
         parameters: FlatParameters,
         statistics: Statistics | None = None,
+        inference: DeviceInference | None = None,
     ):
         self.pool, self.memory, self.n_envs = pool, memory, n_envs
         self.explorations, self.retirement, self.prior_of = explorations, retirement, prior_of
-        self._parameters, self._statistics = parameters, statistics
+        self._parameters, self._statistics, self._inference = parameters, statistics, inference
         self.stats = [SlotStats() for _ in explorations]
         for slot, index in prior_of.items():
             self.stats[slot].kind = "nature" if retirement.retired(index) else "prior"
@@ -126,11 +131,12 @@ class Collector:
 
     def _publish(self) -> None:
         """Show the actors newer parameters, if they have changed: both sides take time to copy networks."""
-        published = self._parameters.get()
+        changed = self._inference is not None and self._inference.refresh()
+        published = self._parameters.get() if self._inference is None else _NOTHING
         if self._statistics is not None:
             published = np.concatenate([published, self._statistics.publish()])
         # As whole numbers: NaN is no other than before.
-        if self._shown is None or not np.array_equal(published.view(np.int32), self._shown.view(np.int32)):
+        if changed or self._shown is None or not np.array_equal(published.view(np.int32), self._shown.view(np.int32)):
             self.pool.board.publish(published)
             self._shown = published
 

@@ -24,9 +24,6 @@ class Behaviour(Protocol):
     def evaluate(modules: dict[str, Any], steps: Steps) -> tuple[th.Tensor, th.Tensor]: ...
 
 
-Acts = Behaviour
-
-
 class Inference:
     """
     What the networks say about observations.

@@ -18,6 +18,7 @@ from typing import Protocol
 import cloudpickle
 
 from sb3_ca2e.actors.actor import Actor, ActorSpec
+from sb3_ca2e.actors.device_inference import DeviceInference
 from sb3_ca2e.actors.transport import BUFFERS, BlockBuffers, Board, Handover, MessageReader, shared_file
 from sb3_ca2e.replay.block import Block
 
@@ -98,10 +99,11 @@ class AsyncActors:
 
     :param specs: one a process
     :param rate_limit: bound how far actors run ahead of each other
+    :param inference: where their networks run, None for the actors themselves
     """
 
-    def __init__(self, specs: Sequence[ActorSpec], rate_limit: bool = True):
-        self._specs, self._rate_limit = list(specs), rate_limit
+    def __init__(self, specs: Sequence[ActorSpec], rate_limit: bool = True, inference: DeviceInference | None = None):
+        self._specs, self._rate_limit, self._inference = list(specs), rate_limit, inference
         self._selector = selectors.DefaultSelector()
         self._ready: collections.deque[Handover | ActorError] = collections.deque()
         self._consumed = [0] * len(specs)
@@ -131,6 +133,9 @@ class AsyncActors:
         with theirs:
             self._server = _start_server(theirs)
         self._selector.register(self._control, selectors.EVENT_READ)
+        if self._inference is not None:
+            self._inference.start()
+            self._selector.register(self._inference.alarm, selectors.EVENT_READ, self._inference)
         for spec in self._specs:
             self._spawn(spec, board_fd)
 
@@ -148,12 +153,15 @@ class AsyncActors:
         self._readers.append(MessageReader(self._keep(messages_read)))
         self._selector.register(messages_read, selectors.EVENT_READ, spec.process)
         assert self._control is not None
-        fds = [spec_fd, board_fd, buffers_fd, wake_read, messages_write]
+        fds, theirs = [spec_fd, board_fd, buffers_fd, wake_read, messages_write], [wake_read, messages_write]
+        if self._inference is not None:
+            fds += self._inference.connect(spec.process)
+            theirs.append(fds[-1])
         try:
             socket.send_fds(self._control, [f"{spec.process:16d}".encode()], fds)
         finally:
-            os.close(wake_read)
-            os.close(messages_write)
+            for fd in theirs:
+                os.close(fd)
 
     def _keep(self, fd: int) -> int:
         self._fds.append(fd)
@@ -196,6 +204,11 @@ class AsyncActors:
             if key.fileobj is self._control:
                 self._server_spoke(socket.MSG_DONTWAIT)  # an actor's end, below, may have been told already
                 continue
+            if key.data is self._inference:
+                assert self._inference is not None
+                self._selector.unregister(key.fileobj)
+                self._ready.append(ActorError(self._inference.error))
+                continue
             messages, closed = self._readers[key.data].receive()
             for message in messages:
                 failed = message.error is not None
@@ -235,6 +248,8 @@ class AsyncActors:
             self.board.stop()
         for fd in self._wake:
             _poke(fd)
+        if self._inference is not None:
+            self._inference.stop()
         # An actor may be in the middle of an announcement that nobody will read: let it fail.
         self._selector.close()
         while self._fds:
