@@ -1,21 +1,19 @@
 """An actor: slots that step their environments, nature or prior (Algorithms 1.1 and 1.2 of the paper)."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch as th
 
 from sb3_ca2e.actors.actions import ActionScale, stored_action
 from sb3_ca2e.actors.envs import EnvRecipe
-from sb3_ca2e.actors.exchange import ExchangeLayout, Playing, RemoteInference
 from sb3_ca2e.actors.exploration import Exploration, Explorer
-from sb3_ca2e.actors.inference import Behaviour, Inference
+from sb3_ca2e.actors.inference import Acts, Inference
 from sb3_ca2e.actors.monitors import SlotMonitor
 from sb3_ca2e.actors.observations import Frames, Observations, plain
-from sb3_ca2e.actors.recorder import Blocks, Recorder, as_tensors
+from sb3_ca2e.actors.recorder import Recorder, Steps, as_tensors
 from sb3_ca2e.actors.seats import Seat
 from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout, Board, FlatParameters, Handover, Seconds
 from sb3_ca2e.priors.agent import PriorAgent
@@ -25,6 +23,13 @@ GREEDY_EVERY = 10
 #: Rewards are kept in float32.
 LARGEST_REWARD = float(np.finfo(np.float32).max)
 _NO_AGES = np.zeros(0, dtype=np.int64)
+
+
+class Behaviour(Acts, Protocol):
+    """The hooks of an algorithm that run in the actors; see :class:`~sb3_ca2e.algorithm.CA2EMixin`."""
+
+    @staticmethod
+    def evaluate(modules: dict[str, Any], steps: Steps) -> tuple[th.Tensor, th.Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,6 @@ class ActorSpec:
     :param n_learns: how often the model had learned before; each time sees new episodes
     :param info_keys: entries of ``info`` that reach the learner's callbacks
     :param statistics: those of VecNormalize at the start, as :meth:`Statistics.publish` gives them
-    :param exchange: where the learner's process is asked what the networks say, None if they run here
     """
 
     process: int
@@ -69,7 +73,6 @@ class ActorSpec:
     n_learns: int = 0
     info_keys: tuple[str, ...] = ()
     statistics: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
-    exchange: ExchangeLayout | None = None
 
     @property
     def n_parameters(self) -> int:
@@ -140,10 +143,9 @@ class Actor:
     :param spec: what to run
     :param board: what the learner publishes
     :param buffers: where blocks are written
-    :param remote: networks in the learner's process, None for those of the spec
     """
 
-    def __init__(self, spec: ActorSpec, board: Board, buffers: BlockBuffers, remote: RemoteInference | None = None):
+    def __init__(self, spec: ActorSpec, board: Board, buffers: BlockBuffers):
         self.spec, self.board, self.buffers = spec, board, buffers
         self.flat = FlatParameters(spec.modules).bind(extra=len(spec.statistics))
         n_statistics = len(spec.statistics)
@@ -155,13 +157,10 @@ class Actor:
         self._environments = self._inference = 0.0  # seconds since collecting began
         self.slots: list[Slot] = []
         self.observations = Observations(spec.recipe, len(spec.slots))
-        self._remote = remote
-        self._policy = remote or Inference(spec.behaviour, spec.modules, len(spec.slots))
+        self._policy = Inference(spec.behaviour, spec.modules, len(spec.slots))
         self._batch = None if self.normalizer is not None else self._seen(self.observations.batch, _NO_AGES)
         self._scale = ActionScale(spec.recipe.action_space)
-        layout = spec.layout
-        self._actions = np.zeros((layout.n_steps, len(spec.slots), *layout.action_shape), layout.action_dtype)
-        self._outputs: np.ndarray | None = None  # of each step of the block, made when their shape is known
+        self._recorder = Recorder(self.observations, spec.layout, len(spec.slots))
         self._current: tuple[np.ndarray, np.ndarray] | None = None  # what the networks say about the observations now
 
     def open(self) -> None:
@@ -174,13 +173,12 @@ class Actor:
             self.collecting = index
             env = seat or spec.recipe.build(index, prior is not None)
             slot = Slot(index, env, exploration, prior, spec.seed_of(index))
-            self.observations.reset(len(self.slots), self.observations.frames(slot.raw))
+            self.observations.reset(len(self.slots), slot.raw)
             self.slots.append(slot)
         self.collecting = -1
         self._explorer = Explorer(spec.explorations, [slot.rng for slot in self.slots], spec.block_size)
         for position, slot in enumerate(self.slots):
             self._explorer.set_greedy(position, slot.greedy or slot.prior is not None)
-        self._tell_who_plays()
 
     @th.inference_mode()
     def collect(self, waited: float = 0.0) -> Handover:
@@ -193,17 +191,16 @@ class Actor:
         started = time.perf_counter()
         self._environments = self._inference = 0.0
         self._refresh()
-        buffer = self.buffers.views[self.sequence % len(self.buffers.views)]
-        recorders = [self._open(position, views) for position, views in enumerate(buffer)]
+        views = self.buffers.views[self.sequence % len(self.buffers.views)]
+        self._recorder.begin(views, self._ages(), [slot.prior is not None for slot in self.slots])
         handover = Handover(self.spec.process, self.sequence, version=self.version)
         self._explorer.begin_block(self.board.progress, -(-self.spec.warmup // self.spec.n_slots) - self.steps)
-        n_steps = 0
-        while n_steps < self.spec.block_size and not self.board.stopped:
-            self._step(n_steps, recorders, handover)
-            n_steps += 1
-        self.steps += n_steps
-        self._close(recorders, n_steps)
-        handover.n_rows = [recorder.n_rows for recorder in recorders]
+        for t in range(self.spec.block_size):
+            if self.board.stopped:
+                break
+            self._step(t, handover)
+        self.steps += self._recorder.n_steps
+        handover.n_rows = self._close()
         handover.seconds = Seconds(time.perf_counter() - started, waited, self._environments, self._inference)
         self.sequence += 1
         return handover
@@ -221,67 +218,50 @@ class Actor:
             self.version, self._current = self.board.read(self.flat), None
             self._policy.parameters_changed()
 
-    def _open(self, position: int, views: dict[str, np.ndarray]) -> Recorder:
-        slot = self.slots[position]
-        older, newest = self.observations.past(position)
-        return Recorder(views, older, newest, slot.age, prior=slot.prior is not None)
+    def _ages(self) -> list[int]:
+        return [slot.age for slot in self.slots]
 
-    def _step(self, t: int, recorders: Sequence[Recorder], handover: Handover) -> None:
+    def _step(self, t: int, handover: Handover) -> None:
         """One step of every slot."""
         greedy, outputs = self._act()
         self._current = None
-        if self._outputs is None:
-            self._outputs = np.empty((len(self._actions), *outputs.shape), outputs.dtype)
-        self._outputs[t] = outputs
         stored = self._explorer.actions(t, greedy)
         actions = self._scale.unscaled(stored)
         for position, slot in enumerate(self.slots):
             if slot.prior is not None:
                 actions[position] = self._scale.bounded(self._of_prior(slot.prior, slot, position))
                 stored[position] = self._scale.scaled(actions[position])
-        self._actions[t] = stored.reshape(self._actions.shape[1:])
         if self._together is not None:
             started = time.perf_counter()
             self._together.step(actions)
             self._environments += time.perf_counter() - started
-        info_keys = self.spec.info_keys
-        for position, (slot, recorder, action) in enumerate(zip(self.slots, recorders, actions, strict=True)):
+        rewards, info_keys = [], self.spec.info_keys
+        for position, (slot, action) in enumerate(zip(self.slots, actions, strict=True)):
             self.collecting = slot.index
             started = time.perf_counter()
             raw, reward, terminated, truncated, info = slot.env.step(action)
             self._environments += time.perf_counter() - started
-            frames = self.observations.frames(raw)
-            recorder.step(_finite(reward), frames)
+            rewards.append(_finite(reward))
+            self.observations.push(position, raw)
             slot.age += 1
-            self.observations.push(position, frames)
             if terminated or truncated:
-                self._episode_end(t, position, recorder, info, bool(terminated), handover)
+                self._episode_end(t, position, info, bool(terminated), handover)
             elif info_keys and (kept := {key: info[key] for key in info_keys if key in info}):
                 handover.infos[t, position] = kept
         self.collecting = -1
-        self._tell_who_plays()
-
-    def _tell_who_plays(self) -> None:
-        """Prior agents in the learner's process act with the next pass, on the observations that stand here now."""
-        if self._remote is not None and any(slot.prior is not None for slot in self.slots):
-            playing = [Playing.of(slot.prior is not None, slot.age) for slot in self.slots]
-            self._remote.expect(playing, self.observations.batch)
+        self._recorder.step(stored, outputs, rewards, self._ages())
 
     def _of_prior(self, prior: PriorAgent, slot: Slot, position: int) -> Any:
         """What a prior agent does, as the environment takes it."""
-        if self._remote is not None:
-            return self._remote.prior_actions[position].copy()
         started = time.perf_counter()
         observation = plain({key: batch[position][None] for key, batch in self.observations.batch.items()})
         action, slot.state = prior.predict(observation, slot.state, np.array([slot.age == 0]))
         self._inference += time.perf_counter() - started
         return action[0]
 
-    def _episode_end(
-        self, t: int, position: int, recorder: Recorder, info: dict, terminated: bool, handover: Handover
-    ) -> None:
-        slot = self.slots[position]
-        recorder.end_episode(terminated, self.observations.of(position), slot.age)
+    def _episode_end(self, t: int, position: int, info: dict, terminated: bool, handover: Handover) -> None:
+        slot, had_prior = self.slots[position], self.slots[position].prior is not None
+        self._recorder.end_episode(position, terminated, slot.age)
         kept = {key: info[key] for key in ("episode", "is_success", *self.spec.info_keys) if key in info}
         handover.infos[t, position] = {**kept, "TimeLimit.truncated": not terminated}
         game = info.get("episode")
@@ -291,22 +271,27 @@ class Actor:
         slot.reset(game_over=game is not None, retired=self.board.retired(slot.index))
         self._environments += time.perf_counter() - started
         self._explorer.set_greedy(position, slot.greedy or slot.prior is not None)
-        frames = self.observations.frames(slot.raw)
-        self.observations.reset(position, frames)
-        recorder.begin_episode(frames, slot.prior is not None)
+        self.observations.reset(position, slot.raw)
+        if had_prior and slot.prior is None:
+            self._recorder.prior_retired(position)
 
-    def _close(self, recorders: Sequence[Recorder], n_steps: int) -> None:
-        """Priorities of the blocks, by the parameters that chose the actions (Algorithm 2)."""
+    def _close(self) -> list[int]:
+        """
+        Write the blocks with their priorities, by the parameters that chose the actions (Algorithm 2).
+
+        :return: number of rows of each
+        """
         self._current = self._act()
-        last = self._current[1]
-        outputs = self._outputs if self._outputs is not None else last[None]
-        blocks = Blocks(recorders, self._actions[:n_steps], outputs[:n_steps], last, self._end_outputs(recorders, last))
+        last_outputs = self._current[1]
+        blocks = self._recorder.close(last_outputs, self._end_outputs(last_outputs))
         started = time.perf_counter()
         steps = blocks.steps(self.spec.recipe.columns, self.normalizer)
-        q_taken, values = self._policy.evaluate(steps)
+        q_taken, values = self.spec.behaviour.evaluate(self.spec.modules, steps)
         self._inference += time.perf_counter() - started
         rewards = blocks.rewards if self.normalizer is None else self.normalizer.rewards(blocks.rewards)
-        blocks.write_priorities(rewards, q_taken, values, self.spec.n_steps, self.spec.gamma)
+        blocks.write_priorities(rewards, q_taken.numpy(), values.numpy(), self.spec.n_steps, self.spec.gamma)
+        n_rows: list[int] = blocks.n_rows.tolist()
+        return n_rows
 
     def _act(self) -> tuple[np.ndarray, np.ndarray]:
         """Greedy actions of all slots, and what the algorithm keeps beside them for the priorities."""
@@ -315,7 +300,7 @@ class Actor:
         started = time.perf_counter()
         batch = self._batch
         if batch is None:
-            batch = self._seen(self.observations.batch, np.array([slot.age for slot in self.slots]))
+            batch = self._seen(self.observations.batch, np.array(self._ages()))
         results = self._policy(batch, len(self.slots))
         self._inference += time.perf_counter() - started
         return results
@@ -324,9 +309,9 @@ class Actor:
         """What the networks see; without statistics, views that show what is written there later."""
         return as_tensors(batch, ages, self.spec.recipe.columns, self.normalizer)
 
-    def _end_outputs(self, recorders: Sequence[Recorder], like: np.ndarray) -> np.ndarray:
+    def _end_outputs(self, like: np.ndarray) -> np.ndarray:
         """What the networks say about the last observations of episodes, on which no step was taken."""
-        endings = [ending for recorder in recorders for ending in recorder.endings]
+        endings = self._recorder.endings
         if not endings:
             return like[:0]
         batch = {key: np.stack([each.observation[key] for each in endings]) for key in endings[0].observation}

@@ -1,5 +1,6 @@
 """Exploration: one setting a slot, so that every nature actor explores in its own way."""
 
+import math
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -103,7 +104,7 @@ class GaussianNoise:
         return self.sigma
 
     def departures(self, n: int, progress: float, rng: np.random.Generator) -> np.ndarray:
-        noise = rng.standard_normal((n, int(np.prod(self.shape))), dtype=np.float32)
+        noise = rng.standard_normal((n, math.prod(self.shape)), dtype=np.float32)
         noise *= self.sigma
         return noise
 
@@ -114,7 +115,7 @@ class GaussianNoise:
         return actions
 
     def random(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        return rng.uniform(-1.0, 1.0, (n, int(np.prod(self.shape)))).astype(np.float32)
+        return rng.uniform(-1.0, 1.0, (n, math.prod(self.shape))).astype(np.float32)
 
     def reset(self) -> None:
         pass

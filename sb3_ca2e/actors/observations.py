@@ -20,16 +20,28 @@ class _Stack:
 
     :param column: how it is stored
     :param n_slots: slots of this actor
+    :param any_value: all finite values of its dtype belong to the space
     """
 
-    def __init__(self, column: ObservationColumn, n_slots: int):
+    def __init__(self, column: ObservationColumn, n_slots: int, any_value: bool):
         self.column = column
         self.batch = np.zeros((n_slots, *column.shape), dtype=column.dtype)
         frame_size = column.frame_shape[column.axis] if column.n_stack > 1 else 0
         before: tuple[slice, ...] = (slice(None),) * column.axis
-        self._newest: Any = (*before, slice(-frame_size, None)) if frame_size else ...
+        self.newest = self.batch[(slice(None), *before, slice(-frame_size, None))] if frame_size else self.batch
         self._older = (*before, slice(None, -frame_size))
         self._kept = (*before, slice(frame_size, None))
+        self._zeros = np.zeros(int(np.prod(column.frame_shape)), column.dtype) if column.dtype.kind == "f" else None
+        self._any_value = any_value
+
+    def accepts(self, raw: Any) -> bool:
+        """Whether what an environment returned is a frame as declared; if that can't be told at once, no."""
+        if not self._any_value or type(raw) is not np.ndarray:
+            return False
+        if raw.dtype is not self.column.dtype or raw.shape != self.column.frame_shape:
+            return False
+        # Zero times what is not finite is not zero: a fifth of the time of isfinite and all.
+        return self._zeros is None or bool(raw.ravel().dot(self._zeros) == 0.0)
 
     def reset(self, slot: int, frame: np.ndarray) -> None:
         if self.column.n_stack > 1:
@@ -40,10 +52,10 @@ class _Stack:
         if self.column.n_stack == 1:
             self.batch[slot] = frame
             return
-        observation = self.batch[slot]
         if shift:
+            observation = self.batch[slot]
             observation[self._older] = observation[self._kept].copy()
-        observation[self._newest] = frame
+        self.newest[slot] = frame
 
 
 class Observations:
@@ -58,8 +70,12 @@ class Observations:
         self.columns = recipe.columns
         self._ranges = recipe.ranges
         self._transposed = recipe.transposed
-        self._stacks = {key: _Stack(column, n_slots) for key, column in recipe.columns.items()}
+        self._stacks = {
+            key: _Stack(column, n_slots, key not in recipe.ranges) for key, column in recipe.columns.items()
+        }
         self.batch = {key: stack.batch for key, stack in self._stacks.items()}
+        #: of each key ``(slots, *frame_shape)`` the newest frames, a part of the batch
+        self.newest = {key: stack.newest for key, stack in self._stacks.items()}
 
     def frames(self, raw: Any) -> Frames:
         """
@@ -100,25 +116,31 @@ class Observations:
                 )
         return frame
 
-    def reset(self, slot: int, frames: Frames) -> None:
+    def reset(self, slot: int, raw: Any) -> None:
         """
         Begin an episode.
 
         :param slot: position in the batch
-        :param frames: its first frame
+        :param raw: what the environment returned first
+        :raises ValueError: as :meth:`frames` does
         """
-        for key, stack in self._stacks.items():
-            stack.reset(slot, frames[key])
+        for key, frame in self.frames(raw).items():
+            self._stacks[key].reset(slot, frame)
 
-    def push(self, slot: int, frames: Frames) -> None:
+    def push(self, slot: int, raw: Any) -> None:
         """
         Go one step on.
 
         :param slot: position in the batch
-        :param frames: the newest frame
+        :param raw: what the environment returned
+        :raises ValueError: as :meth:`frames` does
         """
-        for key, stack in self._stacks.items():
-            stack.push(slot, frames[key])
+        stack = self._stacks.get(OBSERVATION)
+        if stack is not None and stack.accepts(raw):
+            stack.push(slot, raw)
+            return
+        for key, frame in self.frames(raw).items():
+            self._stacks[key].push(slot, frame)
 
     def of(self, slot: int) -> Frames:
         """
@@ -127,18 +149,14 @@ class Observations:
         """
         return {key: batch[slot].copy() for key, batch in self.batch.items()}
 
-    def past(self, slot: int) -> tuple[list[Frames], Frames]:
+    def older(self, slot: int) -> list[Frames]:
         """
         :param slot: position in the batch
-        :return: the older frames of its observation, and the newest
+        :return: the frames of its observation but the newest
         """
         n_stack = max(column.n_stack for column in self.columns.values())
-        parts = {
-            key: np.split(self.batch[key][slot], n_stack, column.axis) if n_stack > 1 else [self.batch[key][slot]]
-            for key, column in self.columns.items()
-        }
-        *older, newest = [{key: part[i] for key, part in parts.items()} for i in range(n_stack)]
-        return older, newest
+        parts = {key: np.split(self.batch[key][slot], n_stack, column.axis) for key, column in self.columns.items()}
+        return [{key: part[i] for key, part in parts.items()} for i in range(n_stack - 1)]
 
 
 def _holds(dtype: np.dtype, frame: np.ndarray) -> bool:

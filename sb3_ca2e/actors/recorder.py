@@ -1,6 +1,6 @@
 """What an actor writes into its blocks: rows, and priorities (Algorithm 2 of the paper)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -9,9 +9,10 @@ import numpy as np
 import torch as th
 
 from sb3_ca2e.actors.normalization import Normalizer
-from sb3_ca2e.actors.observations import Frames, plain
+from sb3_ca2e.actors.observations import Frames, Observations, plain
+from sb3_ca2e.actors.transport import BlockLayout
 from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, ObservationColumn
-from sb3_ca2e.replay.n_step import n_step_return
+from sb3_ca2e.replay.n_step import n_step_returns
 from sb3_ca2e.replay.stacks import stacked
 
 #: Added to absolute TD errors, so that every transition keeps a chance.
@@ -70,149 +71,180 @@ class Ending(NamedTuple):
     """
     The last observation of an episode, on which no step was taken.
 
-    :param row: where its frame stands
-    :param terminated: the episode is worth nothing more; else it was cut off here
+    :param position: of the slot
+    :param seen: its newest frame, as :class:`Recorder` keeps it
     :param observation: the whole of it
     :param age: steps of the episode
     """
 
-    row: int
-    terminated: bool
+    position: int
+    seen: dict[str, Any]
     observation: Frames
     age: int
 
 
 class Recorder:
     """
-    Writes the rows of one slot's block in place: frames and rewards as they come, all else when it is full.
+    Keeps what the slots of a process do, a step of all at once, and writes it into their blocks when those are full.
 
-    :param views: the block's fields
-    :param older: the frames before the first row that its stack reaches back to
-    :param newest: the frame of the first row
-    :param age: steps since the episode began
-    :param prior: the steps are a prior agent's
+    :param observations: of the slots, which it looks at
+    :param layout: layout of a block
+    :param n_slots: slots of the process
     """
 
-    def __init__(self, views: dict[str, np.ndarray], older: list[Frames], newest: Frames, age: int, prior: bool):
-        self.views, self.lead, self.prior = views, len(older), prior
-        self.frames = {key: views[f"frames/{key}"] for key in newest}
-        self.n_rows = 0
+    def __init__(self, observations: Observations, layout: BlockLayout, n_slots: int):
+        self._observations, self._lead = observations, layout.lead
+        self.n_steps = 0
         self.endings: list[Ending] = []
-        self._age, self._rewards = age, list[float]()
-        self._n_prior = 0  # rows of a prior agent that has retired in this block
-        for row, frames in enumerate(older):
-            for key, frame in frames.items():
-                self.frames[key][row] = frame
-        self._write(newest)
+        # What has been seen before each step and after the last; what was done in each step, all by step and slot.
+        n = layout.n_steps
+        frames = {f"frames/{key}": newest for key, newest in observations.newest.items()}
+        self._seen = {name: np.zeros((n + 1, *newest.shape), newest.dtype) for name, newest in frames.items()}
+        self._newest: dict[str, Any] = frames
+        self._seen["ages"] = np.zeros((n + 1, n_slots), np.int64)
+        self._actions = np.zeros((n, n_slots, *layout.action_shape), layout.action_dtype)
+        self._rewards = np.zeros((n, n_slots), np.float32)
+        self._flags = np.zeros((n, n_slots), np.uint8)
+        self._outputs: np.ndarray | None = None  # made when their shape is known
+        self._views: Sequence[dict[str, np.ndarray]] = []
 
-    def step(self, reward: float, frames: Frames) -> None:
+    def begin(self, views: Sequence[dict[str, np.ndarray]], ages: list[int], prior: list[bool]) -> None:
         """
-        A step from the frame that stands there.
+        Begin new blocks with the observations that stand there.
 
-        :param reward: raw reward
-        :param frames: what it led to
+        :param views: of each slot, the fields of its block
+        :param ages: of each slot, steps since its episode began
+        :param prior: of each slot, whether a prior agent plays
         """
-        self._rewards.append(reward)
-        self.n_rows += 1
-        self._write(frames)
+        self._views, self.n_steps = views, 0
+        self.endings.clear()
+        self._flags[:] = np.where(prior, TRANSITION | PRIOR, TRANSITION)
+        for position, fields in enumerate(views) if self._lead else ():
+            for row, frames in enumerate(self._observations.older(position)):
+                for key, frame in frames.items():
+                    fields[f"frames/{key}"][row] = frame
+        self._see(ages)
 
-    def end_episode(self, terminated: bool, observation: Frames, age: int) -> None:
+    def step(self, actions: np.ndarray, outputs: np.ndarray, rewards: list[float], ages: list[int]) -> None:
         """
-        Keep the frame that stands there as the episode's last.
+        A step of all slots, which has led to the observations that stand there.
 
+        :param actions: ``(slots, ...)`` as the learner stores them
+        :param outputs: ``(slots, ...)`` what the networks said about the observations before
+        :param rewards: of each slot, raw
+        :param ages: of each slot, steps since its episode began
+        """
+        if self._outputs is None:
+            self._outputs = np.zeros((len(self._actions), *outputs.shape), outputs.dtype)
+        t = self.n_steps
+        self._actions[t] = actions.reshape(self._actions.shape[1:])
+        self._outputs[t], self._rewards[t] = outputs, rewards
+        self.n_steps += 1
+        self._see(ages)
+
+    def _see(self, ages: list[int]) -> None:
+        for name, newest in self._newest.items():
+            self._seen[name][self.n_steps] = newest
+        self._seen["ages"][self.n_steps] = ages
+
+    def end_episode(self, position: int, terminated: bool, age: int) -> None:
+        """
+        The step that is being made ends an episode with the observation that stands there.
+
+        :param position: of the slot
         :param terminated: the episode is worth nothing more; else it was cut off
-        :param observation: the whole last observation
-        :param age: steps since the episode began
+        :param age: steps of the episode
         """
-        self.endings.append(Ending(self.n_rows, terminated, observation, age))
-        self.n_rows += 1
+        self._flags[self.n_steps, position] |= TERMINATED if terminated else TRUNCATED
+        seen: dict[str, Any] = {name: newest[position].copy() for name, newest in self._newest.items()}
+        self.endings.append(
+            Ending(position, {**seen, "ages": min(age, self._lead)}, self._observations.of(position), age)
+        )
 
-    def begin_episode(self, frames: Frames, prior: bool) -> None:
+    def prior_retired(self, position: int) -> None:
         """
-        :param frames: the first of the episode
-        :param prior: the steps are a prior agent's from now on
+        The steps that follow the one being made are a nature slot's.
+
+        :param position: of the slot
         """
-        if self.prior and not prior:
-            self._n_prior = self.n_rows
-        self.prior = prior
-        self._write(frames)
+        self._flags[self.n_steps + 1 :, position] = TRANSITION
 
-    def _write(self, frames: Frames) -> None:
-        row = self.lead + self.n_rows
-        for key, frame in frames.items():
-            self.frames[key][row] = frame
-
-    def close(self, actions: np.ndarray) -> np.ndarray:
+    def close(self, last_outputs: np.ndarray, end_outputs: np.ndarray) -> "Blocks":
         """
-        Write what is left: all but the priorities.
+        Write all but the priorities.
 
-        :param actions: ``(steps, action_dim)`` as the learner stores them
-        :return: ``(steps,)`` rows of the steps
+        :param last_outputs: ``(slots, ...)`` what the networks say about the observations that stand there
+        :param end_outputs: ``(endings, ...)`` about the last ones of episodes
+        :return: the blocks
         """
-        n_rows, ends = self.n_rows, [ending.row for ending in self.endings]
-        made = np.ones(n_rows, dtype=bool)
-        made[ends] = False
-        rows = np.flatnonzero(made)
-        flags = self.views["flags"][:n_rows]
-        flags[:] = TRANSITION
-        flags[: n_rows if self.prior else self._n_prior] |= PRIOR
-        flags[ends] = 0
-        for ending in self.endings:
-            flags[ending.row - 1] |= TERMINATED if ending.terminated else TRUNCATED
-        for name, of_steps in (("rewards", self._rewards), ("actions", actions)):
-            column = self.views[name][:n_rows]
-            column[ends] = 0
-            column[rows] = of_steps
-        self._write_ages([*ends, n_rows])
-        return rows
+        n = self.n_steps
+        ended = self._flags[:n] & (TERMINATED | TRUNCATED) > 0
+        n_rows = n + np.count_nonzero(ended, axis=0)
+        # Each episode that ends inserts a row for its last observation.
+        rows = np.arange(n)[:, None] + np.cumsum(ended, axis=0) - ended
+        end_rows = (rows + 1)[ended]  # by step and slot, as the endings came
+        np.minimum(self._seen["ages"], self._lead, out=self._seen["ages"])
+        for name, seen in self._seen.items():
+            self._write(name, seen, rows, n_rows, end_rows)
+        blocks = Blocks(self._views, n_rows, self._lead)
+        outputs = self._outputs[:n] if self._outputs is not None else last_outputs[None][:0]
+        blocks.fill(rows, self._flags[:n], self._rewards[:n], self._actions[:n], outputs)
+        blocks.outputs[blocks.starts + n_rows] = last_outputs
+        blocks.outputs[end_rows + blocks.starts[[ending.position for ending in self.endings]]] = end_outputs
+        return blocks
 
-    def _write_ages(self, ends: list[int]) -> None:
-        """Frames of the same episode that precede each row, the closing one included, counted up to the lead."""
-        start, age = 0, self._age
-        for end in ends:
-            self.views["ages"][start : end + 1] = np.minimum(np.arange(age, age + end + 1 - start), self.lead)
-            start, age = end + 1, 0
+    def _write(self, name: str, seen: np.ndarray, rows: np.ndarray, n_rows: np.ndarray, end_rows: np.ndarray) -> None:
+        """Write a field of what has been seen: in the rows of steps, in those of endings, and behind the last."""
+        columns = [fields[name][self._lead if name != "ages" else 0 :] for fields in self._views]
+        for position, column in enumerate(columns):
+            column[rows[:, position]] = seen[: self.n_steps, position]
+            column[n_rows[position]] = seen[self.n_steps, position]
+        for ending, row in zip(self.endings, end_rows, strict=True):
+            columns[ending.position][row] = ending.seen[name]
 
 
 class Blocks:
     """
-    The blocks of all slots of a process, one behind the other as in :class:`Steps`.
+    The blocks of the slots of a process, one behind the other as in :class:`Steps`.
 
-    :param recorders: the blocks
-    :param actions: ``(steps, slots, action_dim)`` as the learner stores them
-    :param outputs: ``(steps, slots, ...)`` what the networks said about the observations
-    :param last_outputs: ``(slots, ...)`` about those of the closing frames
-    :param end_outputs: ``(endings, ...)`` about those at the ends of episodes, in the order of the recorders
+    :param views: of each slot, the fields of its block
+    :param n_rows: ``(slots,)`` rows of each
+    :param lead: frames before the first row
     """
 
-    def __init__(
-        self,
-        recorders: Sequence[Recorder],
-        actions: np.ndarray,
-        outputs: np.ndarray,
-        last_outputs: np.ndarray,
-        end_outputs: np.ndarray,
-    ):
-        self._recorders = recorders
-        self._starts = np.cumsum([0, *(recorder.n_rows + 1 for recorder in recorders)])
-        n_rows = self._starts[-1]
-        # A row for the closing frame, on which no step was taken, keeps returns from reaching into the next block.
-        self.flags = np.zeros(n_rows, dtype=np.uint8)
-        self.rewards = np.zeros(n_rows, dtype=np.float32)
-        self._actions = np.zeros((n_rows, *actions.shape[2:]), dtype=actions.dtype)
-        self._outputs = np.empty((n_rows, *outputs.shape[2:]), dtype=outputs.dtype)
-        self._outputs[self._starts[1:] - 1] = last_outputs
-        ends = [start + ending.row for start, each in self._placed() for ending in each.endings]
-        self._outputs[ends] = end_outputs
-        for position, (start, recorder) in enumerate(self._placed()):
-            rows = start + recorder.close(actions[:, position])
-            self._outputs[rows] = outputs[:, position]
-            part = slice(start, start + recorder.n_rows)
-            for name, joined in (("flags", self.flags), ("rewards", self.rewards), ("actions", self._actions)):
-                joined[part] = recorder.views[name][: recorder.n_rows]
+    def __init__(self, views: Sequence[dict[str, np.ndarray]], n_rows: np.ndarray, lead: int):
+        self._views, self.n_rows, self._lead = views, n_rows, lead
+        self.starts = np.cumsum(n_rows + 1) - (n_rows + 1)
 
-    def _placed(self) -> Iterator[tuple[int, Recorder]]:
-        return zip(self._starts[:-1].tolist(), self._recorders, strict=True)
+    def fill(
+        self, rows: np.ndarray, flags: np.ndarray, rewards: np.ndarray, actions: np.ndarray, outputs: np.ndarray
+    ) -> None:
+        """
+        Write what was done; rows without a step stay zero.
+
+        :param rows: ``(steps, slots)`` where, in the block of the slot
+        :param flags: ``(steps, slots)``
+        :param rewards: ``(steps, slots)`` raw
+        :param actions: ``(steps, slots, action_dim)`` as the learner stores them
+        :param outputs: ``(steps, slots, ...)`` what the networks said before
+        """
+
+        def placed(of_steps: np.ndarray) -> np.ndarray:
+            joined = np.zeros((total, *of_steps.shape[2:]), of_steps.dtype)
+            joined[rows] = of_steps
+            return joined
+
+        rows, total = rows + self.starts, int((self.n_rows + 1).sum())
+        # A row for the closing frame, on which no step was taken, keeps returns from reaching into the next block.
+        self.flags, self.rewards, self.actions = placed(flags), placed(rewards), placed(actions)
+        self.outputs = placed(outputs)
+        self._write("flags", self.flags)
+        self._write("rewards", self.rewards)
+        self._write("actions", self.actions)
+
+    def _write(self, name: str, joined: np.ndarray) -> None:
+        for fields, start, n_rows in zip(self._views, self.starts.tolist(), self.n_rows.tolist(), strict=True):
+            fields[name][:n_rows] = joined[start : start + n_rows]
 
     def steps(self, columns: dict[str, ObservationColumn], normalizer: Normalizer | None) -> Steps:
         """
@@ -220,20 +252,18 @@ class Blocks:
         :param normalizer: what the learner normalises with, or None
         :return: the blocks as the networks see them
         """
+        blocks = list(zip(self._views, self.n_rows.tolist(), strict=True))
         return Steps(
-            [
-                {key: frames[: each.lead + each.n_rows + 1] for key, frames in each.frames.items()}
-                for each in self._recorders
-            ],
-            [each.views["ages"][: each.n_rows + 1] for each in self._recorders],
+            [{key: fields[f"frames/{key}"][: self._lead + n + 1] for key in columns} for fields, n in blocks],
+            [fields["ages"][: n + 1] for fields, n in blocks],
             columns,
             normalizer,
-            th.as_tensor(self._actions),
-            th.as_tensor(self._outputs),
+            th.as_tensor(self.actions),
+            th.as_tensor(self.outputs),
         )
 
     def write_priorities(
-        self, rewards: np.ndarray, q_taken: th.Tensor, values: th.Tensor, n_steps: int, gamma: float
+        self, rewards: np.ndarray, q_taken: np.ndarray, values: np.ndarray, n_steps: int, gamma: float
     ) -> None:
         """
         Priorities |R + gamma^k v(s_k) - q(s, a)|, with as many steps as the memory would use now.
@@ -244,15 +274,10 @@ class Blocks:
         :param n_steps: multi-step length
         :param gamma: discount factor
         """
-        flags, known = th.as_tensor(self.flags), th.as_tensor(rewards)
-        rows = th.arange(len(flags))
-        window = (rows[:, None] + th.arange(n_steps)).clamp(max=len(flags) - 1)
-        available = flags[window] & int(TRANSITION) > 0
-        ended = flags[window] & int(TERMINATED | TRUNCATED) > 0
-        returns, length = n_step_return(known[window], ended, available, gamma)
-        bootstrapped = flags[(rows + length - 1).clamp(min=0)] & int(TERMINATED) == 0
-        targets = returns + bootstrapped * gamma**length * values[rows + length]
-        error = (targets - q_taken).abs().double() + PRIORITY_FLOOR
-        priorities = th.where(flags & int(TRANSITION) > 0, error, 0.0).numpy()
-        for start, recorder in self._placed():
-            recorder.views["priorities"][: recorder.n_rows] = priorities[start : start + recorder.n_rows]
+        returns, length = n_step_returns(rewards, self.flags, n_steps, gamma)
+        last = np.arange(len(returns)) + length - 1
+        bootstrapped = self.flags[last] & TERMINATED == 0
+        # The row behind the last is there wherever a step was taken.
+        targets = returns + bootstrapped * gamma**length * values.take(last + 1, mode="clip")
+        errors = np.abs(targets - q_taken).astype(np.float64) + PRIORITY_FLOOR
+        self._write("priorities", np.where(self.flags & TRANSITION > 0, errors, 0.0))
