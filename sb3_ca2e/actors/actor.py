@@ -2,18 +2,19 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch as th
 
 from sb3_ca2e.actors.actions import ActionScale, stored_action
 from sb3_ca2e.actors.envs import EnvRecipe
+from sb3_ca2e.actors.exchange import ExchangeLayout, Playing, RemoteInference
 from sb3_ca2e.actors.exploration import Exploration, Explorer
-from sb3_ca2e.actors.inference import Acts, Inference
+from sb3_ca2e.actors.inference import Behaviour, Inference
 from sb3_ca2e.actors.monitors import SlotMonitor
 from sb3_ca2e.actors.observations import Frames, Observations, plain
-from sb3_ca2e.actors.recorder import Recorder, Steps, as_tensors
+from sb3_ca2e.actors.recorder import Recorder, as_tensors
 from sb3_ca2e.actors.seats import Seat
 from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout, Board, FlatParameters, Handover, Seconds
 from sb3_ca2e.priors.agent import PriorAgent
@@ -23,13 +24,6 @@ GREEDY_EVERY = 10
 #: Rewards are kept in float32.
 LARGEST_REWARD = float(np.finfo(np.float32).max)
 _NO_AGES = np.zeros(0, dtype=np.int64)
-
-
-class Behaviour(Acts, Protocol):
-    """The hooks of an algorithm that run in the actors; see :class:`~sb3_ca2e.algorithm.CA2EMixin`."""
-
-    @staticmethod
-    def evaluate(modules: dict[str, Any], steps: Steps) -> tuple[th.Tensor, th.Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -54,6 +48,7 @@ class ActorSpec:
     :param n_learns: how often the model had learned before; each time sees new episodes
     :param info_keys: entries of ``info`` that reach the learner's callbacks
     :param statistics: those of VecNormalize at the start, as :meth:`Statistics.publish` gives them
+    :param exchange: where the learner's process is asked what the networks say, None if they run here
     """
 
     process: int
@@ -73,6 +68,7 @@ class ActorSpec:
     n_learns: int = 0
     info_keys: tuple[str, ...] = ()
     statistics: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    exchange: ExchangeLayout | None = None
 
     @property
     def n_parameters(self) -> int:
@@ -143,9 +139,10 @@ class Actor:
     :param spec: what to run
     :param board: what the learner publishes
     :param buffers: where blocks are written
+    :param remote: networks in the learner's process, None for those of the spec
     """
 
-    def __init__(self, spec: ActorSpec, board: Board, buffers: BlockBuffers):
+    def __init__(self, spec: ActorSpec, board: Board, buffers: BlockBuffers, remote: RemoteInference | None = None):
         self.spec, self.board, self.buffers = spec, board, buffers
         self.flat = FlatParameters(spec.modules).bind(extra=len(spec.statistics))
         n_statistics = len(spec.statistics)
@@ -157,7 +154,8 @@ class Actor:
         self._environments = self._inference = 0.0  # seconds since collecting began
         self.slots: list[Slot] = []
         self.observations = Observations(spec.recipe, len(spec.slots))
-        self._policy = Inference(spec.behaviour, spec.modules, len(spec.slots))
+        self._remote = remote
+        self._policy = remote or Inference(spec.behaviour, spec.modules, len(spec.slots))
         self._batch = None if self.normalizer is not None else self._seen(self.observations.batch, _NO_AGES)
         self._scale = ActionScale(spec.recipe.action_space)
         self._recorder = Recorder(self.observations, spec.layout, len(spec.slots))
@@ -179,6 +177,7 @@ class Actor:
         self._explorer = Explorer(spec.explorations, [slot.rng for slot in self.slots], spec.block_size)
         for position, slot in enumerate(self.slots):
             self._explorer.set_greedy(position, slot.greedy or slot.prior is not None)
+        self._tell_who_plays()
 
     @th.inference_mode()
     def collect(self, waited: float = 0.0) -> Handover:
@@ -250,9 +249,18 @@ class Actor:
                 handover.infos[t, position] = kept
         self.collecting = -1
         self._recorder.step(stored, outputs, rewards, self._ages())
+        self._tell_who_plays()
+
+    def _tell_who_plays(self) -> None:
+        """Prior agents in the learner's process act with the next pass, on the observations that stand here now."""
+        if self._remote is not None and any(slot.prior is not None for slot in self.slots):
+            playing = [Playing.of(slot.prior is not None, slot.age) for slot in self.slots]
+            self._remote.expect(playing, self.observations.batch)
 
     def _of_prior(self, prior: PriorAgent, slot: Slot, position: int) -> Any:
         """What a prior agent does, as the environment takes it."""
+        if self._remote is not None:
+            return self._remote.prior_actions[position].copy()
         started = time.perf_counter()
         observation = plain({key: batch[position][None] for key, batch in self.observations.batch.items()})
         action, slot.state = prior.predict(observation, slot.state, np.array([slot.age == 0]))
@@ -286,7 +294,7 @@ class Actor:
         blocks = self._recorder.close(last_outputs, self._end_outputs(last_outputs))
         started = time.perf_counter()
         steps = blocks.steps(self.spec.recipe.columns, self.normalizer)
-        q_taken, values = self.spec.behaviour.evaluate(self.spec.modules, steps)
+        q_taken, values = self._policy.evaluate(steps)
         self._inference += time.perf_counter() - started
         rewards = blocks.rewards if self.normalizer is None else self.normalizer.rewards(blocks.rewards)
         blocks.write_priorities(rewards, q_taken.numpy(), values.numpy(), self.spec.n_steps, self.spec.gamma)
