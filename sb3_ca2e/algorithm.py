@@ -30,7 +30,7 @@ from sb3_ca2e.actors.envs import as_env, recipe_from
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.normalization import Statistics
 from sb3_ca2e.actors.pool import ActorPool, AsyncActors, SyncActors
-from sb3_ca2e.actors.recorder import PRIORITY_FLOOR, Steps
+from sb3_ca2e.actors.recorder import Steps
 from sb3_ca2e.actors.transport import FlatParameters
 from sb3_ca2e.interrupts import Interrupts
 from sb3_ca2e.priors.agent import PriorAgent
@@ -260,8 +260,13 @@ class CA2EMixin(OffPolicyAlgorithm):
         finally:
             self.n_steps = n_steps
         self._n_learns = n_learns  # a loaded model goes on, though SB3 sets its seed anew
+
+    def _current_learner(self) -> Learner:
+        """The learner of the networks and optimisers that there are: a user may have replaced some."""
         modules, optimizers = self.trained_networks()
-        self._learner = Learner(self.update, modules, optimizers, self._values_of_update_settings)
+        if self._learner is None or not self._learner.learns(modules, optimizers):
+            self._learner = Learner(self.update, modules, optimizers, self._values_of_update_settings)
+        return self._learner
 
     def _values_of_update_settings(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in self.update_settings)
@@ -588,23 +593,20 @@ class CA2EMixin(OffPolicyAlgorithm):
         memory = self.replay_buffer
         beta = self.replay_buffer_kwargs.get("beta", 0.4)
         memory.beta = beta + (1.0 - beta) * (1.0 - max(self._current_progress_remaining, 0.0))
-        sums: dict[str, th.Tensor] = {}
-        assert self._learner is not None
+        learner = self._current_learner()
         for _ in range(gradient_steps):
             self._interrupts.check()
             batch = memory.sample(batch_size, env=self._vec_normalize_env)
             self._n_updates += 1
-            td_errors, metrics = self._learner.update(batch)
-            memory.update_priorities(batch.indices, batch.generations, td_errors.abs() + PRIORITY_FLOOR)
-            for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + value
+            td_errors, priorities = learner.update(batch)
+            memory.update_priorities(batch.indices, batch.generations, priorities)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name, value in sums.items():
-            self.logger.record(f"train/{name}", (value / gradient_steps).item())
         if gradient_steps > 0:
+            for name, mean in learner.take_metrics().items():
+                self.logger.record(f"train/{name}", mean)
             self._last_batch = batch, td_errors
             if self.compilable and self._compile_now(gradient_steps):
-                self._learner.compile(batch, wait=self.execution == "sync")
+                learner.compile(batch, wait=self.execution == "sync")
         if self._collector is not None:
             self._collector.learner_updates += time.perf_counter() - started
 
