@@ -559,6 +559,8 @@ class CA2EMixin(OffPolicyAlgorithm):
         """Have the transitions of a tick ready; False if there are none and the rate is not limited."""
         assert self._collector is not None
         collector = self._collector
+        if collector.has_tick:
+            return True
         group = train_freq.frequency * self.n_envs
         asked = self._total_timesteps - self._num_timesteps_at_start
         end = self._num_timesteps_at_start + -(-asked // group) * group  # where SB3's loop will stop
@@ -634,7 +636,8 @@ class CA2EMixin(OffPolicyAlgorithm):
 
     def dump_logs(self) -> None:
         """Write the logs: SB3's, and what the actors, the priors and the memory do."""
-        if self._collector is not None:
+        # Where episodes are short this comes every few transitions, and often nobody reads it.
+        if self._collector is not None and self.logger.output_formats:
             self._collector.log(self.logger, 1.0 - self._current_progress_remaining)
             self._record_batch()
             elapsed = max((time.time_ns() - self.start_time) / 1e9, 1e-9)

@@ -88,6 +88,11 @@ class Collector:
         """Transitions committed that have not been ticked."""
         return len(self._ticks)
 
+    @property
+    def has_tick(self) -> bool:
+        """Whether :meth:`tick` has one."""
+        return self._ticks.has_tick
+
     def collect(
         self,
         at_most: int,
@@ -149,7 +154,7 @@ class Collector:
     def _count(self, handover: Handover, blocks: list[Block], timestep: int) -> None:
         self._actors += handover.seconds
         collecting, waited, *_ = handover.seconds
-        for position, block in enumerate(blocks):
+        for block in blocks:
             n = len(block)
             stats = self.stats[block.slot]
             stats.transitions += n
@@ -159,10 +164,11 @@ class Collector:
             if n:
                 last = block.flags[block.flags & TRANSITION > 0][-1]
                 stats.kind = "prior" if last & PRIOR else "nature"
-            for t in range(n) if handover.games else ():
-                if (t, position) in handover.games:
-                    was_prior = bool(block.flags[np.flatnonzero(block.flags & TRANSITION)[t]] & PRIOR)
-                    self._game_over(block.slot, was_prior, *handover.games[t, position], timestep)
+        for (t, position), game in handover.games.items():
+            block = blocks[position]
+            if t < len(block):
+                was_prior = bool(block.flags[np.flatnonzero(block.flags & TRANSITION)[t]] & PRIOR)
+                self._game_over(block.slot, was_prior, *game, timestep)
 
     def _game_over(self, slot: int, was_prior: bool, game_return: float, greedy: bool, timestep: int) -> None:
         self.stats[slot].episodes += 1
