@@ -51,24 +51,15 @@ N_ENVS = 8
 N_WORKERS = 2
 
 
-def pong(native: bool = False, **arguments: Any) -> Any:
+def pong(**arguments: Any) -> Any:
     """
-    :param native: ale-py's own vectorised environment, for our side
-    :param arguments: of SB3's ``make_atari_env``
+    :param arguments: of our ``make_atari_env``, which gives them to SB3's
     :return: eight environments with the paper's preprocessing
     """
-    import ale_py
-    import gymnasium as gym
+    from sb3_ca2e import make_atari_env
 
-    gym.register_envs(ale_py)
-    if native:
-        import sb3_ca2e
-
-        return sb3_ca2e.make_atari_env("PongNoFrameskip-v4", n_envs=N_ENVS, seed=0, native=True)
-    from stable_baselines3.common.env_util import make_atari_env
-    from stable_baselines3.common.vec_env import VecFrameStack
-
-    return VecFrameStack(make_atari_env("PongNoFrameskip-v4", N_ENVS, seed=0, **arguments), 4)
+    # The module's name lets the workers of SubprocVecEnv know the game too.
+    return make_atari_env("ale_py:PongNoFrameskip-v4", N_ENVS, seed=0, **arguments)
 
 
 def ours(row: str, n: int) -> Callable[[], Answer]:

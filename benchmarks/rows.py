@@ -122,15 +122,13 @@ def measured(row: Row, command: Sequence[str], repeats: int) -> dict[str, Any]:
     figures = turns.in_turns(sides, repeats)
     for each in sides:
         each.close()
-    noted = {key: [note[key] for note in sides[0].notes if key in note] for key in row.goals}
-    figures |= {key: numbers for key, numbers in noted.items() if numbers}
     own = statistics.median(figures[sides[0].name])
-    ratios = {}
+    noted = {key: [note[key] for note in sides[0].notes if key in note] for key in row.goals}
+    noted = {key: numbers for key, numbers in noted.items() if numbers}
+    ratios = {key: statistics.median(numbers) for key, numbers in noted.items()}
     for key in row.goals:
-        if key in row.sides:
-            ratios[key] = own / (row.times * statistics.median(figures[key]))
-        elif key in figures or not key:
-            ratios[key] = statistics.median(figures[key]) if key else own
+        if key in row.sides or not key:
+            ratios[key] = own / (row.times * statistics.median(figures[key])) if key else own
     goals = {key: goal for key, goal in row.goals.items() if goal is not None}
     reached = {
         key: (ratios[key] <= goal) if row.at_most else (ratios[key] >= goal)
@@ -138,7 +136,7 @@ def measured(row: Row, command: Sequence[str], repeats: int) -> dict[str, Any]:
         if key in ratios
     }
     told = {"ratios": ratios, "goals": goals, "at_most": row.at_most, "reached": reached}
-    return {"unit": row.unit, "figures": figures, **told, "notes": sides[0].notes}
+    return {"unit": row.unit, "figures": figures, "noted": noted, **told, "notes": sides[0].notes}
 
 
 def table(row: Row, result: dict[str, Any]) -> list[str]:
@@ -149,17 +147,15 @@ def table(row: Row, result: dict[str, Any]) -> list[str]:
     """
     lines = []
     ours = next(iter(row.sides))
-    noted = [key for key in row.goals if key and key not in row.sides]
-    for name in [*row.sides, *noted]:
+    for name in [*row.sides, *(key for key in row.goals if key and key not in row.sides)]:
         key = "" if name == ours else name
-        told = [""] * 2
-        if name not in result["figures"]:
-            figure = "not measured"
-        else:
-            digits = 0 if statistics.median(result["figures"][name]) > 100 else 2
-            figure = f"{turns.spread(result['figures'][name], digits)} {row.unit if name in row.sides else ''}".rstrip()
+        figures = result["figures"].get(name) or result["noted"].get(name)
+        figure, told = "not measured", [""] * 2
+        if figures:
+            unit = row.unit if name in row.sides else ""
+            figure = f"{turns.spread(figures, 0 if statistics.median(figures) > 100 else 2)} {unit}".rstrip()
         if key in result["ratios"]:
-            told[0] = f"{result['ratios'][key]:.2f}" if name in row.sides else ""
+            told[0] = f"{result['ratios'][key]:.2f}" if key in row.sides else ""
             if key in result["goals"]:
                 goal = f"{'<=' if row.at_most else '>='} {result['goals'][key]:g}"
                 told[1] = goal if result["reached"][key] else f"{goal} MISSED"

@@ -56,7 +56,8 @@ def run(script: Script, quick: bool, out: pathlib.Path) -> bool:
     :return: whether it ran to its end
     """
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    command = [sys.executable, FOLDER / f"{script.name}.py", *(script.quick if quick else script.whole), "--out", out]
+    arguments = script.quick if quick else script.whole
+    command = [sys.executable, str(FOLDER / f"{script.name}.py"), *arguments, "--out", str(out)]
     print(f"\n=== {script.name} ===", flush=True)
     started = time.perf_counter()
     code = subprocess.run(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}).returncode
@@ -73,18 +74,19 @@ def summary(script: str, rows: dict[str, dict[str, Any]]) -> list[str]:
     lines = []
     for name, row in rows.items():
         medians = {side: statistics.median(figures) for side, figures in row["figures"].items()}
-        own = next(iter(medians.values()))
+        own = f"{next(iter(medians.values())):.4g} {row['unit']}"
         for key, goal in row["goals"].items():
-            if key not in row["ratios"]:
-                figures = f"| | {key} | not measured"
-            else:
-                noted = key and abs(row["ratios"][key] - medians[key]) < 1e-9
-                ours = f"{medians[key]:.4g} {key}" if noted else f"{own:.4g} {row['unit']}"
-                peer = "" if noted or not key else f"{key}: {medians[key]:.4g}"
-                figures = f"{ours} | {peer} | {'' if noted or not key else format(row['ratios'][key], '.2f')}"
+            peer = ratio = ""
+            if key in medians:
+                peer, ratio = f"{key}: {medians[key]:.4g}", f"{row['ratios'][key]:.2f}"
+            elif key:
+                peer = key
+            ours = own
+            if key and key not in medians:  # a number noted beside the figures
+                ours = f"{row['ratios'][key]:.4g}" if key in row["ratios"] else "not measured"
             told = {True: "reached", False: "**MISSED**", None: ""}[row["reached"].get(key)]
             sign = "<=" if row.get("at_most") else ">="
-            lines.append(f"| {script}: {name} | {figures} | {sign} {goal:.3g} | {told} |")
+            lines.append(f"| {script}: {name} | {ours} | {peer} | {ratio} | {sign} {goal:.3g} | {told} |")
     return lines
 
 
@@ -97,18 +99,20 @@ def main() -> None:
     out = args.out or (REPOSITORY / "runs" / "bench" if args.quick else RESULTS)
     measured_on, started = provenance(), time.time()
     lines = ["# All rows", "", "| row | ours | peer | ratio | goal | |", "| --- | --- | --- | --- | --- | --- |"]
-    failed = []
+    failed, measured = [], False
     for script in ON_GPU if args.gpu else ON_CPU:
         if not run(script, args.quick, out):
             failed.append(script.name)
         written = out / f"{script.name}.json"
         if written.is_file() and written.stat().st_mtime >= started:
+            measured = True
             lines += summary(script.name, json.loads(written.read_text(encoding="utf-8"))["rows"])
     minutes = (time.time() - started) / 60
     lines += ["", f"{minutes:.0f} minutes; {describe(measured_on)}"]
-    results = {"minutes": minutes, "failed": failed, "measured_on": measured_on}
-    print()
-    write_results(out, "all_rows_gpu" if args.gpu else "all_rows", results, "\n".join(lines))
+    if measured:
+        results = {"minutes": minutes, "failed": failed, "measured_on": measured_on}
+        print()
+        write_results(out, "all_rows_gpu" if args.gpu else "all_rows", results, "\n".join(lines))
     if failed:
         sys.exit(f"did not run to their end: {', '.join(failed)}")
 
