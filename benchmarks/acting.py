@@ -10,31 +10,28 @@ Usage::
     python benchmarks/acting.py --quick               # shorter measurements, less of them
 """
 
-import argparse
 import functools
 import multiprocessing
 import os
-import pathlib
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import ale_py
 import gymnasium as gym
 import numpy as np
 import torch as th
-import turns
 from asynchrony import SleepingEnv
 from gymnasium import spaces
-from provenance import RESULTS, describe, provenance, write_results
+from rows import Row, Side, argument_parser, run
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack
+from steady import steady_rate
+from turns import Answer
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN
 from sb3_ca2e.actors.collector import Collector
@@ -75,42 +72,7 @@ def algorithm(row: str, env: Any, **arguments: Any) -> Any:
     return CA2EDQN("CnnPolicy" if row == "pong" else "MlpPolicy", env, **epsilons, **common)
 
 
-class SecondHalf(BaseCallback):
-    """
-    Transitions a second when processes have started, networks are traced, and all slots are heard of.
-
-    :param n: transitions of the run
-    """
-
-    def __init__(self, n: int):
-        super().__init__()
-        self.n = n
-        self.first = self.last = (0, 0.0)
-
-    def _on_step(self) -> bool:
-        self.last = self.num_timesteps, time.perf_counter()
-        if self.num_timesteps <= self.n // 2:
-            self.first = self.last
-        return True
-
-    @property
-    def rate(self) -> float:
-        """Transitions a second."""
-        return (self.last[0] - self.first[0]) / (self.last[1] - self.first[1])
-
-
-def steady_rate(model: Any, n: int) -> float:
-    """
-    :param model: learns
-    :param n: number of transitions
-    :return: transitions a second of the second half
-    """
-    steady = SecondHalf(n)
-    model.learn(n, callback=steady)
-    return steady.rate
-
-
-def ours(row: str, n: int) -> Callable[[], float]:
+def ours(row: str, n: int) -> Callable[[], Answer]:
     """
     :param row: name of the row
     :param n: transitions of a measurement
@@ -250,7 +212,7 @@ def bare(row: str, n: int) -> Callable[[], float]:
     return measure
 
 
-def sleeping(row: str, n: int, n_processes: int) -> Callable[[], float]:
+def sleeping(row: str, n: int, n_processes: int) -> Callable[[], Answer]:
     """
     :param row: name of the row
     :param n: transitions of one process
@@ -352,34 +314,6 @@ def importing(row: str, n: int, package: str) -> Callable[[], float]:
     return measure
 
 
-Side = Callable[[str, int], Callable[[], float]]
-
-
-@dataclass(frozen=True)
-class Row:
-    """
-    What is measured.
-
-    :param what: as printed
-    :param unit: of the figures
-    :param sides: the first is ours
-    :param goals: of our median divided by that of each peer; by "", of our median itself
-    :param n: transitions of a measurement
-    :param at_most: goals are not to be exceeded, rather than reached
-    :param times: what the peer is multiplied by
-    :param threads: of PyTorch for a peer, 1 where it is not named
-    """
-
-    what: str
-    unit: str
-    sides: dict[str, Side]
-    goals: dict[str, float]
-    n: int = 0
-    at_most: bool = False
-    times: int = 1
-    threads: dict[str, int] = field(default_factory=dict)
-
-
 _ACTING: dict[str, Side] = {"sb3_ca2e": ours, "SubprocVecEnv": subproc, "bare loop": bare}
 _WHERE = f"{N_PROCESSES} processes, {N_SLOTS} slots"
 _ALL_CORES = {"SubprocVecEnv": os.cpu_count() or 1}
@@ -437,74 +371,8 @@ ROWS = {
 }
 
 
-def measured(name: str, repeats: int, quick: bool) -> dict[str, Any]:
-    """
-    :param name: of a row
-    :param repeats: measurements of each side
-    :param quick: make short measurements
-    :return: figures, ratios and goals
-    """
-    row = ROWS[name]
-    short = ["--quick"] * quick
-    sides = [
-        turns.Side(side, __file__, "--row", name, "--side", side, *short, threads=row.threads.get(side, 1))
-        for side in row.sides
-    ]
-    figures = turns.in_turns(sides, repeats)
-    for each in sides:
-        each.close()
-    own, *_ = (statistics.median(figures[side]) for side in row.sides)
-    ratios = {peer: own / (row.times * statistics.median(figures[peer])) if peer else own for peer in row.goals}
-    reached = {
-        peer: (ratios[peer] <= goal) if row.at_most else (ratios[peer] >= goal) for peer, goal in row.goals.items()
-    }
-    return {"unit": row.unit, "figures": figures, "ratios": ratios, "goals": row.goals, "reached": reached}
-
-
-def table(name: str, result: dict[str, Any]) -> list[str]:
-    """
-    :param name: of a row
-    :param result: what :func:`measured` returned
-    :return: its lines, one a side
-    """
-    row, lines = ROWS[name], []
-    for index, side in enumerate(row.sides):
-        peer = side if index else ""
-        digits = 0 if statistics.median(result["figures"][side]) > 100 else 2
-        figure = f"{turns.spread(result['figures'][side], digits)} {row.unit}"
-        told = [""] * 2
-        if peer in result["ratios"]:
-            goal = f"{'<=' if row.at_most else '>='} {row.goals[peer]:g}"
-            told = [f"{result['ratios'][peer]:.2f}", goal if result["reached"][peer] else f"{goal} MISSED"]
-        lines.append(f"| {'' if index else row.what} | {side} | {figure} | {told[0]} | {told[1]} |")
-    return lines
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--row", action="append", choices=ROWS, help="only this one; may be given more than once")
-    parser.add_argument("--repeats", type=int, help="measurements of each side: 5, or 3 with --quick")
-    parser.add_argument("--quick", action="store_true", help="make each measurement a quarter as long")
-    parser.add_argument("--out", type=pathlib.Path, help="where results go; benchmarks/results if all rows are run")
-    parser.add_argument("--side", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.side:
-        row = ROWS[args.row[0]]
-        turns.serve(row.sides[args.side](args.row[0], row.n // 4 if args.quick else row.n))
-        return
-    measured_on = provenance()
-    repeats = args.repeats or (3 if args.quick else 5)
-    lines = ["# Acting", "", f"Medians of {repeats} measurements, in brackets the range.", ""]
-    lines += ["| what | side | figure | ratio | goal |", "| --- | --- | --- | --- | --- |"]
-    results = {}
-    for name in args.row or ROWS:
-        results[name] = measured(name, repeats, args.quick)
-        lines += table(name, results[name])
-        print(*table(name, results[name]), sep="\n", flush=True)
-    lines += ["", describe(measured_on)]
-    whole = len(results) == len(ROWS) and not args.quick
-    folder = args.out or (RESULTS if whole else pathlib.Path("runs/acting"))
-    write_results(folder, "acting", {"rows": results, "measured_on": measured_on}, "\n".join(lines))
+    run(__file__, ROWS, argument_parser(__doc__, ROWS).parse_args())
 
 
 if __name__ == "__main__":

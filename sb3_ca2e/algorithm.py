@@ -24,11 +24,12 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ca2e.actors.actor import ActorSpec
 from sb3_ca2e.actors.bottleneck import cpu_count
 from sb3_ca2e.actors.collector import Collector
+from sb3_ca2e.actors.device_inference import DeviceInference, pays
 from sb3_ca2e.actors.envs import as_env, recipe_from
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.normalization import Statistics
 from sb3_ca2e.actors.pool import ActorPool, AsyncActors, SyncActors
-from sb3_ca2e.actors.recorder import PRIORITY_FLOOR, Steps
+from sb3_ca2e.actors.recorder import Steps
 from sb3_ca2e.actors.supervision import Supervision
 from sb3_ca2e.actors.transport import FlatParameters
 from sb3_ca2e.interrupts import Interrupts
@@ -148,6 +149,7 @@ class CA2EMixin(Saving):
         actor_update_interval: int = 100,
         rate_limit: bool = True,
         info_keys: Sequence[str] = (),
+        inference: str = "auto",
         compile: bool | str = "auto",
         actor_restarts: int = 10,
         actor_timeout: float | None = 60.0,
@@ -165,6 +167,7 @@ class CA2EMixin(Saving):
         self.actor_update_interval = actor_update_interval
         self.rate_limit = rate_limit
         self.info_keys = tuple(info_keys)
+        self.inference = inference
         self.compile = compile
         self.actor_restarts = actor_restarts
         self.actor_timeout = actor_timeout
@@ -224,6 +227,8 @@ class CA2EMixin(Saving):
             raise ValueError(f"actor_restarts must be a whole number of at least 0, not {self.actor_restarts!r}.")
         if self.actor_timeout is not None and not self.actor_timeout > 0:
             raise ValueError(f"actor_timeout must be a number of seconds, or None, not {self.actor_timeout!r}.")
+        if self.inference not in ("actor", "device", "auto"):
+            raise ValueError(f"inference must be 'actor', 'device' or 'auto', not {self.inference!r}.")
         if self.execution not in ("async", "sync"):
             raise ValueError(f"execution must be 'async' or 'sync', not {self.execution!r}.")
         if self.n_slots <= len(self.prior_agents):
@@ -261,8 +266,13 @@ class CA2EMixin(Saving):
         finally:
             self.n_steps = n_steps
         self._n_learns = n_learns  # a loaded model goes on, though SB3 sets its seed anew
+
+    def _current_learner(self) -> Learner:
+        """The learner of the networks and optimisers that there are: a user may have replaced some."""
         modules, optimizers = self.trained_networks()
-        self._learner = Learner(self.update, modules, optimizers, self._values_of_update_settings)
+        if self._learner is None or not self._learner.learns(modules, optimizers):
+            self._learner = Learner(self.update, modules, optimizers, self._values_of_update_settings)
+        return self._learner
 
     def _values_of_update_settings(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in self.update_settings)
@@ -410,7 +420,12 @@ class CA2EMixin(Saving):
             )
         self._n_learns += 1
         self.policy.set_training_mode(False)
-        pool: ActorPool = SyncActors(specs[0]) if self.execution == "sync" else AsyncActors(specs, self.rate_limit)
+        parameters, on_device = FlatParameters(self.published_modules()), None
+        if self._infers_on_device(specs):
+            on_device = DeviceInference(specs, parameters, self.device)
+            specs = on_device.specs
+        sync = self.execution == "sync"
+        pool: ActorPool = SyncActors(specs[0]) if sync else AsyncActors(specs, self.rate_limit, on_device)
         self._collector = Collector(
             pool,
             self.replay_buffer,
@@ -418,9 +433,16 @@ class CA2EMixin(Saving):
             explorations,
             retirement,
             prior_of,
-            FlatParameters(self.published_modules()),
+            parameters,
             statistics,
+            on_device,
         )
+
+    def _infers_on_device(self, specs: list[ActorSpec]) -> bool:
+        """In one process, nothing is won by another one."""
+        if self.execution == "sync" or self.inference == "actor":
+            return False
+        return self.inference == "device" or pays(specs, self.device)
 
     def _stop_actors(self) -> None:
         if self._collector is not None:
@@ -486,6 +508,8 @@ class CA2EMixin(Saving):
         """Have the transitions of a tick ready; False if there are none and the rate is not limited."""
         assert self._collector is not None
         collector = self._collector
+        if collector.has_tick:
+            return True
         group = train_freq.frequency * self.n_envs
         asked = self._total_timesteps - self._num_timesteps_at_start
         end = self._num_timesteps_at_start + -(-asked // group) * group  # where SB3's loop will stop
@@ -520,23 +544,20 @@ class CA2EMixin(Saving):
         memory = self.replay_buffer
         beta = self.replay_buffer_kwargs.get("beta", 0.4)
         memory.beta = beta + (1.0 - beta) * (1.0 - max(self._current_progress_remaining, 0.0))
-        sums: dict[str, th.Tensor] = {}
-        assert self._learner is not None
+        learner = self._current_learner()
         for _ in range(gradient_steps):
             self._interrupts.check()
             batch = memory.sample(batch_size, env=self._vec_normalize_env)
             self._n_updates += 1
-            td_errors, metrics = self._learner.update(batch)
-            memory.update_priorities(batch.indices, batch.generations, td_errors.abs() + PRIORITY_FLOOR)
-            for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + value
+            td_errors, priorities = learner.update(batch)
+            memory.update_priorities(batch.indices, batch.generations, priorities)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name, value in sums.items():
-            self.logger.record(f"train/{name}", (value / gradient_steps).item())
         if gradient_steps > 0:
+            for name, mean in learner.take_metrics().items():
+                self.logger.record(f"train/{name}", mean)
             self._last_batch = batch, td_errors
             if self.compilable and self._compile_now(gradient_steps):
-                self._learner.compile(batch, wait=self.execution == "sync")
+                learner.compile(batch, wait=self.execution == "sync")
         if self._collector is not None:
             self._collector.learner_updates += time.perf_counter() - started
 
@@ -564,7 +585,8 @@ class CA2EMixin(Saving):
 
     def dump_logs(self) -> None:
         """Write the logs: SB3's, and what the actors, the priors and the memory do."""
-        if self._collector is not None:
+        # Where episodes are short this comes every few transitions, and often nobody reads it.
+        if self._collector is not None and self.logger.output_formats:
             self._collector.log(self.logger, 1.0 - self._current_progress_remaining)
             self._record_batch()
             elapsed = max((time.time_ns() - self.start_time) / 1e9, 1e-9)

@@ -1,11 +1,13 @@
 """A compiled update does what the eager one does, and stands aside where it would not."""
 
 import copy
+import pickle
 
 import pytest
 import torch as th
 
 from sb3_ca2e import CA2EDQN
+from sb3_ca2e.algorithm import _for_actors
 from sb3_ca2e.updates import Learner
 from test_updates import make_ddpg, make_dqn
 from toy import RandomWalk
@@ -22,7 +24,7 @@ def test_compiled_updates_agree_with_eager_ones(make):
     eager, compiled = make(sgd=False), make(sgd=False, compile=True)
     for model in (eager, compiled):
         model.train(3, 64)  # the last of which the compiler takes for a model
-    assert compiled._learner.compiled
+    assert compiled._learner.compiled, compiled._learner.obstacle
     for _ in range(3):
         for model in (eager, compiled):
             model.train(5, 64)
@@ -31,6 +33,9 @@ def test_compiled_updates_agree_with_eager_ones(make):
     # What was compiled holds for one batch size and one set of settings.
     for model in (eager, compiled):
         model.train(2, 32)
+        model.train(2, 64)
+    th.testing.assert_close(tensors_of(compiled), tensors_of(eager), rtol=1e-5, atol=1e-5)
+    for model in (eager, compiled):
         model.max_grad_norm = model.critic_l2 = 1e-3
         model.train(2, 64)
     th.testing.assert_close(tensors_of(compiled), tensors_of(eager), rtol=1e-5, atol=1e-5)
@@ -39,7 +44,7 @@ def test_compiled_updates_agree_with_eager_ones(make):
 def test_a_compiled_model_goes_on_from_other_parameters_and_at_another_rate():
     eager, compiled = make_dqn(sgd=False), make_dqn(sgd=False, compile=True)
     compiled.train(3, 64)
-    assert compiled._learner.compiled
+    assert compiled._learner.compiled, compiled._learner.obstacle
     eager.train(10, 64)
     compiled.set_parameters(copy.deepcopy(eager.get_parameters()))  # torch shares what it loads
     compiled.replay_buffer = copy.deepcopy(eager.replay_buffer)
@@ -48,6 +53,28 @@ def test_a_compiled_model_goes_on_from_other_parameters_and_at_another_rate():
         model._setup_lr_schedule()
         model.train(5, 64)
     th.testing.assert_close(tensors_of(compiled), tensors_of(eager), rtol=1e-5, atol=1e-5)
+
+
+def test_what_a_user_puts_in_the_place_of_a_network_or_an_optimiser_is_trained():
+    model = make_dqn(sgd=False, compile=True)
+    model.train(3, 64)
+    assert model._learner.compiled, model._learner.obstacle
+    old, old_optimizer = model.q_net, model.policy.optimizer
+    model.policy.q_net = model.q_net = copy.deepcopy(old)
+    model.policy.optimizer = th.optim.SGD(model.q_net.parameters(), lr=0.1)
+    before = [copy.deepcopy(list(network.parameters())) for network in (old, model.q_net)]
+    model.train(1, 64)
+    assert all(th.equal(was, now) for was, now in zip(before[0], old.parameters(), strict=True))
+    assert not any(th.equal(was, now) for was, now in zip(before[1], model.q_net.parameters(), strict=True))
+    assert {int(state["step"]) for state in old_optimizer.state.values()} == {3}
+
+
+def test_an_actor_gets_no_more_than_its_networks():
+    model = make_ddpg(sgd=False, compile=True)
+    size = len(pickle.dumps(_for_actors(model.critic)))
+    model.train(1, 64)
+    assert model._learner.compiled, model._learner.obstacle
+    assert len(pickle.dumps(_for_actors(model.critic))) == pytest.approx(size, rel=0.01)
 
 
 class WithNorm(th.nn.Module):

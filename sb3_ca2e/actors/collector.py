@@ -11,6 +11,7 @@ import numpy as np
 from stable_baselines3.common.logger import Logger
 
 from sb3_ca2e.actors.bottleneck import Shares, advice, cpu_count
+from sb3_ca2e.actors.device_inference import DeviceInference
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.normalization import Statistics
 from sb3_ca2e.actors.pool import ActorPool
@@ -19,6 +20,8 @@ from sb3_ca2e.actors.transport import FlatParameters, Handover, Seconds
 from sb3_ca2e.priors.retirement import Retirement
 from sb3_ca2e.replay.block import PRIOR, TRANSITION, Block
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
+
+_NOTHING = np.zeros(0, dtype=np.float32)
 
 
 @dataclass
@@ -51,6 +54,7 @@ class Collector:
     :param prior_of: index of the prior agent of each prior slot, retired or not
     :param parameters: the published networks' parameters
     :param statistics: those of the user's ``VecNormalize``, None without one
+    :param inference: what infers for the actors on the learner's device, None if they do themselves
     """
 
     def __init__(
@@ -63,10 +67,11 @@ class Collector:
         prior_of: dict[int, int],
         parameters: FlatParameters,
         statistics: Statistics | None = None,
+        inference: DeviceInference | None = None,
     ):
         self.pool, self.memory, self.n_envs = pool, memory, n_envs
         self.explorations, self.retirement, self.prior_of = explorations, retirement, prior_of
-        self._parameters, self._statistics = parameters, statistics
+        self._parameters, self._statistics, self._inference = parameters, statistics, inference
         self.stats = [SlotStats() for _ in explorations]
         for slot, index in prior_of.items():
             self.stats[slot].kind = "nature" if retirement.retired(index) else "prior"
@@ -82,6 +87,11 @@ class Collector:
     def n_ready(self) -> int:
         """Transitions committed that have not been ticked."""
         return len(self._ticks)
+
+    @property
+    def has_tick(self) -> bool:
+        """Whether :meth:`tick` has one."""
+        return self._ticks.has_tick
 
     def collect(
         self,
@@ -134,11 +144,12 @@ class Collector:
 
     def _publish(self) -> None:
         """Show the actors newer parameters, if they have changed: both sides take time to copy networks."""
-        published = self._parameters.get()
+        changed = self._inference is not None and self._inference.refresh()
+        published = self._parameters.get() if self._inference is None else _NOTHING
         if self._statistics is not None:
             published = np.concatenate([published, self._statistics.publish()])
         # As whole numbers: NaN is no other than before.
-        if self._shown is None or not np.array_equal(published.view(np.int32), self._shown.view(np.int32)):
+        if changed or self._shown is None or not np.array_equal(published.view(np.int32), self._shown.view(np.int32)):
             self.pool.board.publish(published)
             self._shown = published
 
@@ -151,7 +162,7 @@ class Collector:
     def _count(self, handover: Handover, blocks: list[Block], timestep: int) -> None:
         self._actors += handover.seconds
         collecting, waited, *_ = handover.seconds
-        for position, block in enumerate(blocks):
+        for block in blocks:
             n = len(block)
             stats = self.stats[block.slot]
             stats.transitions += n
@@ -161,10 +172,11 @@ class Collector:
             if n:
                 last = block.flags[block.flags & TRANSITION > 0][-1]
                 stats.kind = "prior" if last & PRIOR else "nature"
-            for t in range(n) if handover.games else ():
-                if (t, position) in handover.games:
-                    was_prior = bool(block.flags[np.flatnonzero(block.flags & TRANSITION)[t]] & PRIOR)
-                    self._game_over(block.slot, was_prior, *handover.games[t, position], timestep)
+        for (t, position), game in handover.games.items():
+            block = blocks[position]
+            if t < len(block):
+                was_prior = bool(block.flags[np.flatnonzero(block.flags & TRANSITION)[t]] & PRIOR)
+                self._game_over(block.slot, was_prior, *game, timestep)
 
     def _game_over(self, slot: int, was_prior: bool, game_return: float, greedy: bool, timestep: int) -> None:
         self.stats[slot].episodes += 1

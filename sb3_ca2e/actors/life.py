@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Sequence
 
 from sb3_ca2e.actors.actor import ActorSpec
 from sb3_ca2e.actors.forking import ForkServer
@@ -45,7 +46,7 @@ class Life:
         self._suspect = -1.0, 0.0
 
     @classmethod
-    def begin(cls, server: ForkServer, serial: int, spec: ActorSpec, payload: bytes, board: int) -> "Life":
+    def begin(cls, server: ForkServer, serial: int, spec: ActorSpec, payload: bytes, fds: Sequence[int]) -> "Life":
         """
         Ask the server for an actor process.
 
@@ -53,7 +54,7 @@ class Life:
         :param serial: what they call it
         :param spec: what it runs
         :param payload: the same, pickled
-        :param board: descriptor of the board
+        :param fds: descriptors of the board and, where the learner's process infers, of the exchange and its pipes
         :return: its life
         :raises ServerGone: if the server has ended
         """
@@ -70,7 +71,8 @@ class Life:
             theirs.callback(os.close, messages_write)
             ours.callback(os.close, messages_read)
             os.set_blocking(wake_write, False)
-            server.spawn(serial, [spec_fd, board, buffers_fd, wake_read, messages_write])
+            board, *exchange = fds
+            server.spawn(serial, [spec_fd, board, buffers_fd, wake_read, messages_write, *exchange])
             ours.pop_all()
         return cls(spec, buffers, wake_write, messages_read)
 

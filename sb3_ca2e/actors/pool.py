@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import cloudpickle
 
 from sb3_ca2e.actors.actor import Actor, ActorSpec
+from sb3_ca2e.actors.device_inference import DeviceInference
 from sb3_ca2e.actors.forking import ForkServer, ServerGone, Started
 from sb3_ca2e.actors.life import LOOK, Life, how_it_ended
 from sb3_ca2e.actors.supervision import ActorError, ActorWarning, Budget
@@ -94,10 +95,11 @@ class AsyncActors:
 
     :param specs: one a process
     :param rate_limit: bound how far actors run ahead of each other
+    :param inference: where their networks run, None for the actors themselves
     """
 
-    def __init__(self, specs: Sequence[ActorSpec], rate_limit: bool = True):
-        self._specs, self._rate_limit = list(specs), rate_limit
+    def __init__(self, specs: Sequence[ActorSpec], rate_limit: bool = True, inference: DeviceInference | None = None):
+        self._specs, self._rate_limit, self._inference = list(specs), rate_limit, inference
         self._payloads = [cloudpickle.dumps(spec) for spec in specs]
         self._selector = selectors.DefaultSelector()
         self._ready: collections.deque[tuple[Life, Handover] | ActorError] = collections.deque()
@@ -115,6 +117,9 @@ class AsyncActors:
         self._board_fd: int | None = shared_file(Board.size(first.n_slots, first.n_parameters), "board")
         self.board = Board(first.n_slots, first.n_parameters, self._board_fd)
         try:
+            if inference is not None:
+                inference.start()
+                self._selector.register(inference.alarm, selectors.EVENT_READ, inference)
             self._start_due(time.monotonic())
         except BaseException:
             self.stop()
@@ -155,7 +160,12 @@ class AsyncActors:
         assert self._board_fd is not None
         self._n_lives += 1
         self.board.grant(process, 0)
-        life = Life.begin(server, self._n_lives, replace(spec, **changes), payload, self._board_fd)
+        fds = [self._board_fd, *(self._inference.connect(process) if self._inference is not None else ())]
+        try:
+            life = Life.begin(server, self._n_lives, replace(spec, **changes), payload, fds)
+        finally:
+            if self._inference is not None:
+                os.close(fds[-1])
         life.excused = position
         self._lives[process] = self._serials[self._n_lives] = life
         self._selector.register(life.messages, selectors.EVENT_READ, life)
@@ -206,6 +216,9 @@ class AsyncActors:
         for key, _ in self._selector.select(timeout):
             if key.data is None:
                 self._server_spoke()
+            elif isinstance(key.data, DeviceInference):
+                self._selector.unregister(key.fileobj)
+                self._ready.append(ActorError(key.data.error))
             elif self._lives[key.data.spec.process] is key.data:  # not replaced meanwhile
                 self._take(key.data)
 
@@ -349,6 +362,8 @@ class AsyncActors:
         if self._board_fd is not None:
             os.close(self._board_fd)
             self._board_fd = None
+        if self._inference is not None:
+            self._inference.stop()
         if server is not None:
             server.close()
             server.wait()

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 #: Seconds that actors have to close their environments before they are killed, and if the learner has died.
 GRACE, GRACE_ALONE = 4.0, 1.5
-#: What a spawn request brings along, in this order.
-FDS = ("spec", "board", "buffers", "wake", "messages")
+#: What a spawn request brings along, in this order; the last three only where the learner's process infers.
+FDS = ("spec", "board", "buffers", "wake", "messages", "exchange", "bell", "replies")
 
 
 def main(control_fd: int) -> None:
@@ -66,7 +66,7 @@ def main(control_fd: int) -> None:
             if int(message) < 0:
                 adopted += fds
             else:
-                children[_fork(int(message), dict(zip(FDS, fds, strict=True)), control)] = int(message)
+                children[_fork(int(message), dict(zip(FDS, fds, strict=False)), control)] = int(message)
         elif set(readable) - {wakeup_read}:
             break
     control.close()
@@ -130,6 +130,7 @@ def run_actor(fds: dict[str, int]) -> int:
     from stable_baselines3.common.utils import set_random_seed
 
     from sb3_ca2e.actors.actor import Actor, ActorSpec
+    from sb3_ca2e.actors.exchange import LearnerGone, RemoteInference
     from sb3_ca2e.actors.transport import BlockBuffers, Board, Handover, MessageWriter
 
     th.set_num_threads(1)
@@ -143,9 +144,14 @@ def run_actor(fds: dict[str, int]) -> int:
         assert isinstance(spec, ActorSpec)
         set_random_seed(spec.seed_of(spec.slots[0]))
         board = Board(spec.n_slots, spec.n_parameters, fds["board"])
-        actor = Actor(spec, board, BlockBuffers(spec.layout, spec.slots, fds["buffers"]))
+        remote = None
+        if spec.exchange is not None:
+            ways = fds["exchange"], fds["bell"], fds["replies"]
+            remote = RemoteInference(spec.exchange, spec.process, *ways)
+        actor = Actor(spec, board, BlockBuffers(spec.layout, spec.slots, fds["buffers"]), remote)
         actor.open()
-        _collect(actor, messages, fds["wake"])
+        with contextlib.suppress(LearnerGone):
+            _collect(actor, messages, fds["wake"])
         actor.close()
     except Exception:
         slot = actor.collecting if actor is not None else -1

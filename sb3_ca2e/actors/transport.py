@@ -11,7 +11,7 @@ import pickle
 import select
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -54,6 +54,36 @@ def shared_file(n_bytes: int, name: str) -> int:
     return fd
 
 
+#: Name, shape and dtype of an array in shared memory.
+Field = tuple[str, tuple[int, ...], np.dtype]
+
+
+def size_of(fields: Iterable[Field]) -> int:
+    """
+    :param fields: arrays to lay one behind the other
+    :return: bytes that they take
+    """
+    return sum(_padded(int(np.prod(shape)) * dtype.itemsize) for _, shape, dtype in fields)
+
+
+def views_of(memory: np.ndarray, fields: Iterable[Field]) -> dict[str, np.ndarray]:
+    """
+    :param memory: ``(n_bytes,)`` uint8
+    :param fields: arrays that lie one behind the other in it
+    :return: they, all views of ``memory``
+    """
+    arrays, offset = {}, 0
+    for name, shape, dtype in fields:
+        n_bytes = int(np.prod(shape)) * dtype.itemsize
+        arrays[name] = memory[offset : offset + n_bytes].view(dtype).reshape(shape)
+        offset += _padded(n_bytes)
+    return arrays
+
+
+def _padded(n_bytes: int) -> int:
+    return -(-n_bytes // 8) * 8
+
+
 @dataclass(frozen=True)
 class BlockLayout:
     """
@@ -75,7 +105,7 @@ class BlockLayout:
         """Frames before the first row."""
         return lead_frames(self.columns)
 
-    def _fields(self) -> Iterator[tuple[str, tuple[int, ...], np.dtype]]:
+    def _fields(self) -> Iterator[Field]:
         rows = 2 * self.n_steps
         yield "priorities", (rows,), np.dtype(np.float64)
         yield "actions", (rows, *self.action_shape), self.action_dtype
@@ -88,19 +118,14 @@ class BlockLayout:
     @property
     def n_bytes(self) -> int:
         """Size of one block."""
-        return sum(_padded(int(np.prod(shape)) * dtype.itemsize) for _, shape, dtype in self._fields())
+        return size_of(self._fields())
 
     def views(self, memory: np.ndarray) -> dict[str, np.ndarray]:
         """
         :param memory: ``(n_bytes,)`` uint8
         :return: an array for each field, all views of ``memory``
         """
-        arrays, offset = {}, 0
-        for name, shape, dtype in self._fields():
-            n_bytes = int(np.prod(shape)) * dtype.itemsize
-            arrays[name] = memory[offset : offset + n_bytes].view(dtype).reshape(shape)
-            offset += _padded(n_bytes)
-        return arrays
+        return views_of(memory, self._fields())
 
     def block(self, slot: int, views: dict[str, np.ndarray], n_rows: int) -> Block:
         """
@@ -119,10 +144,6 @@ class BlockLayout:
             views["ages"][: n_rows + 1],
             views["priorities"][:n_rows],
         )
-
-
-def _padded(n_bytes: int) -> int:
-    return -(-n_bytes // 8) * 8
 
 
 class BlockBuffers:
@@ -303,6 +324,23 @@ class FlatParameters:
         :return: ``(size,)`` float32
         """
         return th.cat([tensor.detach().reshape(-1).float() for tensor in self._tensors]).cpu().numpy()
+
+    def copy_from(self, others: "FlatParameters") -> None:
+        """
+        Take over the parameters of other copies of the modules, without asking their device for a number.
+
+        :param others: they
+        """
+        with th.no_grad():
+            th._foreach_copy_(self._tensors, others._tensors)
+
+    def equal(self, others: "FlatParameters") -> bool:
+        """
+        :param others: of other copies of the modules, on the same device
+        :return: whether all are the same; NaN is no other than before
+        """
+        pairs = zip(self._tensors, others._tensors, strict=True)
+        return all(th.equal(*(each.detach().float().view(th.int32) for each in pair)) for pair in pairs)
 
     def bind(self, extra: int = 0) -> np.ndarray:
         """
