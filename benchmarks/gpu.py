@@ -14,7 +14,7 @@ Usage::
 
     python benchmarks/gpu.py                         # all rows: some ten minutes
     python benchmarks/gpu.py --row update-32 --quick
-    python benchmarks/gpu.py --device cpu --held 2000 --shorten 200 --repeats 1
+    python benchmarks/gpu.py --device cpu --held 2000 --shorten 2000 --repeats 1
 """
 
 import argparse
@@ -237,10 +237,10 @@ def all_rows(device: str, held: int) -> dict[str, Row]:
     # Beside others, as tests run, the threads of a side would wait for each other.
     cores = dict.fromkeys(("sb3_ca2e", "SB3"), 1 if device == "cpu" else os.cpu_count() or 1)
     return {
-        "update-32": updates("DQN, CNN", 32, 16_000, {"": 5_000.0, "SB3": 10.0}),
-        "update-512": updates("DQN, CNN", 512, 8_000, {"": 1_500.0}),
-        "update-ddpg": updates("DDPG, 2 x 64", 128, 16_000, {"SB3": None}),
-        "update-dqn": updates("DQN, 2 x 64", 64, 16_000, {"SB3": None}),
+        "update-32": updates("DQN, CNN", 32, 4_000, {"": 5_000.0, "SB3": 10.0}),
+        "update-512": updates("DQN, CNN", 512, 4_000, {"": 1_500.0}),
+        "update-ddpg": updates("DDPG, 2 x 64", 128, 4_000, {"SB3": None}),
+        "update-dqn": updates("DQN, 2 x 64", 64, 4_000, {"SB3": None}),
         "pong": Row(
             f"DQN, Pong, CNN, {n_slots} slots, native environment, an update of {batch_size} for 8 transitions",
             "transitions/s",

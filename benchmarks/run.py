@@ -31,7 +31,7 @@ class Script:
 
     :param name: of its file and of its results
     :param whole: arguments
-    :param quick: arguments
+    :param quick: arguments; they leave out rows whose code the others run too
     """
 
     name: str
@@ -41,9 +41,9 @@ class Script:
 
 ON_CPU = (
     Script("replay", quick=("--quick", "--held", "100000")),
-    Script("updates", ("--repeats", "5"), ("--repeats", "1")),
+    Script("updates", ("--repeats", "5"), ("--repeats", "1", "--row", "ddpg", "--row", "dqn")),
     Script("acting"),
-    Script("end_to_end"),
+    Script("end_to_end", quick=("--quick", "--row", "ddpg-hopper", "--row", "dqn-pong-native")),
 )
 ON_GPU = (Script("gpu"),)
 

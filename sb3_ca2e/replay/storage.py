@@ -8,7 +8,7 @@ import torch as th
 
 from sb3_ca2e.replay.block import PRIOR, TRANSITION, TRUNCATED, Block, ObservationColumn, lead_frames
 from sb3_ca2e.replay.rows import ENDED, Rows, put
-from sb3_ca2e.replay.sum_tree import check_priorities, extremes
+from sb3_ca2e.replay.sum_tree import check_priorities
 
 #: Data rows of a segment. Its lead and tail are the price of never reading a frame across segments.
 SEGMENT_LENGTH = 256
@@ -84,6 +84,14 @@ class SegmentStorage:
         self.size = 0
         self.n_prior = 0
         self.n_committed = 0
+        #: largest priority written, as far as is known
+        self.largest = 0.0
+        self._watch()
+
+    def _watch(self) -> None:
+        """Where the extremes of the priorities written are read: copied there behind the CPU's back."""
+        is_cuda = self.rows.device.type == "cuda"
+        self._written = th.zeros(2, dtype=th.float64, device="cpu" if is_cuda else self.rows.device, pin_memory=is_cuda)
 
     @property
     def nbytes(self) -> int:
@@ -98,6 +106,7 @@ class SegmentStorage:
         """
         self.rows.to(device)
         self.generations = self.generations.to(device)
+        self._watch()
 
     def generations_of(self, rows: th.Tensor) -> th.Tensor:
         """
@@ -108,7 +117,7 @@ class SegmentStorage:
         """
         return self.generations.take(rows // self.segment_rows)
 
-    def reprioritize(self, rows: th.Tensor, generations: th.Tensor, priorities: th.Tensor, alpha: float) -> float:
+    def reprioritize(self, rows: th.Tensor, generations: th.Tensor, priorities: th.Tensor, alpha: float) -> None:
         """
         Set priorities of sampled rows, leaving out those that have been overwritten since.
 
@@ -116,8 +125,8 @@ class SegmentStorage:
         :param generations: ``(batch,)`` int64, of the rows when they were sampled
         :param priorities: ``(batch,)`` float64
         :param alpha: exponent of the priorities
-        :return: the largest of the priorities
-        :raises ValueError: if a priority is NaN, infinite or negative; nothing is changed then
+        :raises ValueError: if a priority is NaN, infinite or negative; nothing is changed then. On a device for which
+            the CPU would have to wait, only such priorities are left out, and :meth:`check_written` tells
         """
         columns = self.rows.host
         if columns is not None:
@@ -133,14 +142,33 @@ class SegmentStorage:
                 self.segment_rows,
             )
             check_priorities(low, high)
-            return high
-        low, high = extremes(priorities)
-        check_priorities(low, high)
-        is_current = self.generations_of(rows) == generations
+            self.largest = max(self.largest, high)
+            return
+        powers = priorities**alpha
+        sound = (priorities >= 0.0) & (powers < float("inf"))
+        seen = th.where(powers == float("inf"), powers, priorities)
+        # A minimum and a maximum are NaN if one of the values is.
+        self.rows.extremes.copy_(th.stack(th.aminmax(th.cat([self.rows.extremes, seen]))))
+        is_current = (self.generations_of(rows) == generations) & sound
         # The sentinel, no transition, takes the place of overwritten rows, and keeps its priority of zero.
         rows = th.where(is_current, rows, self.rows.sentinel)
-        self.rows.priorities.update(rows, th.where(is_current, priorities**alpha, 0.0))
-        return high
+        self.rows.priorities.write(rows, th.where(is_current, powers, 0.0))
+        self._written.copy_(self.rows.extremes, non_blocking=True)
+
+    def check_written(self) -> None:
+        """
+        Look at the extremes of the priorities written, as far as the device has come: a late error costs no time.
+
+        :raises ValueError: if a priority was NaN, infinite or negative
+        """
+        if self.rows.host is not None:
+            return
+        low, high = self._written.tolist()
+        if not (low >= 0.0 and high < float("inf")):
+            self.rows.extremes.zero_()
+            self._written.zero_()
+            check_priorities(low, high)
+        self.largest = max(self.largest, high)
 
     def commit(self, block: Block, priorities: np.ndarray) -> None:
         """
@@ -168,6 +196,7 @@ class SegmentStorage:
             while self.size > self.buffer_size:
                 self._free_oldest()
         self.n_committed = n_committed
+        self.rows.n_committed.fill_(n_committed)
 
     def _check(self, block: Block) -> None:
         """Refuse a block that does not fit before anything of it is written."""
@@ -281,6 +310,7 @@ class SegmentStorage:
         """Only segments in use: the rest of the memory may never have been touched."""
         state = self.__dict__.copy()
         state["generations"] = self.generations.cpu()
+        del state["_written"]
         state["rows"] = {
             segment.start: self.rows.read(segment.start - self.lead, segment.start + self.segment_length + 1)
             for segment in self.segments.values()
@@ -290,5 +320,7 @@ class SegmentStorage:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.rows = Rows(*self._row_arguments, "cpu")
+        self.rows.n_committed.fill_(self.n_committed)
+        self._watch()
         for start, columns in state["rows"].items():
             self.rows.restore(start - self.lead, columns)
