@@ -192,6 +192,10 @@ class Actor:
             self.slots.append(slot)
         self.collecting = -1
         self._explorer = Explorer(spec.explorations, [slot.rng for slot in self.slots], spec.block_size)
+        self.show_who_explores()
+
+    def show_who_explores(self) -> None:
+        """Have the slots in which the learner's policy is measured, or a prior agent plays, not explore."""
         for position, slot in enumerate(self.slots):
             self._explorer.set_greedy(position, slot.greedy or slot.prior is not None)
         self._tell_who_plays()

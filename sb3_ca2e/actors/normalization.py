@@ -164,6 +164,18 @@ class Statistics:
             self.end_stream(slot)
         self._returns.clear()
 
+    def state(self) -> tuple[dict[int, float], dict[int, dict[str, np.ndarray]]]:
+        """
+        :return: where slots stand in their episodes, for :meth:`restore`
+        """
+        return self._returns, self._newest
+
+    def restore(self, state: tuple[dict[int, float], dict[int, dict[str, np.ndarray]]]) -> None:
+        """
+        :param state: what :meth:`state` gave
+        """
+        self._returns, self._newest = state
+
     def _discounted(self, block: Block) -> np.ndarray:
         """The running discounted return of the slot after each of its steps."""
         value, returns = self._returns.get(block.slot, 0.0), []

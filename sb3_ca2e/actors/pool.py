@@ -7,7 +7,7 @@ import selectors
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from sb3_ca2e.actors.actor import Actor, ActorSpec
 from sb3_ca2e.actors.device_inference import DeviceInference
 from sb3_ca2e.actors.forking import ForkServer, ServerGone, Started
 from sb3_ca2e.actors.life import LOOK, Life, how_it_ended
+from sb3_ca2e.actors.snapshot import ActorsState, restore, state_of
 from sb3_ca2e.actors.supervision import ActorError, ActorWarning, Budget
 from sb3_ca2e.actors.transport import BUFFERS, BlockBuffers, Board, Handover, shared_file
 from sb3_ca2e.replay.block import Block
@@ -69,16 +70,41 @@ class SyncActors:
         return {}
 
     def collect(self, wait: bool = True) -> tuple[Handover, list[Block]] | None:
+        with self._failures():
+            actor = self._opened()
+            handover = actor.collect()
+        return handover, actor.buffers.blocks(handover.sequence, handover.n_rows)
+
+    def _opened(self) -> Actor:
+        if self._actor is None:
+            self._actor = Actor(self._spec, self.board, BlockBuffers(self._spec.layout, self._spec.slots))
+            self._actor.open()
+        return self._actor
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Say which slot failed."""
         try:
-            if self._actor is None:
-                self._actor = Actor(self._spec, self.board, BlockBuffers(self._spec.layout, self._spec.slots))
-                self._actor.open()
-            handover = self._actor.collect()
+            yield
         except Exception as error:
             failed_slot = self._actor.collecting if self._actor is not None else -1
             failure = Handover(self._spec.process, error=traceback.format_exc(), failed_slot=failed_slot)
             raise ActorError(_told(self._spec, failure)) from error
-        return handover, self._actor.buffers.blocks(handover.sequence, handover.n_rows)
+
+    def state(self) -> ActorsState | None:
+        """
+        :return: what the slots are in the middle of, None if an environment can't give its state
+        """
+        return state_of(self._actor) if self._actor is not None else None
+
+    def restore(self, state: ActorsState) -> None:
+        """
+        Open the environments, and go on from there.
+
+        :param state: of the same slots
+        """
+        with self._failures():
+            restore(self._opened(), state)
 
     def stop(self) -> None:
         if self._actor is not None:
