@@ -6,7 +6,7 @@ import inspect
 import pathlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -36,6 +36,7 @@ from sb3_ca2e.interrupts import Interrupts
 from sb3_ca2e.priors.agent import PriorAgent
 from sb3_ca2e.priors.retirement import Retirement
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer, PrioritizedReplaySamples
+from sb3_ca2e.resumption import Resumption
 from sb3_ca2e.saving import Saving
 from sb3_ca2e.updates import Learner, Networks, Result
 
@@ -176,6 +177,8 @@ class CA2EMixin(Saving):
         self._n_updates_at_start = 0
         self._n_learns = 0  # saved, so that each learn() sees new episodes though the seed is the same
         self._collector: Collector | None = None
+        self._due: list[Callable[[], None]] = []
+        self._resumption: Resumption | None = None
         self._interrupts = Interrupts()
         self._last_batch: tuple[PrioritizedReplaySamples, th.Tensor] | None = None
         self._learner: Learner | None = None
@@ -338,6 +341,7 @@ class CA2EMixin(Saving):
         with Interrupts() as self._interrupts:
             try:
                 super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+                self._do_what_is_due()
                 if self.verbose >= 1 and self._collector is not None:
                     print(self._collector.advice())
                 return self
@@ -364,6 +368,7 @@ class CA2EMixin(Saving):
             if normalize is not None:
                 normalize.training = training
         self._n_updates_at_start = self._n_updates
+        self._begin_resumed(reset_num_timesteps)
         self._start_actors()
         return set_up
 
@@ -375,10 +380,11 @@ class CA2EMixin(Saving):
         self.replay_buffer.arrange(recipe.columns, recipe.normalizes_frames)
         retirement = self._retirement()
         self.retirement_state = retirement.state
+        going_on = self._slots_going_on()
         prior_of = self._prior_slots()
         priors: list[PriorAgent | None] = [None] * self.n_slots
         for slot, index in prior_of.items():
-            if not retirement.retired(index):
+            if not retirement.retired(index) or (going_on is not None and going_on.priors[slot]):
                 agent = PriorAgent.of(self.prior_agents[index])
                 agent.resolve(self.observation_space, self.action_space, recipe.identity)
                 if agent.revision is not None:
@@ -418,7 +424,7 @@ class CA2EMixin(Saving):
                     supervision=Supervision(self.actor_restarts, self.actor_timeout),
                 )
             )
-        self._n_learns += 1
+        self._n_learns += going_on is None
         self.policy.set_training_mode(False)
         parameters, on_device = FlatParameters(self.published_modules()), None
         if self._infers_on_device(specs):
@@ -476,6 +482,8 @@ class CA2EMixin(Saving):
         """
         assert self._collector is not None
         callback.on_rollout_start()
+        self._put_back()
+        self._do_what_is_due()
         num_collected_steps = num_collected_episodes = 0
         frequency = train_freq.frequency
         if not self.rate_limit:
