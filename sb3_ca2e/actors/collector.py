@@ -295,12 +295,12 @@ class Collector:
         :param actors: the slots
         """
         assert isinstance(self.pool, SyncActors)
-        for slot, index in self.prior_of.items():
-            if self.retirement.retired(index):
-                self.pool.board.retire(slot)  # with the episode that is under way
         self._shown = state["shown"]
         self.pool.board.republish(state["version"], state["shown"])
         self.pool.restore(actors)
+        for slot, index in self.prior_of.items():
+            if self.retirement.retired(index):
+                self.pool.board.retire(slot)  # which ends with the episode that is under way
 
     def cut_streams(self) -> None:
         """Episodes that were under way are cut off in the memory."""
