@@ -15,7 +15,7 @@ from chaos.victims import actors, send
 from sb3_ca2e import CA2EDQN, ActorWarning
 
 
-def learner(n_transitions: int, **changes) -> CA2EDQN:
+def learner(n_transitions: int, env=Ledger, **changes) -> CA2EDQN:
     """A learner cheap enough to be bound by its actors, and a memory that keeps everything."""
     settings = {
         "n_steps": 1,
@@ -32,7 +32,7 @@ def learner(n_transitions: int, **changes) -> CA2EDQN:
         "device": "cpu",
         "seed": 0,
     }
-    return CA2EDQN("MlpPolicy", Ledger, **{**settings, **changes})
+    return CA2EDQN("MlpPolicy", env, **{**settings, **changes})
 
 
 class Killer(threading.Thread):
@@ -96,7 +96,7 @@ def at_random_times(n_kills: int, n_transitions: int, slack: float = 1.0, compar
         finally:
             killer.stopped.set()
             killer.join()
-    lives = audit(model.replay_buffer, model.num_timesteps)
+    lives = audit(model)
     restarts = [row["restarts"] for row in model.actor_stats]
     n_slots = len(restarts)
     assert sum(restarts) * 2 == n_slots * n_kills, "every kill is a restart of the two slots of a process"
