@@ -18,7 +18,7 @@ from sb3_ca2e.actors.device_inference import DeviceInference
 from sb3_ca2e.actors.forking import ForkServer, ServerGone, Started
 from sb3_ca2e.actors.life import LOOK, Life, how_it_ended
 from sb3_ca2e.actors.snapshot import ActorsState, restore, state_of
-from sb3_ca2e.actors.supervision import ActorError, ActorWarning, Budget
+from sb3_ca2e.actors.supervision import GRACE, KILLED, ActorError, ActorWarning, Budget
 from sb3_ca2e.actors.transport import BUFFERS, BlockBuffers, Board, Handover, shared_file
 from sb3_ca2e.replay.block import Block
 
@@ -393,8 +393,11 @@ class AsyncActors:
         if server is not None:
             server.close()
             server.wait()
-        for handle in handles:
-            handle.kill()  # if the server could not
+        deadline = time.monotonic() + GRACE
+        for handle in handles:  # where the server did not, or there is none any more
+            if not handle.ended(deadline):
+                handle.kill()
+                handle.ended(deadline + KILLED)
             handle.close()
 
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from sb3_ca2e.actors.actor import Actor
     from sb3_ca2e.actors.transport import MessageWriter
 
-#: Seconds that actors have to close their environments before they are killed, and if the learner has died.
-GRACE, GRACE_ALONE = 4.0, 1.5
 #: What a spawn request brings along, in this order; the last three only where the learner's process infers.
 FDS = ("spec", "board", "buffers", "wake", "messages", "exchange", "bell", "replies")
 
@@ -38,6 +36,7 @@ def main(control_fd: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the learner's to handle
     import sb3_ca2e.actors.actor  # noqa: F401 - imported once here, for all actors
+    from sb3_ca2e.actors.supervision import GRACE, GRACE_ALONE
 
     gc.freeze()
     learner = os.getppid()

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import os
+import select
 import signal
 import time
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ STALLED = 2.0
 WINDOW = 600.0
 #: Whoever has been started again so often, and raised an exception each time before it did anything, is hopeless.
 IN_VAIN = 3
+#: Seconds that actors have to close their environments before they are killed, and if the learner has died.
+GRACE, GRACE_ALONE = 4.0, 1.5
+#: Seconds within which a killed process is gone, unless the system hangs.
+KILLED = 1.0
 #: Seconds before what has failed in vain is started again: the first one, doubled each time, and the longest.
 BACKOFF, LONGEST_BACKOFF = 0.1, 2.0
 
@@ -206,6 +211,22 @@ class Handle:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             else:  # pragma: no cover - not on Linux
                 os.kill(self.pid, signal.SIGKILL)
+
+    def ended(self, deadline: float) -> bool:
+        """
+        Wait for its end; where the system has no descriptors of processes, do not.
+
+        :param deadline: a time of ``time.monotonic()`` until which to wait
+        :return: whether it has ended
+        """
+        if self.pidfd is None:  # pragma: no cover - not on Linux
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, 0)
+                return False
+            return True
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(1000.0 * max(deadline - time.monotonic(), 0.0)))
 
     def close(self) -> None:
         """Forget the process."""
