@@ -51,15 +51,17 @@ N_ENVS = 8
 N_WORKERS = 2
 
 
-def pong(**arguments: Any) -> Any:
+def pong(native: bool = False, **arguments: Any) -> Any:
     """
-    :param arguments: of our ``make_atari_env``, which gives them to SB3's
+    :param native: with ale-py's vectorised environment
+    :param arguments: of SB3's ``make_atari_env``
     :return: eight environments with the paper's preprocessing
     """
     from sb3_ca2e import make_atari_env
 
     # The module's name lets the workers of SubprocVecEnv know the game too.
-    return make_atari_env("ale_py:PongNoFrameskip-v4", N_ENVS, seed=0, **arguments)
+    env_id = "PongNoFrameskip-v4" if native else "ale_py:PongNoFrameskip-v4"
+    return make_atari_env(env_id, N_ENVS, seed=0, native=native, **arguments)
 
 
 def ours(row: str, n: int) -> Callable[[], Answer]:

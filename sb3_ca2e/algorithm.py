@@ -561,8 +561,8 @@ class CA2EMixin(Saving):
             memory.update_priorities(batch.indices, batch.generations, priorities)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if gradient_steps > 0:
-            for name, mean in learner.take_metrics().items():
-                self.logger.record(f"train/{name}", mean)
+            if self.device.type == "cpu":  # elsewhere to read them would wait for the device
+                self._record_updates()
             self._last_batch = batch, td_errors
             if self.compilable and self._compile_now(gradient_steps):
                 learner.compile(batch, wait=self.execution == "sync")
@@ -579,6 +579,12 @@ class CA2EMixin(Saving):
         # In one process, when a compiler finishes would decide on the last digits.
         return updates >= WORTH_COMPILING and self.execution == "async"
 
+    def _record_updates(self) -> None:
+        """What the updates told since this was last asked."""
+        if self._learner is not None:
+            for name, mean in self._learner.take_metrics().items():
+                self.logger.record(f"train/{name}", mean)
+
     def _record_batch(self) -> None:
         """Who fed the last batch, and what it taught."""
         batch, td_errors = self._last_batch or (None, None)
@@ -593,6 +599,7 @@ class CA2EMixin(Saving):
 
     def dump_logs(self) -> None:
         """Write the logs: SB3's, and what the actors, the priors and the memory do."""
+        self._record_updates()
         # Where episodes are short this comes every few transitions, and often nobody reads it.
         if self._collector is not None and self.logger.output_formats:
             self._collector.log(self.logger, 1.0 - self._current_progress_remaining)

@@ -9,6 +9,7 @@ import torch as th
 from torch import nn
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
@@ -319,7 +320,7 @@ class FlatUpdate:
             state, inputs = list(tensors[: len(self._state)]), tensors[len(self._state) :]
             parameters, adams, sums = tree_unflatten(state, self._state_spec)
             networks = FlatNetworks(self._modules, self._layouts, parameters, adams, self._settings)
-            with th.no_grad():
+            with th.no_grad(), _OneHot():
                 td_errors, metrics = self._update(networks, _batch_of(inputs, batch))
                 if self._metrics:
                     sums.add_(th.stack([metrics[name] for name in self._metrics]))
@@ -333,6 +334,19 @@ class FlatUpdate:
                 graph.graph.erase_node(node)
         graph.recompile()
         return graph
+
+
+class _OneHot(TorchFunctionMode):
+    """One-hot codes without PyTorch's look at the numbers, which can't be recorded."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not th.nn.functional.one_hot:
+            return func(*args, **(kwargs or {}))
+
+        def one_hot(tensor: th.Tensor, num_classes: int) -> th.Tensor:
+            return (tensor.unsqueeze(-1) == th.arange(num_classes, device=tensor.device)).long()
+
+        return one_hot(*args, **(kwargs or {}))
 
 
 def _flattened(module: nn.Module, layout: Layout) -> list[th.Tensor]:

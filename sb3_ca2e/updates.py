@@ -1,5 +1,6 @@
 """An algorithm's update, written once, run eagerly or compiled."""
 
+import functools
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from torch.fx import GraphModule
 from sb3_ca2e.actors.recorder import PRIORITY_FLOOR
 from sb3_ca2e.compiled import FlatUpdate, Loss, Result, obstacle_to_compiling
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
+from sb3_ca2e.replayed import Replayed
 
 
 class Networks(Protocol):
@@ -108,7 +110,7 @@ class Learner:
         self._n_updates = self._n_eager = 0
         self._flat: FlatUpdate | None = None
         self._compiler: threading.Thread | None = None
-        self._compiled: tuple[tuple[Any, ...], Callable[..., tuple[th.Tensor, th.Tensor]]] | None = None
+        self._compiled: tuple[tuple[Any, ...], Callable[..., tuple[th.Tensor, ...]]] | None = None
         #: why updates stay eager, None if they need not
         self.obstacle = obstacle_to_compiling(modules, optimizers)
 
@@ -134,7 +136,7 @@ class Learner:
             key, compiled = self._compiled
             assert self._flat is not None
             if key == self._key(batch) and self._flat.update_state():
-                return Updated(*compiled(*self._flat.state, *self._flat.inputs(batch)))
+                return Updated(*compiled(*self._flat.inputs(batch)))
         td_errors, metrics = self._update(self._eager, batch)
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -145,8 +147,10 @@ class Learner:
 
     def take_metrics(self) -> dict[str, float]:
         """
-        :return: means of the scalars to log, over the updates since this was last called
+        :return: means of the scalars to log, over the updates since this was last called; none without one
         """
+        if self._n_updates == 0:
+            return {}
         sums = dict(zip(self._sums, self._flat.take_sums(), strict=True)) if self._compiled and self._flat else {}
         if self._n_eager > 0:
             for name, value in self._sums.items():
@@ -176,6 +180,7 @@ class Learner:
                 graph = self._flat.trace(batch)
             if self.obstacle is None:
                 arguments = self._key(batch), graph, [*self._flat.state, *self._flat.inputs(batch)]
+                # No daemon: a script that ends waits for it, as Python would abort amid PyTorch's C++ code.
                 self._compiler = threading.Thread(target=self._compile, args=arguments, name="compile")
                 self._compiler.start()
         if wait and self._compiler is not None:
@@ -186,9 +191,12 @@ class Learner:
 
     def _compile(self, key: tuple[Any, ...], graph: GraphModule, inputs: list[Any]) -> None:
         with self._obstacles_noted(), th.no_grad():
+            assert self._flat is not None
+            on_cuda = key[1].type == "cuda"
             # Kernels called from C++: half the time of small networks is the calling.
-            options = {"cpp_wrapper": key[1].type == "cpu"}
-            self._compiled = key, th._inductor.compile(graph, inputs, options=options)
+            compiled = th._inductor.compile(graph, inputs, options={"cpp_wrapper": not on_cuda})
+            state = self._flat.state
+            self._compiled = key, Replayed(compiled, state) if on_cuda else functools.partial(compiled, *state)
 
     @contextmanager
     def _obstacles_noted(self) -> Iterator[None]:

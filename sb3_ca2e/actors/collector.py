@@ -236,7 +236,10 @@ class Collector:
         """
         :return: what bounds the run, and what to change
         """
-        return advice(self.shares(), len(self.stats), self.pool.n_processes, cpu_count())
+        other_inference = "actor" if self._inference is not None else None
+        if self._inference is None and self.pool.n_processes and self._parameters.device.type != "cpu":
+            other_inference = "device"
+        return advice(self.shares(), len(self.stats), self.pool.n_processes, cpu_count(), other_inference)
 
     def log(self, logger: Logger, progress: float) -> None:
         """

@@ -329,6 +329,11 @@ class FlatParameters:
         self._tensors = list({id(tensor): tensor for tensor in tensors if tensor.is_floating_point()}.values())
         self.size = sum(tensor.numel() for tensor in self._tensors)
 
+    @property
+    def device(self) -> th.device:
+        """Where the first of them is; the CPU if there are none."""
+        return self._tensors[0].device if self._tensors else th.device("cpu")
+
     def get(self) -> np.ndarray:
         """
         :return: ``(size,)`` float32

@@ -17,6 +17,8 @@ from sb3_ca2e.native.vec_env import BatchVecEnv, NativeVecEnv
 if TYPE_CHECKING:
     from ale_py.vector_env import AtariVectorEnv
 
+#: What registers the games, in the workers of a ``SubprocVecEnv`` too.
+MODULE = "ale_py:"
 NOOP = 0
 #: What starts a game that waits for FIRE, as SB3's ``FireResetEnv`` has it.
 START = (1, 2)
@@ -57,15 +59,16 @@ def make_atari_env(
     except ImportError as error:
         raise ImportError(f"Atari games need ale-py ({error}): pip install 'sb3-ca2e[atari]'.") from error
     gym.register_envs(ale_py)
+    game = env_id.removeprefix(MODULE)
     if not native:
         kwargs = {"wrapper_kwargs": wrapper_kwargs, "env_kwargs": env_kwargs, **kwargs}
-        return VecFrameStack(env_util.make_atari_env(env_id, n_envs, seed, **kwargs), n_stack)
+        return VecFrameStack(env_util.make_atari_env(MODULE + game, n_envs, seed, **kwargs), n_stack)
     if kwargs:
         raise TypeError(
             f"Native games take no {', '.join(sorted(kwargs))}: they have no Python environments. Leave it out, or "
             "make them with native=False; for monitor files, put a VecMonitor around them."
         )
-    settings = Settings.of(gym.spec(env_id), wrapper_kwargs or {}, env_kwargs or {})
+    settings = Settings.of(gym.spec(game), wrapper_kwargs or {}, env_kwargs or {})
     return VecFrameStack(NativeVecEnv(partial(AtariVecEnv, settings), n_envs, seed), n_stack)
 
 

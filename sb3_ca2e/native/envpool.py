@@ -99,8 +99,8 @@ class EnvPoolVecEnv(BatchVecEnv):
         return episode
 
     def _begin(self, observations: Any, indices: np.ndarray) -> None:
-        """Reset some environments, before EnvPool would by itself at the next step, and take that for one."""
-        first, _ = self._pool.reset(indices.astype(np.int32))
+        """Take the step with which EnvPool begins an episode; its reset would begin a new game where a life is lost."""
+        first = self._pool.step(self._actions[indices], indices.astype(np.int32))[0]
         if isinstance(observations, dict):
             for key, values in observations.items():
                 values[indices] = first[key]

@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -202,3 +204,16 @@ def test_an_agent_trained_elsewhere_wins():
 def test_what_native_games_can_not_have(env_id, arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make_atari_env(env_id, native=True, **arguments)
+
+
+def test_games_are_known_in_worker_processes():
+    """In a process of its own, ale-py has registered nothing yet."""
+    script = (
+        "from sb3_ca2e import make_atari_env\n"
+        "from stable_baselines3.common.vec_env import SubprocVecEnv\n"
+        "env = make_atari_env('PongNoFrameskip-v4', 1, seed=0, vec_env_cls=SubprocVecEnv)\n"
+        "print(env.reset().shape)\n"
+        "env.close()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert ended.stdout.strip() == "(1, 84, 84, 4)", ended.stderr
