@@ -3,11 +3,10 @@
 import copy
 import difflib
 import inspect
-import io
 import pathlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -31,12 +30,14 @@ from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.normalization import Statistics
 from sb3_ca2e.actors.pool import ActorPool, AsyncActors, SyncActors
 from sb3_ca2e.actors.recorder import Steps
+from sb3_ca2e.actors.supervision import Supervision
 from sb3_ca2e.actors.transport import FlatParameters
 from sb3_ca2e.interrupts import Interrupts
 from sb3_ca2e.priors.agent import PriorAgent
-from sb3_ca2e.priors.reader import saved_attributes
 from sb3_ca2e.priors.retirement import Retirement
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer, PrioritizedReplaySamples
+from sb3_ca2e.resumption import Resumption
+from sb3_ca2e.saving import Saving
 from sb3_ca2e.updates import Learner, Networks, Result
 
 #: What a user may put into ``prior_agents``.
@@ -47,7 +48,7 @@ DEFAULT_ACTORS = 8
 WORTH_COMPILING = 20_000
 
 
-class CA2EMixin(OffPolicyAlgorithm):
+class CA2EMixin(Saving):
     """
     Asynchronous actors, prioritized multi-step memory and prior agents for an off-policy algorithm of SB3.
 
@@ -56,8 +57,6 @@ class CA2EMixin(OffPolicyAlgorithm):
     :meth:`published_modules`, :meth:`trained_networks`, :meth:`explorations`, :meth:`act`, :meth:`evaluate` and
     :meth:`update`.
     """
-
-    replay_buffer: PrioritizedReplayBuffer
 
     # The hooks.
 
@@ -153,6 +152,8 @@ class CA2EMixin(OffPolicyAlgorithm):
         info_keys: Sequence[str] = (),
         inference: str = "auto",
         compile: bool | str = "auto",
+        actor_restarts: int = 10,
+        actor_timeout: float | None = 60.0,
     ) -> None:
         """Keep the arguments as given: ``load`` writes them back under their own names."""
         if isinstance(prior_agents, str | pathlib.Path | BaseAlgorithm | PriorAgent):
@@ -169,11 +170,15 @@ class CA2EMixin(OffPolicyAlgorithm):
         self.info_keys = tuple(info_keys)
         self.inference = inference
         self.compile = compile
+        self.actor_restarts = actor_restarts
+        self.actor_timeout = actor_timeout
         self.retirement_state: dict[str, Any] | None = None
         self._last_actor_stats: list[dict[str, Any]] = []
         self._n_updates_at_start = 0
         self._n_learns = 0  # saved, so that each learn() sees new episodes though the seed is the same
         self._collector: Collector | None = None
+        self._due: list[Callable[[], None]] = []
+        self._resumption: Resumption | None = None
         self._interrupts = Interrupts()
         self._last_batch: tuple[PrioritizedReplaySamples, th.Tensor] | None = None
         self._learner: Learner | None = None
@@ -221,6 +226,10 @@ class CA2EMixin(OffPolicyAlgorithm):
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
         if self.compile not in (True, False, "auto"):
             raise ValueError(f"compile must be True, False or 'auto', not {self.compile!r}.")
+        if not isinstance(self.actor_restarts, int) or self.actor_restarts < 0:
+            raise ValueError(f"actor_restarts must be a whole number of at least 0, not {self.actor_restarts!r}.")
+        if self.actor_timeout is not None and not self.actor_timeout > 0:
+            raise ValueError(f"actor_timeout must be a number of seconds, or None, not {self.actor_timeout!r}.")
         if self.inference not in ("actor", "device", "auto"):
             raise ValueError(f"inference must be 'actor', 'device' or 'auto', not {self.inference!r}.")
         if self.execution not in ("async", "sync"):
@@ -291,61 +300,6 @@ class CA2EMixin(OffPolicyAlgorithm):
             **{"n_slots": self.n_slots, **self.replay_buffer_kwargs},
         )
 
-    @classmethod
-    def load(
-        cls,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        env: Any = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> Self:
-        """
-        Load a model; see :meth:`stable_baselines3.common.base_class.BaseAlgorithm.load`.
-
-        :param path: the zip that :meth:`save` left, or an open file
-        :param env: the environment to learn on, None to predict only
-        :param device: where the model runs
-        :param custom_objects: objects to take in the place of saved ones
-        :param print_system_info: print those of the machine that saved it and of this one
-        :param force_reset: reset the environment before learning
-        :param kwargs: attributes to change
-        :return: the model
-        :raises ValueError: if the file is no whole model, or a model of another algorithm
-        """
-        saved = saved_attributes(path)
-        shared = inspect.signature(cls._set_ca2e_arguments).parameters
-        own = {p.name for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY} - shared.keys()
-        if "prior_agents" not in saved or (own and own.isdisjoint(saved)):
-            raise ValueError(
-                f"{path} is no {cls.__name__} but a model of another algorithm, with a policy from "
-                f"{saved['policy_class']['__module__']}. Load it with the class that saved it; to learn from what it "
-                "can do, pass it to a new model in prior_agents."
-            )
-        return super().load(path, cls._env_from(env), device, custom_objects, print_system_info, force_reset, **kwargs)
-
-    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
-        """
-        Load a memory that :meth:`save_replay_buffer` saved, of any number of actors.
-
-        :param path: the file, or an open one
-        :param truncate_last_traj: unused; episodes that were under way when it was saved count as truncated
-        :raises TypeError: if it is another kind of memory
-        """
-        before = self.replay_buffer
-        super().load_replay_buffer(path, truncate_last_traj)
-        loaded: ReplayBuffer = self.replay_buffer
-        if not isinstance(loaded, PrioritizedReplayBuffer):
-            self.replay_buffer = before
-            raise TypeError(
-                f"The memory in {path} is a {type(loaded).__name__}; {type(self).__name__} needs a "
-                "PrioritizedReplayBuffer, as its own save_replay_buffer leaves."
-            )
-        # It holds single steps, so that returns are formed as this model says.
-        loaded.n_steps, loaded.gamma = self.n_steps, self.gamma
-
     def set_random_seed(self, seed: int | None = None) -> None:
         """
         Seed everything that is random, the actors and the memory too.
@@ -357,9 +311,6 @@ class CA2EMixin(OffPolicyAlgorithm):
             self.seed = seed  # from which each actor takes its own when it starts
             self._n_learns = 0
             self.replay_buffer.set_random_seed(seed)
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_collector", "_interrupts", "_last_batch", "_learner"]
 
     # Learning.
 
@@ -384,12 +335,13 @@ class CA2EMixin(OffPolicyAlgorithm):
         :param reset_num_timesteps: count from zero, and draw a new curve
         :param progress_bar: show one
         :return: the model
-        :raises ActorError: if an actor fails; the model can be used and saved
+        :raises ActorError: if an actor fails too often; the model can be used and saved
         """
         tb_log_name = tb_log_name or type(self).__name__
         with Interrupts() as self._interrupts:
             try:
                 super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+                self._do_what_is_due()
                 if self.verbose >= 1 and self._collector is not None:
                     print(self._collector.advice())
                 return self
@@ -416,6 +368,7 @@ class CA2EMixin(OffPolicyAlgorithm):
             if normalize is not None:
                 normalize.training = training
         self._n_updates_at_start = self._n_updates
+        self._begin_resumed(reset_num_timesteps)
         self._start_actors()
         return set_up
 
@@ -427,10 +380,11 @@ class CA2EMixin(OffPolicyAlgorithm):
         self.replay_buffer.arrange(recipe.columns, recipe.normalizes_frames)
         retirement = self._retirement()
         self.retirement_state = retirement.state
+        going_on = self._slots_going_on()
         prior_of = self._prior_slots()
         priors: list[PriorAgent | None] = [None] * self.n_slots
         for slot, index in prior_of.items():
-            if not retirement.retired(index):
+            if not retirement.retired(index) or (going_on is not None and going_on.priors[slot]):
                 agent = PriorAgent.of(self.prior_agents[index])
                 agent.resolve(self.observation_space, self.action_space, recipe.identity)
                 if agent.revision is not None:
@@ -467,9 +421,10 @@ class CA2EMixin(OffPolicyAlgorithm):
                     n_learns=self._n_learns,
                     info_keys=self.info_keys,
                     statistics=statistics.publish() if statistics is not None else np.zeros(0, dtype=np.float32),
+                    supervision=Supervision(self.actor_restarts, self.actor_timeout),
                 )
             )
-        self._n_learns += 1
+        self._n_learns += going_on is None
         self.policy.set_training_mode(False)
         parameters, on_device = FlatParameters(self.published_modules()), None
         if self._infers_on_device(specs):
@@ -527,6 +482,8 @@ class CA2EMixin(OffPolicyAlgorithm):
         """
         assert self._collector is not None
         callback.on_rollout_start()
+        self._put_back()
+        self._do_what_is_due()
         num_collected_steps = num_collected_episodes = 0
         frequency = train_freq.frequency
         if not self.rate_limit:

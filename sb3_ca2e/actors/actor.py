@@ -16,6 +16,7 @@ from sb3_ca2e.actors.monitors import SlotMonitor
 from sb3_ca2e.actors.observations import Frames, Observations, plain
 from sb3_ca2e.actors.recorder import Recorder, as_tensors
 from sb3_ca2e.actors.seats import Seat
+from sb3_ca2e.actors.supervision import Phase, Supervision
 from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout, Board, FlatParameters, Handover, Seconds
 from sb3_ca2e.priors.agent import PriorAgent
 
@@ -49,6 +50,8 @@ class ActorSpec:
     :param info_keys: entries of ``info`` that reach the learner's callbacks
     :param statistics: those of VecNormalize at the start, as :meth:`Statistics.publish` gives them
     :param exchange: where the learner's process is asked what the networks say, None if they run here
+    :param supervision: how long it may be silent
+    :param life: how often its process has been replaced; each life sees new episodes
     """
 
     process: int
@@ -69,6 +72,8 @@ class ActorSpec:
     info_keys: tuple[str, ...] = ()
     statistics: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     exchange: ExchangeLayout | None = None
+    supervision: Supervision = field(default_factory=Supervision)
+    life: int = 0
 
     @property
     def n_parameters(self) -> int:
@@ -85,7 +90,7 @@ class ActorSpec:
         :param slot: index of a slot
         :return: the seed that its environment and exploration are made with
         """
-        return int(np.random.SeedSequence([self.seed, slot, self.n_learns]).generate_state(1)[0])
+        return int(np.random.SeedSequence([self.seed, slot, self.n_learns, self.life]).generate_state(1)[0])
 
 
 class Slot:
@@ -150,7 +155,8 @@ class Actor:
         normalization = spec.recipe.normalization
         self.normalizer = normalization.views(self.flat[-n_statistics:]) if normalization is not None else None
         self.version, self.sequence, self.steps = 0, 0, 0
-        self.collecting = -1  # the slot whose environment is being called, to name it when that fails
+        self.pulse = buffers.pulse
+        self.pulse.supervise(spec.supervision)
         self._environments = self._inference = 0.0  # seconds since collecting began
         self.slots: list[Slot] = []
         self.observations = Observations(spec.recipe, len(spec.slots))
@@ -161,13 +167,24 @@ class Actor:
         self._recorder = Recorder(self.observations, spec.layout, len(spec.slots))
         self._current: tuple[np.ndarray, np.ndarray] | None = None  # what the networks say about the observations now
 
+    @property
+    def collecting(self) -> int:
+        """The slot whose environment is being called, to name it when that fails; -1 for none."""
+        return self.pulse.slot
+
+    @collecting.setter
+    def collecting(self, slot: int) -> None:
+        self.pulse.beat(slot)
+
     def open(self) -> None:
         """Make the environments."""
         spec = self.spec
-        with_prior = [prior is not None for prior in spec.priors]
+        retired = map(self.board.retired, spec.slots)
+        priors = [None if gone else prior for prior, gone in zip(spec.priors, retired, strict=True)]
+        with_prior = [prior is not None for prior in priors]
         self._together = spec.recipe.build_together(spec.slots, with_prior, spec.seed_of(spec.slots[0]))
         seats = self._together.seats if self._together is not None else [None] * len(spec.slots)
-        for index, seat, exploration, prior in zip(spec.slots, seats, spec.explorations, spec.priors, strict=True):
+        for index, seat, exploration, prior in zip(spec.slots, seats, spec.explorations, priors, strict=True):
             self.collecting = index
             env = seat or spec.recipe.build(index, prior is not None)
             slot = Slot(index, env, exploration, prior, spec.seed_of(index))
@@ -175,6 +192,10 @@ class Actor:
             self.slots.append(slot)
         self.collecting = -1
         self._explorer = Explorer(spec.explorations, [slot.rng for slot in self.slots], spec.block_size)
+        self.show_who_explores()
+
+    def show_who_explores(self) -> None:
+        """Have the slots in which the learner's policy is measured, or a prior agent plays, not explore."""
         for position, slot in enumerate(self.slots):
             self._explorer.set_greedy(position, slot.greedy or slot.prior is not None)
         self._tell_who_plays()
@@ -188,11 +209,13 @@ class Actor:
         :return: the announcement to send
         """
         started = time.perf_counter()
+        self.pulse.enter(Phase.COLLECTING)
+        self.pulse.late = False
         self._environments = self._inference = 0.0
         self._refresh()
         views = self.buffers.views[self.sequence % len(self.buffers.views)]
         self._recorder.begin(views, self._ages(), [slot.prior is not None for slot in self.slots])
-        handover = Handover(self.spec.process, self.sequence, version=self.version)
+        handover = Handover(self.spec.process, self.sequence, version=self.version, begins=self.sequence == 0)
         self._explorer.begin_block(self.board.progress, -(-self.spec.warmup // self.spec.n_slots) - self.steps)
         for t in range(self.spec.block_size):
             if self.board.stopped:
@@ -200,6 +223,8 @@ class Actor:
             self._step(t, handover)
         self.steps += self._recorder.n_steps
         handover.n_rows = self._close()
+        self.collecting = -1
+        handover.late = self.pulse.late
         handover.seconds = Seconds(time.perf_counter() - started, waited, self._environments, self._inference)
         self.sequence += 1
         return handover
@@ -276,7 +301,9 @@ class Actor:
         if game is not None:
             handover.games[t, position] = float(game["r"]), slot.greedy
         started = time.perf_counter()
+        self.pulse.enter(Phase.RESETTING)
         slot.reset(game_over=game is not None, retired=self.board.retired(slot.index))
+        self.pulse.enter(Phase.COLLECTING)
         self._environments += time.perf_counter() - started
         self._explorer.set_greedy(position, slot.greedy or slot.prior is not None)
         self.observations.reset(position, slot.raw)

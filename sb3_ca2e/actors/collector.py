@@ -14,7 +14,8 @@ from sb3_ca2e.actors.bottleneck import Shares, advice, cpu_count
 from sb3_ca2e.actors.device_inference import DeviceInference
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.normalization import Statistics
-from sb3_ca2e.actors.pool import ActorPool
+from sb3_ca2e.actors.pool import ActorPool, SyncActors
+from sb3_ca2e.actors.snapshot import ActorsState
 from sb3_ca2e.actors.ticks import Tick, Ticks
 from sb3_ca2e.actors.transport import FlatParameters, Handover, Seconds
 from sb3_ca2e.priors.retirement import Retirement
@@ -127,12 +128,20 @@ class Collector:
         shares = [(at_most + n_slots - 1 - position) // n_slots for position in range(n_slots)]
         blocks = [block.first(share) for block, share in zip(blocks, shares, strict=True)]
         for block in blocks:
+            if handover.begins:
+                self._end_stream(block.slot)
             if len(block):
                 self.memory.add_block(block)
                 if self._statistics is not None:
                     self._statistics.update(block)
         self._ticks.extend(handover, blocks)
         self._count(handover, blocks, timestep)
+
+    def _end_stream(self, slot: int) -> None:
+        """What comes next from a slot does not continue what came last."""
+        self.memory.end_stream(slot)
+        if self._statistics is not None:
+            self._statistics.end_stream(slot)
 
     def _publish(self) -> None:
         """Show the actors newer parameters, if they have changed: both sides take time to copy networks."""
@@ -200,7 +209,7 @@ class Collector:
                     "transitions": stats.transitions,
                     "baseline": prior["baseline"] if prior else None,
                     "retired_at": prior["retired_at"] if prior else None,
-                    "restarts": 0,
+                    "restarts": self.pool.restarts.get(slot, 0),
                     "fps": stats.fps,
                     "param_age": stats.param_age,
                 }
@@ -257,12 +266,55 @@ class Collector:
         logger.record("replay/size", self.memory.size())
         logger.record("replay/prior_fraction", self.memory.prior_fraction)
 
-    def stop(self) -> None:
-        """End the actors; episodes that were under way are cut off in the memory."""
-        self.pool.stop()
+    def state(self) -> dict[str, Any]:
+        """
+        :return: what it is in the middle of, for :meth:`restore`
+        """
+        return {
+            "ticks": self._ticks.state(),
+            "stats": self.stats,
+            "streams": self._statistics.state() if self._statistics is not None else None,
+            "shown": self._shown,
+            "version": self.pool.board.version,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """
+        Go on with transitions that are in the memory but have had no tick, and with what is known of the slots.
+
+        :param state: what :meth:`state` gave in a run with the same memory
+        """
+        self._ticks.restore(state["ticks"])
+        if len(state["stats"]) == len(self.stats):
+            self.stats = state["stats"]
+        if self._statistics is not None and state["streams"] is not None:
+            self._statistics.restore(state["streams"])
+
+    def restore_actors(self, state: dict[str, Any], actors: ActorsState) -> None:
+        """
+        Let slots go on with their episodes, in this process.
+
+        :param state: what :meth:`state` gave
+        :param actors: the slots
+        """
+        assert isinstance(self.pool, SyncActors)
+        self._shown = state["shown"]
+        self.pool.board.republish(state["version"], state["shown"])
+        self.pool.restore(actors)
+        for slot, index in self.prior_of.items():
+            if self.retirement.retired(index):
+                self.pool.board.retire(slot)  # which ends with the episode that is under way
+
+    def cut_streams(self) -> None:
+        """Episodes that were under way are cut off in the memory."""
         self.memory.end_streams()
         if self._statistics is not None:
             self._statistics.end_streams()
+
+    def stop(self) -> None:
+        """End the actors; episodes that were under way are cut off in the memory."""
+        self.pool.stop()
+        self.cut_streams()
 
 
 def _share(part: float, whole: float) -> float:

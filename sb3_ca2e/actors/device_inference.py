@@ -59,6 +59,8 @@ class DeviceInference:
         self._stream = th.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
         # Between two threads of the learner: parameters are not copied in the middle of a pass.
         self._lock = threading.Lock()
+        # Nor is a pipe closed, and its number given to another file, when an answer is about to be written to it.
+        self._reply_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._fds: list[int] = []
         self._replies: dict[int, int] = {}
@@ -87,10 +89,11 @@ class DeviceInference:
         """
         replies, answers = os.pipe()
         os.set_blocking(answers, False)
-        previous, self._replies[process] = self._replies.get(process), self._keep(answers)
-        if previous is not None:
-            self._fds.remove(previous)
-            os.close(previous)
+        with self._reply_lock:
+            previous, self._replies[process] = self._replies.get(process), self._keep(answers)
+            if previous is not None:
+                self._fds.remove(previous)
+                os.close(previous)
         return self._exchange, self._bell.fd, replies
 
     def refresh(self) -> bool:
@@ -157,7 +160,7 @@ class DeviceInference:
 
     def _reply(self, process: int, number: int) -> None:
         self._views["answered"][process] = number
-        with contextlib.suppress(BrokenPipeError, BlockingIOError):  # it is gone, or has bytes to read
+        with self._reply_lock, contextlib.suppress(BrokenPipeError, BlockingIOError):  # gone, or it has bytes to read
             os.write(self._replies[process], b"\0")
 
     def _act(self, processes: list[int]) -> None:

@@ -45,6 +45,27 @@ class Ticks:
         self._rewards, self._flags = np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.uint8)
         self._slots, self._infos = np.zeros(0, dtype=np.int64), list[dict[str, Any]]()
 
+    def state(self) -> dict[str, Any]:
+        """
+        :return: the transitions that wait, for :meth:`restore`
+        """
+        ready = list(self._ready)
+        ended = np.concatenate([*(tick.dones for tick in ready), self._flags & (TERMINATED | TRUNCATED) > 0])
+        priors = [kind == "prior" for tick in ready for kind in tick.actor_kinds] + (self._flags & PRIOR > 0).tolist()
+        return {
+            "_rewards": np.concatenate([*(tick.rewards for tick in ready), self._rewards]),
+            "_flags": TRANSITION | TRUNCATED * ended.astype(np.uint8) | PRIOR * np.array(priors, dtype=np.uint8),
+            "_slots": np.concatenate([*(tick.actor_ids for tick in ready), self._slots]),
+            "_infos": [info for tick in ready for info in tick.infos] + self._infos,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """
+        :param state: what :meth:`state` gave; ticks may have had another size then
+        """
+        vars(self).update(state)
+        self._make()
+
     def __len__(self) -> int:
         """Number of transitions."""
         return len(self._ready) * self.n_envs + len(self._infos)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 
+from sb3_ca2e.actors.supervision import Pulse
 from sb3_ca2e.replay.block import Block, ObservationColumn, lead_frames
 
 #: Handovers that an actor may have under way: it fills one while the learner reads the other.
@@ -147,7 +148,7 @@ class BlockLayout:
 
 class BlockBuffers:
     """
-    The block buffers of one actor process.
+    The block buffers of one actor process, and its signs of life.
 
     :param layout: layout of a block
     :param slots: the slots of the process
@@ -157,7 +158,8 @@ class BlockBuffers:
     def __init__(self, layout: BlockLayout, slots: list[int], fd: int | None = None):
         self.layout, self.slots = layout, slots
         memory = map_file(fd) if fd is not None else np.zeros(self.size(layout, len(slots)), dtype=np.uint8)
-        parts = memory.reshape(BUFFERS, len(slots), layout.n_bytes)
+        self.pulse = Pulse(memory)
+        parts = memory[Pulse.SIZE :].reshape(BUFFERS, len(slots), layout.n_bytes)
         self.views = [[layout.views(part) for part in buffer] for buffer in parts]
 
     @staticmethod
@@ -167,7 +169,7 @@ class BlockBuffers:
         :param n_slots: slots of the process
         :return: bytes that its buffers take
         """
-        return BUFFERS * n_slots * layout.n_bytes
+        return Pulse.SIZE + BUFFERS * n_slots * layout.n_bytes
 
     def blocks(self, sequence: int, n_rows: list[int]) -> list[Block]:
         """
@@ -234,6 +236,16 @@ class Board:
         self._parameters[half] = parameters
         self._sequence[half] = version
         self._words[self._VERSION] = version
+
+    def republish(self, version: int, parameters: np.ndarray) -> None:
+        """
+        Show what another board showed.
+
+        :param version: its version
+        :param parameters: ``(n_parameters,)`` float32
+        """
+        self._words[self._VERSION] = version - 1
+        self.publish(parameters)
 
     def set_progress(self, progress: float) -> None:
         """
@@ -389,6 +401,8 @@ class Handover:
     :param infos: what environments reported, by (step, position of the slot)
     :param games: for each game that ended: its return, and whether a nature slot played it without exploration
     :param seconds: how the actor spent its time
+    :param begins: the first of its actor: episodes begin anew, those before were cut off
+    :param late: the actor was silent for too long meanwhile
     :param error: traceback, if the actor failed: then all else is empty
     :param failed_slot: slot whose environment failed, -1 if none did
     """
@@ -400,6 +414,8 @@ class Handover:
     infos: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
     games: dict[tuple[int, int], tuple[float, bool]] = field(default_factory=dict)
     seconds: Seconds = field(default_factory=Seconds)
+    begins: bool = False
+    late: bool = False
     error: str | None = None
     failed_slot: int = -1
 

@@ -1,7 +1,8 @@
 """First in, first out: segments of rows, each owned by one slot and freed as a whole."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch as th
@@ -306,21 +307,49 @@ class SegmentStorage:
         for slot in self._newest:
             self.end_stream(slot)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Only segments in use: the rest of the memory may never have been touched."""
+    # Saving: only segments in use, as the rest of the memory may never have been touched.
+
+    def description(self) -> dict[str, Any]:
+        """
+        :return: everything but the rows
+        """
         state = self.__dict__.copy()
-        state["generations"] = self.generations.cpu()
-        del state["_written"]
-        state["rows"] = {
-            segment.start: self.rows.read(segment.start - self.lead, segment.start + self.segment_length + 1)
-            for segment in self.segments.values()
-        }
-        return state
+        del state["rows"], state["_written"]
+        return {**state, "generations": self.generations.cpu()}
+
+    def chunks(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """
+        :return: the segments in use: a first row, and what :meth:`restore` puts back from there
+        """
+        for segment in self.segments.values():
+            start = segment.start - self.lead
+            yield start, self.rows.read(start, start + self.segment_rows)
+
+    def restore(self, start: int, columns: dict[str, np.ndarray]) -> None:
+        """
+        :param start: the first row
+        :param columns: what :meth:`chunks` read there
+        """
+        self.rows.restore(start, columns)
+
+    @classmethod
+    def described(cls, description: dict[str, Any]) -> Self:
+        """
+        :param description: what :meth:`description` gave
+        :return: a storage on the CPU, whose rows are to be restored
+        """
+        storage = cls.__new__(cls)
+        storage.__dict__.update(description)
+        storage.rows = Rows(*storage._row_arguments, "cpu")
+        storage.rows.n_committed.fill_(storage.n_committed)
+        storage._watch()
+        return storage
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.description(), "chunks": dict(self.chunks())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.rows = Rows(*self._row_arguments, "cpu")
-        self.rows.n_committed.fill_(self.n_committed)
-        self._watch()
-        for start, columns in state["rows"].items():
-            self.rows.restore(start - self.lead, columns)
+        chunks = state.pop("chunks")
+        self.__dict__.update(vars(self.described(state)))
+        for start, columns in chunks.items():
+            self.restore(start, columns)

@@ -148,4 +148,4 @@ def test_a_failure_names_the_slots_that_step_together():
 
     env = NativeVecEnv(lambda n_envs, seed: Broken([lambda: gym.make("CartPole-v1")] * n_envs), 4)
     with pytest.raises(ActorError, match=r"slots \[[013, 2]*\].*\n(.*\n)*.*the simulator is gone"):
-        small(env, n_processes=2).learn(100)
+        small(env, n_processes=2, actor_restarts=0).learn(100)
