@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from sb3_ca2e.actors.actor import Actor
     from sb3_ca2e.actors.transport import MessageWriter
 
+#: How much actors yield to the learner on cores that they share.
+NICENESS = 10
 #: What a spawn request brings along, in this order; the last three only where the learner's process infers.
 FDS = ("spec", "board", "buffers", "wake", "messages", "exchange", "bell", "replies")
 
@@ -133,6 +135,8 @@ def run_actor(fds: dict[str, int]) -> int:
     from sb3_ca2e.actors.transport import BlockBuffers, Board, Handover, MessageWriter
 
     th.set_num_threads(1)
+    # The learner's threads wait for each other in every layer: an actor in the place of one would hold up all of them.
+    os.nice(NICENESS)
     messages = MessageWriter(fds["messages"])
     actor: Actor | None = None
     spec: ActorSpec | None = None
