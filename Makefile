@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench check lint format types docs clean
+.PHONY: help demo test bench bench-gpu check lint format types docs clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: $(VENV)/.installed ## train on LunarLander-v3 with three bundled priors (a few minutes)
 	$(BIN)/python -m sb3_ca2e.demo
@@ -16,11 +16,12 @@ demo: $(VENV)/.installed ## train on LunarLander-v3 with three bundled priors (a
 test: $(VENV)/.installed ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench: $(VENV)/.installed ## the shorter benchmarks, half an hour; benchmarks/README.md names the others
-	$(BIN)/python benchmarks/asynchrony.py
-	$(BIN)/python benchmarks/ratio.py
-	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/learning_rows.py --row plain-dqn --row plain-ddpg
+bench: $(VENV)/.installed ## speed beside the peers, half an hour on a quiet machine; QUICK=1 for five minutes
+	$(BIN)/python benchmarks/run.py $(if $(QUICK),--quick)
+
+# With the user's own Python: one that has PyTorch with CUDA, and SB3 and ale-py, on a machine without a network
+bench-gpu: ## the same on a GPU, with PYTHON; QUICK=1 for shorter measurements
+	$(PYTHON) benchmarks/run.py --gpu $(if $(QUICK),--quick)
 
 check: test lint types docs ## everything that a change must pass
 

@@ -5,38 +5,35 @@ Each side has a process of its own, and they take turns.
 
 Usage::
 
-    python benchmarks/acting.py                       # all rows: some twenty minutes
+    python benchmarks/acting.py                       # all rows: ten minutes
     python benchmarks/acting.py --row hopper --repeats 9
-    python benchmarks/acting.py --quick               # shorter measurements, less of them
+    python benchmarks/acting.py --quick               # measurements an eighth as long, and once
 """
 
-import argparse
 import functools
 import multiprocessing
 import os
-import pathlib
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import ale_py
 import gymnasium as gym
 import numpy as np
 import torch as th
-import turns
 from asynchrony import SleepingEnv
 from gymnasium import spaces
-from provenance import RESULTS, describe, provenance, write_results
+from rows import Row, Side, argument_parser, run
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_atari_env, make_vec_env
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import SubprocVecEnv
+from steady import steady_rate
+from turns import Answer
 
-from sb3_ca2e import CA2EDDPG, CA2EDQN
+from sb3_ca2e import CA2EDDPG, CA2EDQN, make_atari_env
 from sb3_ca2e.actors.collector import Collector
 from sb3_ca2e.actors.envs import recipe_from
 from sb3_ca2e.actors.inference import Inference
@@ -50,19 +47,20 @@ SLEEP_SECONDS, MOST_PROCESSES = 0.002, 16
 
 def environments(row: str, n_envs: int, **arguments: Any) -> Any:
     """
-    :param row: "hopper" or "pong"
+    :param row: "hopper", "pong", or "pong-native", which is native unless SB3's functions are to make it otherwise
     :param n_envs: number of environments
     :param arguments: of SB3's functions
     :return: a vectorized environment
     """
     if row == "hopper":
         return make_vec_env("Hopper-v5", n_envs, seed=0, **arguments)
-    return VecFrameStack(make_atari_env("PongNoFrameskip-v4", n_envs, seed=0, **arguments), 4)
+    native = row == "pong-native" and not arguments
+    return make_atari_env("PongNoFrameskip-v4", n_envs, seed=0, native=native, **arguments)
 
 
 def algorithm(row: str, env: Any, **arguments: Any) -> Any:
     """
-    :param row: "hopper" or "pong"
+    :param row: "hopper", "pong" or "pong-native"
     :param env: its environment
     :param arguments: of the algorithm
     :return: a model of ours that only collects
@@ -72,45 +70,10 @@ def algorithm(row: str, env: Any, **arguments: Any) -> Any:
     if row == "hopper":
         return CA2EDDPG("MlpPolicy", env, **common)
     epsilons: dict[str, Any] = {"exploration_initial_eps": EPSILON, "exploration_final_eps": EPSILON}
-    return CA2EDQN("CnnPolicy" if row == "pong" else "MlpPolicy", env, **epsilons, **common)
+    return CA2EDQN("CnnPolicy" if row.startswith("pong") else "MlpPolicy", env, **epsilons, **common)
 
 
-class SecondHalf(BaseCallback):
-    """
-    Transitions a second when processes have started, networks are traced, and all slots are heard of.
-
-    :param n: transitions of the run
-    """
-
-    def __init__(self, n: int):
-        super().__init__()
-        self.n = n
-        self.first = self.last = (0, 0.0)
-
-    def _on_step(self) -> bool:
-        self.last = self.num_timesteps, time.perf_counter()
-        if self.num_timesteps <= self.n // 2:
-            self.first = self.last
-        return True
-
-    @property
-    def rate(self) -> float:
-        """Transitions a second."""
-        return (self.last[0] - self.first[0]) / (self.last[1] - self.first[1])
-
-
-def steady_rate(model: Any, n: int) -> float:
-    """
-    :param model: learns
-    :param n: number of transitions
-    :return: transitions a second of the second half
-    """
-    steady = SecondHalf(n)
-    model.learn(n, callback=steady)
-    return steady.rate
-
-
-def ours(row: str, n: int) -> Callable[[], float]:
+def ours(row: str, n: int) -> Callable[[], Answer]:
     """
     :param row: name of the row
     :param n: transitions of a measurement
@@ -169,9 +132,11 @@ class BareLoop:
         model = algorithm(row, environments(row, 1))
         behaviour: Any = type(model)
         recipe = recipe_from(model.env)
-        self.envs = [recipe.build(index) for index in range(N_SLOTS // N_PROCESSES)]
+        slots = range(N_SLOTS // N_PROCESSES)
+        self.together = recipe.build_together(slots, [False] * len(slots), seed=0)
+        self.envs: Any = self.together.seats if self.together is not None else [recipe.build(slot) for slot in slots]
         self.explore = explorer(model.action_space, len(self.envs))
-        self.stacked = row == "pong"
+        self.stacked = row.startswith("pong")
         space = model.observation_space
         self.batch = np.zeros((len(self.envs), *space.shape), dtype=space.dtype)
         self.policy = Inference(behaviour, model.published_modules(), len(self.envs))
@@ -209,6 +174,8 @@ class BareLoop:
         with th.inference_mode():
             for _ in range(n // len(self.envs)):
                 actions = self.explore(self.policy(self.tensor, len(self.envs))[0])
+                if self.together is not None:
+                    self.together.step(actions)
                 for index, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
                     observation, _, terminated, truncated, _ = env.step(action)
                     self.see(index, observation)
@@ -250,7 +217,7 @@ def bare(row: str, n: int) -> Callable[[], float]:
     return measure
 
 
-def sleeping(row: str, n: int, n_processes: int) -> Callable[[], float]:
+def sleeping(row: str, n: int, n_processes: int) -> Callable[[], Answer]:
     """
     :param row: name of the row
     :param n: transitions of one process
@@ -352,34 +319,6 @@ def importing(row: str, n: int, package: str) -> Callable[[], float]:
     return measure
 
 
-Side = Callable[[str, int], Callable[[], float]]
-
-
-@dataclass(frozen=True)
-class Row:
-    """
-    What is measured.
-
-    :param what: as printed
-    :param unit: of the figures
-    :param sides: the first is ours
-    :param goals: of our median divided by that of each peer; by "", of our median itself
-    :param n: transitions of a measurement
-    :param at_most: goals are not to be exceeded, rather than reached
-    :param times: what the peer is multiplied by
-    :param threads: of PyTorch for a peer, 1 where it is not named
-    """
-
-    what: str
-    unit: str
-    sides: dict[str, Side]
-    goals: dict[str, float]
-    n: int = 0
-    at_most: bool = False
-    times: int = 1
-    threads: dict[str, int] = field(default_factory=dict)
-
-
 _ACTING: dict[str, Side] = {"sb3_ca2e": ours, "SubprocVecEnv": subproc, "bare loop": bare}
 _WHERE = f"{N_PROCESSES} processes, {N_SLOTS} slots"
 _ALL_CORES = {"SubprocVecEnv": os.cpu_count() or 1}
@@ -389,7 +328,7 @@ ROWS = {
         "transitions/s",
         _ACTING,
         {"SubprocVecEnv": 2.5, "bare loop": 0.92},
-        40_000,
+        20_000,
         threads=_ALL_CORES,
     ),
     "pong": Row(
@@ -397,6 +336,14 @@ ROWS = {
         "transitions/s",
         _ACTING,
         {"SubprocVecEnv": 2.0, "bare loop": 0.92},
+        8_000,
+        threads=_ALL_CORES,
+    ),
+    "pong-native": Row(
+        f"Pong by ale-py's vector environment, peer by SB3's wrappers, CNN, {_WHERE}",
+        "transitions/s",
+        _ACTING,
+        {"SubprocVecEnv": 2.5, "bare loop": 0.92},
         8_000,
         threads=_ALL_CORES,
     ),
@@ -416,7 +363,7 @@ ROWS = {
         "% of the learner's time",
         {"sb3_ca2e": publishing},
         {"": 1.0},
-        1_600,
+        1_000,
         at_most=True,
         threads={"sb3_ca2e": os.cpu_count() or 1},
     ),
@@ -437,74 +384,8 @@ ROWS = {
 }
 
 
-def measured(name: str, repeats: int, quick: bool) -> dict[str, Any]:
-    """
-    :param name: of a row
-    :param repeats: measurements of each side
-    :param quick: make short measurements
-    :return: figures, ratios and goals
-    """
-    row = ROWS[name]
-    short = ["--quick"] * quick
-    sides = [
-        turns.Side(side, __file__, "--row", name, "--side", side, *short, threads=row.threads.get(side, 1))
-        for side in row.sides
-    ]
-    figures = turns.in_turns(sides, repeats)
-    for each in sides:
-        each.close()
-    own, *_ = (statistics.median(figures[side]) for side in row.sides)
-    ratios = {peer: own / (row.times * statistics.median(figures[peer])) if peer else own for peer in row.goals}
-    reached = {
-        peer: (ratios[peer] <= goal) if row.at_most else (ratios[peer] >= goal) for peer, goal in row.goals.items()
-    }
-    return {"unit": row.unit, "figures": figures, "ratios": ratios, "goals": row.goals, "reached": reached}
-
-
-def table(name: str, result: dict[str, Any]) -> list[str]:
-    """
-    :param name: of a row
-    :param result: what :func:`measured` returned
-    :return: its lines, one a side
-    """
-    row, lines = ROWS[name], []
-    for index, side in enumerate(row.sides):
-        peer = side if index else ""
-        digits = 0 if statistics.median(result["figures"][side]) > 100 else 2
-        figure = f"{turns.spread(result['figures'][side], digits)} {row.unit}"
-        told = [""] * 2
-        if peer in result["ratios"]:
-            goal = f"{'<=' if row.at_most else '>='} {row.goals[peer]:g}"
-            told = [f"{result['ratios'][peer]:.2f}", goal if result["reached"][peer] else f"{goal} MISSED"]
-        lines.append(f"| {'' if index else row.what} | {side} | {figure} | {told[0]} | {told[1]} |")
-    return lines
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--row", action="append", choices=ROWS, help="only this one; may be given more than once")
-    parser.add_argument("--repeats", type=int, help="measurements of each side: 5, or 3 with --quick")
-    parser.add_argument("--quick", action="store_true", help="make each measurement a quarter as long")
-    parser.add_argument("--out", type=pathlib.Path, help="where results go; benchmarks/results if all rows are run")
-    parser.add_argument("--side", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.side:
-        row = ROWS[args.row[0]]
-        turns.serve(row.sides[args.side](args.row[0], row.n // 4 if args.quick else row.n))
-        return
-    measured_on = provenance()
-    repeats = args.repeats or (3 if args.quick else 5)
-    lines = ["# Acting", "", f"Medians of {repeats} measurements, in brackets the range.", ""]
-    lines += ["| what | side | figure | ratio | goal |", "| --- | --- | --- | --- | --- |"]
-    results = {}
-    for name in args.row or ROWS:
-        results[name] = measured(name, repeats, args.quick)
-        lines += table(name, results[name])
-        print(*table(name, results[name]), sep="\n", flush=True)
-    lines += ["", describe(measured_on)]
-    whole = len(results) == len(ROWS) and not args.quick
-    folder = args.out or (RESULTS if whole else pathlib.Path("runs/acting"))
-    write_results(folder, "acting", {"rows": results, "measured_on": measured_on}, "\n".join(lines))
+    run(__file__, ROWS, argument_parser(__doc__, ROWS).parse_args())
 
 
 if __name__ == "__main__":

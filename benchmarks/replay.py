@@ -7,7 +7,7 @@ Each side has a process of its own with one thread, and they take turns.
   trees; cpprb can't leave out a column of its own and the weights.
 - ``hopper``: ``sample()`` of 1 M of Hopper's transitions, ours prioritized and with 3-step returns, SB3's uniform and
   with 1-step returns.
-- ``pong``: the same of 50,000 of Pong's stacks of four frames, and the bytes of a transition.
+- ``pong``: the same of 50,000 of Pong's stacks of four frames, and our bytes in SB3's.
 
 Usage::
 
@@ -16,25 +16,20 @@ Usage::
 """
 
 import argparse
-import pathlib
-import statistics
+import functools
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+from rows import Row, Side, argument_parser, run
+from turns import Answer, peer_environment
+
 PEERS = ("--no-deps", "numpy==2.4.6", "numba==0.68.1", "llvmlite==0.50.0", "tianshou==2.0.1", "cpprb==11.0.0")
-#: transitions held, batch size, peers, batches in a measurement
-ROWS: dict[str, dict[str, Any]] = {
-    "indices-32": {"held": 1_000_000, "batch": 32, "peers": ("tianshou", "cpprb"), "batches": 5_000},
-    "indices-512": {"held": 1_000_000, "batch": 512, "peers": ("tianshou", "cpprb"), "batches": 1_000},
-    "hopper": {"held": 1_000_000, "batch": 128, "peers": ("SB3",), "batches": 2_000},
-    "pong": {"held": 50_000, "batch": 32, "peers": ("SB3",), "batches": 500},
-}
-#: of our time in the best peer's, of our bytes in SB3's
-TIME_GOAL, BYTES_GOAL = 1.0, 1 / 7
-#: of what :func:`side` measures: a batch, and the bytes of a transition if the memory holds any data
-Batch = tuple[Callable[[], Any], float | None]
+#: name of what Pong's row notes beside the time, of which at most a seventh is asked
+SHARE_OF_BYTES = "share of SB3's bytes"
+#: What a side measures: a batch, and what there is to note.
+Batch = tuple[Callable[[], Any], dict[str, Any]]
 
 
 def our_tree(held: int, batch_size: int) -> Batch:
@@ -51,7 +46,7 @@ def our_tree(held: int, batch_size: int) -> Batch:
     rng, generator = np.random.default_rng(0), th.Generator().manual_seed(0)
     tree, priorities = BinarySumTree(held), th.from_numpy(rng.random(batch_size))
     tree.assign(0, rng.random(held))
-    return lambda: tree.update(tree.sample(batch_size, generator), priorities), None
+    return lambda: tree.update(tree.sample(batch_size, generator), priorities), {}
 
 
 def tree_of_tianshou(held: int, batch_size: int) -> Batch:
@@ -74,7 +69,7 @@ def tree_of_tianshou(held: int, batch_size: int) -> Batch:
     def batch() -> None:
         tree[tree.get_prefix_sum_idx(np.random.rand(batch_size) * tree.reduce())] = priorities
 
-    return batch, None
+    return batch, {}
 
 
 def tree_of_cpprb(held: int, batch_size: int) -> Batch:
@@ -89,7 +84,7 @@ def tree_of_cpprb(held: int, batch_size: int) -> Batch:
     rng = np.random.default_rng(0)
     buffer, priorities = cpprb.PrioritizedReplayBuffer(held, {"reward": {}}), rng.random(batch_size)
     buffer.add(reward=np.zeros(held), priorities=rng.random(held))
-    return lambda: buffer.update_priorities(buffer.sample(batch_size)["indexes"], priorities), None
+    return lambda: buffer.update_priorities(buffer.sample(batch_size)["indexes"], priorities), {}
 
 
 def _spaces(row: str) -> tuple[Any, Any]:
@@ -106,31 +101,50 @@ def our_memory(row: str, held: int, batch_size: int) -> Batch:
     :param row: name of the row
     :param held: transitions in the memory
     :param batch_size: transitions in a batch
-    :return: what samples a batch, and the bytes of a transition
+    :return: what samples a batch, and for images our bytes in SB3's
+    """
+    from stable_baselines3.common.buffers import ReplayBuffer
+
+    from sb3_ca2e.replay import PrioritizedReplayBuffer
+
+    n_stack, n_slots = (4 if row == "pong" else 1), 8
+    memory = PrioritizedReplayBuffer(held, *_spaces(row), "cpu", frame_stack=(n_stack, 0), n_slots=n_slots, seed=0)
+    fill(memory, held, n_slots)
+    note = {}
+    if row == "pong":
+        note[SHARE_OF_BYTES] = memory.nbytes / held / fill_of_sb3(ReplayBuffer(1, *_spaces(row), "cpu"))
+    return lambda: memory.sample(batch_size), note
+
+
+def fill(memory: Any, held: int, n_slots: int) -> None:
+    """
+    Store episodes of 200 steps whose observations are all ones.
+
+    :param memory: a memory of ours
+    :param held: transitions to store
+    :param n_slots: slots that they come from
     """
     import numpy as np
 
-    from sb3_ca2e.replay import Block, PrioritizedReplayBuffer, lead_frames
+    from sb3_ca2e.replay import Block, lead_frames
     from sb3_ca2e.replay.block import OBSERVATION, TERMINATED, TRANSITION
 
-    n_stack, n_slots, n = (4 if row == "pong" else 1), 8, 200
-    memory = PrioritizedReplayBuffer(held, *_spaces(row), "cpu", frame_stack=(n_stack, 0), n_slots=n_slots, seed=0)
-    lead, rng = lead_frames(memory._columns), np.random.default_rng(0)
-    column, flags = memory._columns[OBSERVATION], np.full(n, TRANSITION)
+    n, rng = min(200, held), np.random.default_rng(0)
+    lead, column, flags = lead_frames(memory._columns), memory._columns[OBSERVATION], np.full(n, TRANSITION)
     flags[-1] |= TERMINATED
+    actions = np.zeros((n, memory.action_dim))
     for i in range(held // n):
         memory.add_block(
             Block(
                 slot=i % n_slots,
                 frames={OBSERVATION: np.ones((lead + n + 1, *column.frame_shape), column.dtype)},
-                actions=np.zeros((n, memory.action_dim)),
+                actions=actions,
                 rewards=rng.random(n, dtype=np.float32),
                 flags=flags,
                 ages=np.full(n + 1, lead, np.uint8),
                 priorities=rng.random(n) + 0.01,
             )
         )
-    return lambda: memory.sample(batch_size), memory.nbytes / held
 
 
 def memory_of_sb3(row: str, held: int, batch_size: int) -> Batch:
@@ -138,117 +152,110 @@ def memory_of_sb3(row: str, held: int, batch_size: int) -> Batch:
     :param row: name of the row
     :param held: transitions in the memory
     :param batch_size: transitions in a batch
-    :return: what samples a batch, and the bytes of a transition
+    :return: what samples a batch
     """
     from stable_baselines3.common.buffers import ReplayBuffer
 
     memory = ReplayBuffer(held, *_spaces(row), "cpu")
+    fill_of_sb3(memory)
+    return lambda: memory.sample(batch_size), {}
+
+
+def fill_of_sb3(memory: Any) -> int:
+    """
+    :param memory: a memory of SB3's, to be filled with ones: pages that were never written are all the same one
+    :return: its bytes
+    """
     names = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
     columns = [getattr(memory, name) for name in names]
     for column in columns:
-        column[:] = 1  # pages that were never written are all the same one
+        column[:] = 1
     memory.full = True
-    return lambda: memory.sample(batch_size), sum(column.nbytes for column in columns) / held
+    return sum(column.nbytes for column in columns)
 
 
-def side(name: str, row: str) -> None:
+def timed(make: Callable[[], Batch]) -> Side:
     """
-    Be one side of a row.
-
-    :param name: of the side
-    :param row: name of the row
+    :param make: what makes a side
+    :return: the side, which measures microseconds a batch
     """
-    from turns import serve
 
-    spec = ROWS[row]
-    size = spec["held"], spec["batch"]
-    if row.startswith("indices"):
-        batch, n_bytes = {"sb3_ca2e": our_tree, "tianshou": tree_of_tianshou, "cpprb": tree_of_cpprb}[name](*size)
-    else:
-        batch, n_bytes = {"sb3_ca2e": our_memory, "SB3": memory_of_sb3}[name](row, *size)
-    for _ in range(50):
-        batch()
-
-    def microseconds() -> float:
-        started = time.perf_counter()
-        for _ in range(spec["batches"]):
+    def side(row: str, n: int) -> Callable[[], Answer]:
+        batch, note = make()
+        for _ in range(50):
             batch()
-        return (time.perf_counter() - started) / spec["batches"] * 1e6
 
-    serve(microseconds, n_bytes)
+        def microseconds() -> Answer:
+            started = time.perf_counter()
+            for _ in range(n):
+                batch()
+            return (time.perf_counter() - started) / n * 1e6, note
+
+        return microseconds
+
+    return side
 
 
-def measure(row: str, repeats: int) -> dict[str, Any]:
+def indices(held: int, batch_size: int, n: int) -> Row:
     """
-    :param row: name of the row
-    :param repeats: measurements of each side
-    :return: microseconds of each side, our share of the best peer's median, bytes of a transition, and goals
+    :param held: priorities in the tree
+    :param batch_size: draws in a batch
+    :param n: batches in a measurement
+    :return: the row
     """
-    from turns import Side, in_turns, peer_environment
-
-    pythons = {"sb3_ca2e": sys.executable, **dict.fromkeys(ROWS[row]["peers"], sys.executable)}
-    if row.startswith("indices"):
-        pythons |= dict.fromkeys(ROWS[row]["peers"], str(peer_environment("replay", PEERS)))
-    sides = [Side(name, __file__, "--side", name, "--row", row, python=python) for name, python in pythons.items()]
-    times = in_turns(sides, repeats)
-    for each in sides:
-        each.close()
-    medians = {name: statistics.median(figures) for name, figures in times.items()}
-    best = min(ROWS[row]["peers"], key=lambda name: medians[name])
-    result = {"microseconds": times, "best_peer": best, "time_ratio": medians["sb3_ca2e"] / medians[best]}
-    result["reached"] = result["time_ratio"] <= TIME_GOAL
-    if row == "pong":
-        n_bytes = {each.name: each.ready for each in sides}
-        result |= {"bytes": n_bytes, "bytes_ratio": n_bytes["sb3_ca2e"] / n_bytes["SB3"]}
-        result["reached"] = result["reached"] and result["bytes_ratio"] <= BYTES_GOAL
-    return result
+    makers = {"sb3_ca2e": our_tree, "tianshou": tree_of_tianshou, "cpprb": tree_of_cpprb}
+    peers = ("tianshou", "cpprb")
+    return Row(
+        f"indices of {held}, batch {batch_size}",
+        "us",
+        {name: timed(functools.partial(maker, held, batch_size)) for name, maker in makers.items()},
+        dict.fromkeys(peers, 1.0),
+        n,
+        at_most=True,
+        pythons=dict.fromkeys(peers, functools.partial(peer_environment, "replay", PEERS)),
+    )
 
 
-def table(row: str, result: dict[str, Any]) -> list[str]:
+def samples(row: str, held: int, batch_size: int, n: int, **goals: float) -> Row:
     """
-    :param row: name of the row
-    :param result: what :func:`measure` returned
-    :return: lines of a table
+    :param row: its name
+    :param held: transitions in the memory
+    :param batch_size: transitions in a batch
+    :param n: batches in a measurement
+    :param goals: of numbers that are noted
+    :return: the row
     """
-    from turns import spread
+    makers = {"sb3_ca2e": our_memory, "SB3": memory_of_sb3}
+    return Row(
+        f"sample() of {row}, {held} held, batch {batch_size}",
+        "us",
+        {name: timed(functools.partial(maker, row, held, batch_size)) for name, maker in makers.items()},
+        {"SB3": 1.0, **goals},
+        n,
+        at_most=True,
+    )
 
-    told = "reached" if result["reached"] else "MISSED"
-    lines = []
-    for name, figures in result["microseconds"].items():
-        n_bytes = f"{result['bytes'][name]:.0f}" if "bytes" in result else ""
-        head = f"{row}: {ROWS[row]['held']} held, batch {ROWS[row]['batch']}" if name == "sb3_ca2e" else ""
-        ratio = f"{result['time_ratio']:.2f} | **{told}**" if name == "sb3_ca2e" else " | "
-        lines.append(f"| {head} | {name} | {spread(figures, 1)} | {n_bytes} | {ratio} |")
-    if "bytes" in result:
-        lines.append(f"| | | | {result['bytes_ratio']:.3f} of SB3's, at most {BYTES_GOAL:.3f} | | |")
-    return lines
+
+def all_rows(held: int) -> dict[str, Row]:
+    """
+    :param held: transitions in the memories, images excepted
+    :return: rows by name
+    """
+    return {
+        "indices-32": indices(held, 32, 5_000),
+        "indices-512": indices(held, 512, 1_000),
+        "hopper": samples("hopper", held, 128, 2_000),
+        "pong": samples("pong", held // 20, 32, 500, **{SHARE_OF_BYTES: 1 / 7}),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--row", action="append", choices=ROWS, help="only this one; may be given more than once")
-    parser.add_argument("--repeats", type=int, default=7, help="measurements of each side")
-    parser.add_argument("--out", type=pathlib.Path, help="where results go; benchmarks/results if all rows are run")
-    parser.add_argument("--side", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.side:
-        side(args.side, args.row[0])
-        return
-
-    from provenance import RESULTS, describe, provenance, write_results
-
-    measured_on = provenance()
-    lines = ["# Replay memory", "", "Microseconds a batch, medians and in brackets the range; one thread."]
-    lines += [f"The ratio is to the best peer's median, {TIME_GOAL} or less is the goal.", ""]
-    lines += ["| row | side | microseconds | bytes a transition | ratio | |", "| --- | --- | --- | --- | --- | --- |"]
-    results: dict[str, Any] = {}
-    for row in args.row or ROWS:
-        results[row] = measure(row, args.repeats)
-        lines += table(row, results[row])
-        print(*table(row, results[row]), sep="\n", flush=True)
-    lines += ["", describe(measured_on)]
-    folder = args.out or (RESULTS if len(results) == len(ROWS) else pathlib.Path("runs/replay"))
-    write_results(folder, "replay", {"rows": results, "measured_on": measured_on}, "\n".join(lines))
+    held = argparse.ArgumentParser(add_help=False)
+    held.add_argument("--held", type=int, default=1_000_000, help="transitions in the memories; of images a twentieth")
+    n_held = held.parse_known_args()[0].held
+    rows = all_rows(n_held)
+    args = argument_parser(__doc__, rows, held).parse_args()
+    run(__file__, rows, args, ["--held", str(n_held)])
 
 
 if __name__ == "__main__":

@@ -6,19 +6,24 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import sysconfig
 import venv
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from provenance import REPOSITORY
 
+#: What a side measured: a figure, and what else there is to tell about it, by name.
+Answer = float | tuple[float, dict[str, Any]]
 
-def peer_environment(name: str, packages: Sequence[str]) -> pathlib.Path:
+
+def peer_environment(name: str, packages: Sequence[str], beside: bool = False) -> pathlib.Path:
     """
     An environment of the benchmark's own, made once.
 
     :param name: of its folder in ``runs/peers``
     :param packages: to install there
+    :param beside: it sees the packages of this environment too, so that PyTorch and SB3 are the same
     :return: its Python
     """
     folder = REPOSITORY / "runs" / "peers" / name
@@ -27,6 +32,9 @@ def peer_environment(name: str, packages: Sequence[str]) -> pathlib.Path:
         print(f"installing {' '.join(packages)} into {folder.relative_to(REPOSITORY)}", flush=True)
         venv.create(folder, clear=True, with_pip=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+        if beside:
+            (site_packages,) = folder.glob("lib/python*/site-packages")
+            (site_packages / "beside.pth").write_text(sysconfig.get_path("purelib") + "\n")
         done.write_text(" ".join(packages))
     return python
 
@@ -56,6 +64,8 @@ class Side:
             env={**os.environ, **own, "XLA_FLAGS": flags},
         )
         self.ready = self._answer()
+        #: what it told beside each figure
+        self.notes: list[dict[str, Any]] = []
 
     def measure(self) -> float:
         """
@@ -64,7 +74,11 @@ class Side:
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        return float(self._answer())
+        answer = self._answer()
+        if isinstance(answer, list):
+            answer, note = answer
+            self.notes.append(note)
+        return float(answer)
 
     def close(self) -> None:
         """End the process."""
@@ -80,7 +94,7 @@ class Side:
         raise RuntimeError(f"{self.name} ended without an answer, see above.")
 
 
-def serve(measure: Callable[[], float], ready: Any = None) -> None:
+def serve(measure: Callable[[], Answer], ready: Any = None) -> None:
     """
     What a side's script does when it is ready.
 

@@ -3,11 +3,10 @@
 import copy
 import difflib
 import inspect
-import io
 import pathlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -25,17 +24,20 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ca2e.actors.actor import ActorSpec
 from sb3_ca2e.actors.bottleneck import cpu_count
 from sb3_ca2e.actors.collector import Collector
+from sb3_ca2e.actors.device_inference import DeviceInference, pays
 from sb3_ca2e.actors.envs import as_env, recipe_from
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.normalization import Statistics
 from sb3_ca2e.actors.pool import ActorPool, AsyncActors, SyncActors
-from sb3_ca2e.actors.recorder import PRIORITY_FLOOR, Steps
+from sb3_ca2e.actors.recorder import Steps
+from sb3_ca2e.actors.supervision import Supervision
 from sb3_ca2e.actors.transport import FlatParameters
 from sb3_ca2e.interrupts import Interrupts
 from sb3_ca2e.priors.agent import PriorAgent
-from sb3_ca2e.priors.reader import saved_attributes
 from sb3_ca2e.priors.retirement import Retirement
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer, PrioritizedReplaySamples
+from sb3_ca2e.resumption import Resumption
+from sb3_ca2e.saving import Saving
 from sb3_ca2e.updates import Learner, Networks, Result
 
 #: What a user may put into ``prior_agents``.
@@ -46,7 +48,7 @@ DEFAULT_ACTORS = 8
 WORTH_COMPILING = 20_000
 
 
-class CA2EMixin(OffPolicyAlgorithm):
+class CA2EMixin(Saving):
     """
     Asynchronous actors, prioritized multi-step memory and prior agents for an off-policy algorithm of SB3.
 
@@ -55,8 +57,6 @@ class CA2EMixin(OffPolicyAlgorithm):
     :meth:`published_modules`, :meth:`trained_networks`, :meth:`explorations`, :meth:`act`, :meth:`evaluate` and
     :meth:`update`.
     """
-
-    replay_buffer: PrioritizedReplayBuffer
 
     # The hooks.
 
@@ -150,7 +150,10 @@ class CA2EMixin(OffPolicyAlgorithm):
         actor_update_interval: int = 100,
         rate_limit: bool = True,
         info_keys: Sequence[str] = (),
+        inference: str = "auto",
         compile: bool | str = "auto",
+        actor_restarts: int = 10,
+        actor_timeout: float | None = 60.0,
     ) -> None:
         """Keep the arguments as given: ``load`` writes them back under their own names."""
         if isinstance(prior_agents, str | pathlib.Path | BaseAlgorithm | PriorAgent):
@@ -165,12 +168,17 @@ class CA2EMixin(OffPolicyAlgorithm):
         self.actor_update_interval = actor_update_interval
         self.rate_limit = rate_limit
         self.info_keys = tuple(info_keys)
+        self.inference = inference
         self.compile = compile
+        self.actor_restarts = actor_restarts
+        self.actor_timeout = actor_timeout
         self.retirement_state: dict[str, Any] | None = None
         self._last_actor_stats: list[dict[str, Any]] = []
         self._n_updates_at_start = 0
         self._n_learns = 0  # saved, so that each learn() sees new episodes though the seed is the same
         self._collector: Collector | None = None
+        self._due: list[Callable[[], None]] = []
+        self._resumption: Resumption | None = None
         self._interrupts = Interrupts()
         self._last_batch: tuple[PrioritizedReplaySamples, th.Tensor] | None = None
         self._learner: Learner | None = None
@@ -218,6 +226,12 @@ class CA2EMixin(OffPolicyAlgorithm):
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
         if self.compile not in (True, False, "auto"):
             raise ValueError(f"compile must be True, False or 'auto', not {self.compile!r}.")
+        if not isinstance(self.actor_restarts, int) or self.actor_restarts < 0:
+            raise ValueError(f"actor_restarts must be a whole number of at least 0, not {self.actor_restarts!r}.")
+        if self.actor_timeout is not None and not self.actor_timeout > 0:
+            raise ValueError(f"actor_timeout must be a number of seconds, or None, not {self.actor_timeout!r}.")
+        if self.inference not in ("actor", "device", "auto"):
+            raise ValueError(f"inference must be 'actor', 'device' or 'auto', not {self.inference!r}.")
         if self.execution not in ("async", "sync"):
             raise ValueError(f"execution must be 'async' or 'sync', not {self.execution!r}.")
         if self.n_slots <= len(self.prior_agents):
@@ -255,8 +269,13 @@ class CA2EMixin(OffPolicyAlgorithm):
         finally:
             self.n_steps = n_steps
         self._n_learns = n_learns  # a loaded model goes on, though SB3 sets its seed anew
+
+    def _current_learner(self) -> Learner:
+        """The learner of the networks and optimisers that there are: a user may have replaced some."""
         modules, optimizers = self.trained_networks()
-        self._learner = Learner(self.update, modules, optimizers, self._values_of_update_settings)
+        if self._learner is None or not self._learner.learns(modules, optimizers):
+            self._learner = Learner(self.update, modules, optimizers, self._values_of_update_settings)
+        return self._learner
 
     def _values_of_update_settings(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in self.update_settings)
@@ -281,61 +300,6 @@ class CA2EMixin(OffPolicyAlgorithm):
             **{"n_slots": self.n_slots, **self.replay_buffer_kwargs},
         )
 
-    @classmethod
-    def load(
-        cls,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        env: Any = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> Self:
-        """
-        Load a model; see :meth:`stable_baselines3.common.base_class.BaseAlgorithm.load`.
-
-        :param path: the zip that :meth:`save` left, or an open file
-        :param env: the environment to learn on, None to predict only
-        :param device: where the model runs
-        :param custom_objects: objects to take in the place of saved ones
-        :param print_system_info: print those of the machine that saved it and of this one
-        :param force_reset: reset the environment before learning
-        :param kwargs: attributes to change
-        :return: the model
-        :raises ValueError: if the file is no whole model, or a model of another algorithm
-        """
-        saved = saved_attributes(path)
-        shared = inspect.signature(cls._set_ca2e_arguments).parameters
-        own = {p.name for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY} - shared.keys()
-        if "prior_agents" not in saved or (own and own.isdisjoint(saved)):
-            raise ValueError(
-                f"{path} is no {cls.__name__} but a model of another algorithm, with a policy from "
-                f"{saved['policy_class']['__module__']}. Load it with the class that saved it; to learn from what it "
-                "can do, pass it to a new model in prior_agents."
-            )
-        return super().load(path, cls._env_from(env), device, custom_objects, print_system_info, force_reset, **kwargs)
-
-    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
-        """
-        Load a memory that :meth:`save_replay_buffer` saved, of any number of actors.
-
-        :param path: the file, or an open one
-        :param truncate_last_traj: unused; episodes that were under way when it was saved count as truncated
-        :raises TypeError: if it is another kind of memory
-        """
-        before = self.replay_buffer
-        super().load_replay_buffer(path, truncate_last_traj)
-        loaded: ReplayBuffer = self.replay_buffer
-        if not isinstance(loaded, PrioritizedReplayBuffer):
-            self.replay_buffer = before
-            raise TypeError(
-                f"The memory in {path} is a {type(loaded).__name__}; {type(self).__name__} needs a "
-                "PrioritizedReplayBuffer, as its own save_replay_buffer leaves."
-            )
-        # It holds single steps, so that returns are formed as this model says.
-        loaded.n_steps, loaded.gamma = self.n_steps, self.gamma
-
     def set_random_seed(self, seed: int | None = None) -> None:
         """
         Seed everything that is random, the actors and the memory too.
@@ -347,9 +311,6 @@ class CA2EMixin(OffPolicyAlgorithm):
             self.seed = seed  # from which each actor takes its own when it starts
             self._n_learns = 0
             self.replay_buffer.set_random_seed(seed)
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_collector", "_interrupts", "_last_batch", "_learner"]
 
     # Learning.
 
@@ -374,12 +335,13 @@ class CA2EMixin(OffPolicyAlgorithm):
         :param reset_num_timesteps: count from zero, and draw a new curve
         :param progress_bar: show one
         :return: the model
-        :raises ActorError: if an actor fails; the model can be used and saved
+        :raises ActorError: if an actor fails too often; the model can be used and saved
         """
         tb_log_name = tb_log_name or type(self).__name__
         with Interrupts() as self._interrupts:
             try:
                 super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+                self._do_what_is_due()
                 if self.verbose >= 1 and self._collector is not None:
                     print(self._collector.advice())
                 return self
@@ -406,6 +368,7 @@ class CA2EMixin(OffPolicyAlgorithm):
             if normalize is not None:
                 normalize.training = training
         self._n_updates_at_start = self._n_updates
+        self._begin_resumed(reset_num_timesteps)
         self._start_actors()
         return set_up
 
@@ -417,10 +380,11 @@ class CA2EMixin(OffPolicyAlgorithm):
         self.replay_buffer.arrange(recipe.columns, recipe.normalizes_frames)
         retirement = self._retirement()
         self.retirement_state = retirement.state
+        going_on = self._slots_going_on()
         prior_of = self._prior_slots()
         priors: list[PriorAgent | None] = [None] * self.n_slots
         for slot, index in prior_of.items():
-            if not retirement.retired(index):
+            if not retirement.retired(index) or (going_on is not None and going_on.priors[slot]):
                 agent = PriorAgent.of(self.prior_agents[index])
                 agent.resolve(self.observation_space, self.action_space, recipe.identity)
                 if agent.revision is not None:
@@ -457,11 +421,17 @@ class CA2EMixin(OffPolicyAlgorithm):
                     n_learns=self._n_learns,
                     info_keys=self.info_keys,
                     statistics=statistics.publish() if statistics is not None else np.zeros(0, dtype=np.float32),
+                    supervision=Supervision(self.actor_restarts, self.actor_timeout),
                 )
             )
-        self._n_learns += 1
+        self._n_learns += going_on is None
         self.policy.set_training_mode(False)
-        pool: ActorPool = SyncActors(specs[0]) if self.execution == "sync" else AsyncActors(specs, self.rate_limit)
+        parameters, on_device = FlatParameters(self.published_modules()), None
+        if self._infers_on_device(specs):
+            on_device = DeviceInference(specs, parameters, self.device)
+            specs = on_device.specs
+        sync = self.execution == "sync"
+        pool: ActorPool = SyncActors(specs[0]) if sync else AsyncActors(specs, self.rate_limit, on_device)
         self._collector = Collector(
             pool,
             self.replay_buffer,
@@ -469,9 +439,16 @@ class CA2EMixin(OffPolicyAlgorithm):
             explorations,
             retirement,
             prior_of,
-            FlatParameters(self.published_modules()),
+            parameters,
             statistics,
+            on_device,
         )
+
+    def _infers_on_device(self, specs: list[ActorSpec]) -> bool:
+        """In one process, nothing is won by another one."""
+        if self.execution == "sync" or self.inference == "actor":
+            return False
+        return self.inference == "device" or pays(specs, self.device)
 
     def _stop_actors(self) -> None:
         if self._collector is not None:
@@ -505,6 +482,8 @@ class CA2EMixin(OffPolicyAlgorithm):
         """
         assert self._collector is not None
         callback.on_rollout_start()
+        self._put_back()
+        self._do_what_is_due()
         num_collected_steps = num_collected_episodes = 0
         frequency = train_freq.frequency
         if not self.rate_limit:
@@ -537,6 +516,8 @@ class CA2EMixin(OffPolicyAlgorithm):
         """Have the transitions of a tick ready; False if there are none and the rate is not limited."""
         assert self._collector is not None
         collector = self._collector
+        if collector.has_tick:
+            return True
         group = train_freq.frequency * self.n_envs
         asked = self._total_timesteps - self._num_timesteps_at_start
         end = self._num_timesteps_at_start + -(-asked // group) * group  # where SB3's loop will stop
@@ -571,23 +552,20 @@ class CA2EMixin(OffPolicyAlgorithm):
         memory = self.replay_buffer
         beta = self.replay_buffer_kwargs.get("beta", 0.4)
         memory.beta = beta + (1.0 - beta) * (1.0 - max(self._current_progress_remaining, 0.0))
-        sums: dict[str, th.Tensor] = {}
-        assert self._learner is not None
+        learner = self._current_learner()
         for _ in range(gradient_steps):
             self._interrupts.check()
             batch = memory.sample(batch_size, env=self._vec_normalize_env)
             self._n_updates += 1
-            td_errors, metrics = self._learner.update(batch)
-            memory.update_priorities(batch.indices, batch.generations, td_errors.abs() + PRIORITY_FLOOR)
-            for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + value
+            td_errors, priorities = learner.update(batch)
+            memory.update_priorities(batch.indices, batch.generations, priorities)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name, value in sums.items():
-            self.logger.record(f"train/{name}", (value / gradient_steps).item())
         if gradient_steps > 0:
+            if self.device.type == "cpu":  # elsewhere to read them would wait for the device
+                self._record_updates()
             self._last_batch = batch, td_errors
             if self.compilable and self._compile_now(gradient_steps):
-                self._learner.compile(batch, wait=self.execution == "sync")
+                learner.compile(batch, wait=self.execution == "sync")
         if self._collector is not None:
             self._collector.learner_updates += time.perf_counter() - started
 
@@ -600,6 +578,12 @@ class CA2EMixin(OffPolicyAlgorithm):
         updates = to_come * gradient_steps / (self.train_freq.frequency * self.n_envs)
         # In one process, when a compiler finishes would decide on the last digits.
         return updates >= WORTH_COMPILING and self.execution == "async"
+
+    def _record_updates(self) -> None:
+        """What the updates told since this was last asked."""
+        if self._learner is not None:
+            for name, mean in self._learner.take_metrics().items():
+                self.logger.record(f"train/{name}", mean)
 
     def _record_batch(self) -> None:
         """Who fed the last batch, and what it taught."""
@@ -615,7 +599,9 @@ class CA2EMixin(OffPolicyAlgorithm):
 
     def dump_logs(self) -> None:
         """Write the logs: SB3's, and what the actors, the priors and the memory do."""
-        if self._collector is not None:
+        self._record_updates()
+        # Where episodes are short this comes every few transitions, and often nobody reads it.
+        if self._collector is not None and self.logger.output_formats:
             self._collector.log(self.logger, 1.0 - self._current_progress_remaining)
             self._record_batch()
             elapsed = max((time.time_ns() - self.start_time) / 1e9, 1e-9)

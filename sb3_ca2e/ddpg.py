@@ -79,7 +79,10 @@ class CA2EDDPG(CA2EMixin, DDPG):
         actor_update_interval: int = 100,
         rate_limit: bool = True,
         info_keys: Sequence[str] = (),
+        inference: str = "auto",
         compile: bool | str = "auto",
+        actor_restarts: int = 10,
+        actor_timeout: float | None = 60.0,
     ) -> None:
         super().__init__(
             policy,  # type: ignore[arg-type]
@@ -117,7 +120,10 @@ class CA2EDDPG(CA2EMixin, DDPG):
             actor_update_interval=actor_update_interval,
             rate_limit=rate_limit,
             info_keys=info_keys,
+            inference=inference,
             compile=compile,
+            actor_restarts=actor_restarts,
+            actor_timeout=actor_timeout,
         )
         if _init_setup_model:
             self._setup_model()

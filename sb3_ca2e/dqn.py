@@ -37,8 +37,15 @@ class CA2EDQN(CA2EMixin, DQN):
     :param rate_limit: hold updates per transition at ``gradient_steps / (train_freq * n_envs)``; False lets actors
         and learner run free, as in the paper
     :param info_keys: entries of ``info`` that callbacks are to see
+    :param inference: where the actors' networks run: ``"actor"``, on the CPU in each actor process; ``"device"``, on
+        the model's device, where one pass answers all; ``"auto"``: on a device other than the CPU if it answers at
+        least twice as soon, which is timed when learning starts
     :param compile: compile the update: True, False, or ``"auto"`` for where enough updates are to come to win back the
         seconds that it takes; until it is done, and where it can't be, updates run eagerly
+    :param actor_restarts: how often an actor process that failed is replaced within ten minutes before
+        :class:`~sb3_ca2e.ActorError` is raised; 0 for never
+    :param actor_timeout: seconds without a sign of life after which an actor process is replaced, ten times as many
+        while an environment is made or reset; None for never
     :param n_steps: steps of a multi-step return
     :param exploration_initial_eps: epsilon at the start: None for evenly from 1.0 to 0.2 over the slots, one
         number for all, or a list with one a slot
@@ -94,7 +101,10 @@ class CA2EDQN(CA2EMixin, DQN):
         actor_update_interval: int = 100,
         rate_limit: bool = True,
         info_keys: Sequence[str] = (),
+        inference: str = "auto",
         compile: bool | str = "auto",
+        actor_restarts: int = 10,
+        actor_timeout: float | None = 60.0,
     ) -> None:
         super().__init__(
             policy,  # type: ignore[arg-type]
@@ -136,7 +146,10 @@ class CA2EDQN(CA2EMixin, DQN):
             actor_update_interval=actor_update_interval,
             rate_limit=rate_limit,
             info_keys=info_keys,
+            inference=inference,
             compile=compile,
+            actor_restarts=actor_restarts,
+            actor_timeout=actor_timeout,
         )
         if _init_setup_model:
             self._setup_model()

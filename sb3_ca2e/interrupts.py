@@ -3,7 +3,6 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -48,12 +47,27 @@ class Interrupts:
         if self.pending:
             raise KeyboardInterrupt
 
-    @contextlib.contextmanager
-    def immediate(self) -> Iterator[None]:
-        """Raise at once in here: code of others, or waiting, that may take long and leaves nothing half done."""
-        self._immediate = True
+    def immediate(self) -> contextlib.AbstractContextManager[None]:
+        """
+        :return: a context that is interrupted at once: code of others, or waiting, that may take long and leaves
+            nothing half done
+        """
+        return _Immediate(self)
+
+
+class _Immediate(contextlib.AbstractContextManager[None]):
+    """Of :meth:`Interrupts.immediate`; entered for each tick, where a generator would take as long as the callback."""
+
+    def __init__(self, interrupts: Interrupts):
+        self._interrupts = interrupts
+
+    def __enter__(self) -> None:
+        self._interrupts._immediate = True
         try:
-            self.check()
-            yield
-        finally:
-            self._immediate = False
+            self._interrupts.check()
+        except KeyboardInterrupt:
+            self._interrupts._immediate = False
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        self._interrupts._immediate = False

@@ -1,20 +1,21 @@
-"""An algorithm's update as one function of networks, optimiser states and a batch, run eagerly or compiled."""
+"""An algorithm's update, written once, run eagerly or compiled."""
 
+import functools
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
 
 import torch as th
 from stable_baselines3.common.utils import polyak_update
 from torch import nn
+from torch.fx import GraphModule
 
+from sb3_ca2e.actors.recorder import PRIORITY_FLOOR
+from sb3_ca2e.compiled import FlatUpdate, Loss, Result, obstacle_to_compiling
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
-
-#: What an update gives: ``(batch,)`` TD errors, and scalars to log.
-Result = tuple[th.Tensor, dict[str, th.Tensor]]
-#: A loss to minimise, given the network to optimise, and whatever else its author wants back, detached.
-Loss = Callable[[Any], tuple[th.Tensor, Any]]
+from sb3_ca2e.replayed import Replayed
 
 
 class Networks(Protocol):
@@ -74,110 +75,16 @@ class EagerNetworks:
         polyak_update(self.modules[online].parameters(), self.modules[target].parameters(), tau)
 
 
-class Functional:
+class Updated(NamedTuple):
     """
-    A network that takes its parameters from elsewhere.
+    What an update tells of its batch.
 
-    :param module: what it computes
-    :param values: its parameters, by name
-    """
-
-    def __init__(self, module: nn.Module, values: dict[str, th.Tensor]):
-        self.module, self.values = module, values
-
-    def __call__(self, *inputs: Any) -> Any:
-        return th.func.functional_call(self.module, self.values, inputs)
-
-    def parameters(self) -> Iterator[th.Tensor]:
-        """
-        :return: its parameters
-        """
-        return iter(self.values.values())
-
-
-#: Of each optimised network and each of its parameters: the moments and the number of steps that Adam keeps.
-AdamStates = dict[str, dict[str, dict[str, th.Tensor]]]
-
-
-class TracedNetworks:
-    """
-    The same, written with tensors that are arguments of one function, as compilers want it.
-
-    :param modules: what the networks compute
-    :param parameters: by network and name; written in place
-    :param states: of the optimisers; written in place
-    :param rates: learning rates by network, scalar tensors
-    :param adams: settings of the optimisers
+    :param td_errors: ``(batch,)``
+    :param priorities: ``(batch,)`` their absolute values and a small constant
     """
 
-    def __init__(
-        self,
-        modules: dict[str, nn.Module],
-        parameters: dict[str, dict[str, th.Tensor]],
-        states: AdamStates,
-        rates: dict[str, th.Tensor],
-        adams: dict[str, dict[str, Any]],
-    ):
-        self.modules, self.parameters, self.states, self.rates, self.adams = modules, parameters, states, rates, adams
-
-    def __call__(self, name: str) -> Functional:
-        return Functional(self.modules[name], self.parameters[name])
-
-    def minimise(self, name: str, loss: Loss, max_grad_norm: float | None = None) -> tuple[th.Tensor, Any]:
-        module = self.modules[name]
-
-        def of(values: dict[str, th.Tensor]) -> tuple[th.Tensor, Any]:
-            value, others = loss(Functional(module, values))
-            return value, (value.detach(), others)
-
-        result: tuple[th.Tensor, Any]
-        gradients, result = th.func.grad(of, has_aux=True)(self.parameters[name])
-        if max_grad_norm is not None:
-            norm = th.stack([gradient.square().sum() for gradient in gradients.values()]).sum().sqrt()
-            scale = (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)  # as nn.utils.clip_grad_norm_
-            gradients = {key: gradient * scale for key, gradient in gradients.items()}
-        for key, gradient in gradients.items():
-            adam(self.parameters[name][key], gradient, self.states[name][key], self.rates[name], **self.adams[name])
-        return result
-
-    def follow(self, target: str, online: str, tau: float) -> None:
-        for key, parameter in self.parameters[target].items():
-            parameter.lerp_(self.parameters[online][key], tau)
-
-
-def adam(
-    parameter: th.Tensor,
-    gradient: th.Tensor,
-    state: dict[str, th.Tensor],
-    rate: th.Tensor,
-    *,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-) -> None:
-    """
-    Adam (https://arxiv.org/abs/1412.6980, Algorithm 1), in place, and AdamW (https://arxiv.org/abs/1711.05101).
-
-    :param parameter: to step
-    :param gradient: of the same shape
-    :param state: as ``torch.optim.Adam`` keeps it: ``exp_avg``, ``exp_avg_sq``, ``step``
-    :param rate: learning rate
-    :param betas: of the two moments
-    :param eps: added to the square root of the second
-    :param weight_decay: L2 penalty
-    :param decoupled: decay the weights themselves, not by the gradient
-    """
-    beta1, beta2 = betas
-    if weight_decay and decoupled:
-        parameter.mul_(1 - rate * weight_decay)
-    elif weight_decay:
-        gradient = gradient + weight_decay * parameter
-    step = state["step"].add_(1)
-    first = state["exp_avg"].lerp_(gradient, 1 - beta1)
-    second = state["exp_avg_sq"].mul_(beta2).add_(gradient.square(), alpha=1 - beta2)
-    corrected = (second / (1 - beta2**step)).sqrt() + eps
-    parameter.sub_(rate / (1 - beta1**step) * first / corrected)
+    td_errors: th.Tensor
+    priorities: th.Tensor
 
 
 class Learner:
@@ -192,31 +99,65 @@ class Learner:
 
     def __init__(
         self,
-        update: Callable[[Networks, PrioritizedReplaySamples], Result],
+        update: Callable[[Any, PrioritizedReplaySamples], Result],
         modules: dict[str, nn.Module],
         optimizers: dict[str, th.optim.Optimizer],
         settings: Callable[[], tuple[Any, ...]] = tuple,
     ):
         self._update, self._settings = update, settings
         self._eager = EagerNetworks(modules, optimizers)
-        self._arguments = Arguments(modules, optimizers)
+        self._sums: dict[str, th.Tensor] = {}
+        self._n_updates = self._n_eager = 0
+        self._flat: FlatUpdate | None = None
         self._compiler: threading.Thread | None = None
-        self._compiled: tuple[tuple[Any, ...], Callable[..., Result]] | None = None
+        self._compiled: tuple[tuple[Any, ...], Callable[..., tuple[th.Tensor, ...]]] | None = None
         #: why updates stay eager, None if they need not
-        self.obstacle = _obstacle(modules, optimizers)
+        self.obstacle = obstacle_to_compiling(modules, optimizers)
 
-    def update(self, batch: PrioritizedReplaySamples) -> Result:
+    def learns(self, modules: dict[str, nn.Module], optimizers: dict[str, th.optim.Optimizer]) -> bool:
+        """
+        :param modules: as given to the constructor
+        :param optimizers: as given to the constructor
+        :return: whether these are the ones that are updated
+        """
+        if modules != self._eager.modules or optimizers != self._eager.optimizers:
+            return False
+        return self._flat is None or self._flat.holds_parameters()
+
+    def update(self, batch: PrioritizedReplaySamples) -> Updated:
         """
         One update.
 
         :param batch: what to learn from
-        :return: TD errors, and what to log
+        :return: what it tells of the batch
         """
+        self._n_updates += 1
         if self._compiled is not None:
             key, compiled = self._compiled
-            if key == self._key(batch):
-                return compiled(*self._arguments.current(), batch)
-        return self._update(self._eager, batch)
+            assert self._flat is not None
+            if key == self._key(batch) and self._flat.update_state():
+                return Updated(*compiled(*self._flat.inputs(batch)))
+        td_errors, metrics = self._update(self._eager, batch)
+        for name, value in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._n_eager += 1
+        if self._flat is not None:
+            self._flat.stepped_elsewhere()
+        return Updated(td_errors, td_errors.abs() + PRIORITY_FLOOR)
+
+    def take_metrics(self) -> dict[str, float]:
+        """
+        :return: means of the scalars to log, over the updates since this was last called; none without one
+        """
+        if self._n_updates == 0:
+            return {}
+        sums = dict(zip(self._sums, self._flat.take_sums(), strict=True)) if self._compiled and self._flat else {}
+        if self._n_eager > 0:
+            for name, value in self._sums.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+                self._sums[name] = th.zeros_like(value)
+        n_updates, self._n_updates, self._n_eager = self._n_updates, 0, 0
+        return {name: value / n_updates for name, value in sums.items()}
 
     @property
     def compiled(self) -> bool:
@@ -230,112 +171,39 @@ class Learner:
         :param batch: as all of them will be; an update must have been made, so that the optimisers have states
         :param wait: until it is done
         """
-        if self._compiler is None and self.obstacle is None:
-            # The compiler's first run is on copies, as it learns something.
-            arguments = _copied((*self._arguments.current(), batch))
-            self._compiler = threading.Thread(target=self._compile, args=(self._key(batch), arguments), name="compile")
-            self._compiler.start()
+        if self._flat is None and self.obstacle is None:
+            with self._obstacles_noted():  # traced here, as that changes for a moment what modules do in all threads
+                modules, optimizers = self._eager.modules, self._eager.optimizers
+                self._flat = FlatUpdate(self._update, modules, optimizers, list(self._sums), PRIORITY_FLOOR)
+                if not self._flat.update_state():
+                    raise ValueError("a parameter has no part in the loss")
+                graph = self._flat.trace(batch)
+            if self.obstacle is None:
+                arguments = self._key(batch), graph, [*self._flat.state, *self._flat.inputs(batch)]
+                # No daemon: a script that ends waits for it, as Python would abort amid PyTorch's C++ code.
+                self._compiler = threading.Thread(target=self._compile, args=arguments, name="compile")
+                self._compiler.start()
         if wait and self._compiler is not None:
             self._compiler.join()
 
     def _key(self, batch: PrioritizedReplaySamples) -> tuple[Any, ...]:
         return batch.rewards.shape, batch.rewards.device, *self._settings()
 
-    def _compile(self, key: tuple[Any, ...], arguments: tuple[Any, ...]) -> None:
-        def traced(
-            parameters: Tensors, states: AdamStates, rates: dict[str, th.Tensor], batch: PrioritizedReplaySamples
-        ) -> Result:
-            with th.no_grad():
-                return self._update(TracedNetworks(modules, parameters, states, rates, adams), batch)
+    def _compile(self, key: tuple[Any, ...], graph: GraphModule, inputs: list[Any]) -> None:
+        with self._obstacles_noted(), th.no_grad():
+            assert self._flat is not None
+            on_cuda = key[1].type == "cuda"
+            # Kernels called from C++: half the time of small networks is the calling.
+            compiled = th._inductor.compile(graph, inputs, options={"cpp_wrapper": not on_cuda})
+            state = self._flat.state
+            self._compiled = key, Replayed(compiled, state) if on_cuda else functools.partial(compiled, *state)
 
-        modules = self._eager.modules
-        adams = {name: _adam_settings(optimizer) for name, optimizer in self._eager.optimizers.items()}
-        # Guards that ask of every layer whether it is still the same take as long as the layers: the key says it. What
-        # is compiled belongs to a code object, of which each learner therefore needs its own.
-        traced.__code__ = traced.__code__.replace()
-        options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
-        if arguments[-1].rewards.is_cpu:
-            options["cpp_wrapper"] = True  # calls the kernels from C++: half the time of small networks is the calling
-        compiled = th.compile(traced, fullgraph=True, dynamic=False, options=options)
+    @contextmanager
+    def _obstacles_noted(self) -> Iterator[None]:
+        """No compiler, or networks that it can't trace: learning goes on as it did."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                compiled(*arguments)
-        except Exception as error:  # no compiler, or networks that it can't trace: learning goes on as it did
-            self.obstacle = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        else:
-            self._compiled = key, compiled
-
-
-#: By network and parameter.
-Tensors = dict[str, dict[str, th.Tensor]]
-
-
-class Arguments:
-    """
-    What a compiled update reads and writes: the very tensors of networks and optimisers.
-
-    :param modules: all networks, by name
-    :param optimizers: by the name of the network that they optimise
-    """
-
-    def __init__(self, modules: dict[str, nn.Module], optimizers: dict[str, th.optim.Optimizer]):
-        self._optimizers = optimizers
-        self._named = {name: dict(modules[name].named_parameters()) for name in optimizers}
-        self._parameters = {n: {k: p.detach() for k, p in m.named_parameters()} for n, m in modules.items()}
-        self._states: AdamStates = {}
-        self._rates: dict[str, th.Tensor] = {}
-        self._rate_values: dict[str, float] = {}
-
-    def current(self) -> tuple[Tensors, AdamStates, dict[str, th.Tensor]]:
-        """
-        :return: parameters, optimiser states, and learning rates
-        """
-        for name, optimizer in self._optimizers.items():
-            own = self._states.get(name, {})
-            for key, parameter in self._named[name].items():
-                if own.get(key) is not optimizer.state[parameter]:  # new, or loaded from a file
-                    own[key] = optimizer.state[parameter]
-            self._states[name] = own
-            rate = float(optimizer.param_groups[0]["lr"])
-            if self._rate_values.get(name) != rate:
-                device = next(iter(self._parameters[name].values())).device
-                self._rates.setdefault(name, th.empty((), device=device)).fill_(rate)
-                self._rate_values[name] = rate
-        return self._parameters, self._states, self._rates
-
-
-def _adam_settings(optimizer: th.optim.Optimizer) -> dict[str, Any]:
-    group = optimizer.param_groups[0]
-    return {
-        "betas": group["betas"],
-        "eps": group["eps"],
-        "weight_decay": group["weight_decay"],
-        "decoupled": isinstance(optimizer, th.optim.AdamW),
-    }
-
-
-def _obstacle(modules: dict[str, nn.Module], optimizers: dict[str, th.optim.Optimizer]) -> str | None:
-    """What the compiled update does not know: it would compute something else."""
-    for name, module in modules.items():
-        if any(True for _ in module.buffers()):
-            return f"{name} has buffers that change as it runs (BatchNorm?)"
-        if any(isinstance(layer, nn.modules.dropout._DropoutNd) for layer in module.modules()):
-            return f"{name} has dropout"
-    for optimizer in optimizers.values():
-        group = optimizer.param_groups[0]
-        if type(optimizer) not in (th.optim.Adam, th.optim.AdamW) or len(optimizer.param_groups) > 1:
-            return f"the optimizer is {type(optimizer).__name__}, not Adam or AdamW with one group of parameters"
-        if group["amsgrad"] or group["maximize"]:
-            return "the optimizer has amsgrad or maximize set"
-    return None
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, th.Tensor):
-        return value.clone()
-    if isinstance(value, dict):
-        return {key: _copied(each) for key, each in value.items()}
-    if isinstance(value, PrioritizedReplaySamples):
-        return PrioritizedReplaySamples(*map(_copied, value))
-    return tuple(map(_copied, value))
+                yield
+        except Exception as error:
+            self.obstacle = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"

@@ -11,11 +11,11 @@ import pytest
 import torch as th
 from stable_baselines3.common.atari_wrappers import AtariWrapper
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_atari_env, make_vec_env
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecFrameStack
 
-from sb3_ca2e import CA2EDQN, PriorAgent
+from sb3_ca2e import CA2EDQN, PriorAgent, make_atari_env
 
 SHARED = pathlib.Path(__file__).parents[1] / ".." / "shared" / "atari-agents"
 AGENTS = pathlib.Path(os.environ.get("SB3_CA2E_ATARI_AGENTS", SHARED))
@@ -45,10 +45,14 @@ def pong_agents() -> list[PriorAgent]:
     return [PriorAgent(path) for path in zips[:3]]
 
 
-@pytest.mark.parametrize("with_priors", [False, True], ids=["without priors", "with priors"])
-def test_pong_trains_saves_resumes_and_plays(with_priors, tmp_path):
+@pytest.mark.parametrize(
+    ("with_priors", "native"),
+    [(False, False), (True, False), (True, True)],
+    ids=["without priors", "with priors", "with priors, native"],
+)
+def test_pong_trains_saves_resumes_and_plays(with_priors, native, tmp_path):
     priors = pong_agents() if with_priors else []
-    env = VecFrameStack(make_atari_env("PongNoFrameskip-v4", n_envs=8, seed=0), 4)
+    env = make_atari_env("PongNoFrameskip-v4", n_envs=8, seed=0, native=native)
     model = CA2EDQN(
         "CnnPolicy",
         env,

@@ -1,11 +1,20 @@
 """A compiled update does what the eager one does, and stands aside where it would not."""
 
 import copy
+import pickle
+from typing import ClassVar
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 
 from sb3_ca2e import CA2EDQN
+from sb3_ca2e.actors.recorder import PRIORITY_FLOOR
+from sb3_ca2e.algorithm import _for_actors
+from sb3_ca2e.compiled import FlatUpdate
+from sb3_ca2e.replayed import Replayed
 from sb3_ca2e.updates import Learner
 from test_updates import make_ddpg, make_dqn
 from toy import RandomWalk
@@ -22,7 +31,7 @@ def test_compiled_updates_agree_with_eager_ones(make):
     eager, compiled = make(sgd=False), make(sgd=False, compile=True)
     for model in (eager, compiled):
         model.train(3, 64)  # the last of which the compiler takes for a model
-    assert compiled._learner.compiled
+    assert compiled._learner.compiled, compiled._learner.obstacle
     for _ in range(3):
         for model in (eager, compiled):
             model.train(5, 64)
@@ -31,6 +40,9 @@ def test_compiled_updates_agree_with_eager_ones(make):
     # What was compiled holds for one batch size and one set of settings.
     for model in (eager, compiled):
         model.train(2, 32)
+        model.train(2, 64)
+    th.testing.assert_close(tensors_of(compiled), tensors_of(eager), rtol=1e-5, atol=1e-5)
+    for model in (eager, compiled):
         model.max_grad_norm = model.critic_l2 = 1e-3
         model.train(2, 64)
     th.testing.assert_close(tensors_of(compiled), tensors_of(eager), rtol=1e-5, atol=1e-5)
@@ -39,7 +51,7 @@ def test_compiled_updates_agree_with_eager_ones(make):
 def test_a_compiled_model_goes_on_from_other_parameters_and_at_another_rate():
     eager, compiled = make_dqn(sgd=False), make_dqn(sgd=False, compile=True)
     compiled.train(3, 64)
-    assert compiled._learner.compiled
+    assert compiled._learner.compiled, compiled._learner.obstacle
     eager.train(10, 64)
     compiled.set_parameters(copy.deepcopy(eager.get_parameters()))  # torch shares what it loads
     compiled.replay_buffer = copy.deepcopy(eager.replay_buffer)
@@ -48,6 +60,88 @@ def test_a_compiled_model_goes_on_from_other_parameters_and_at_another_rate():
         model._setup_lr_schedule()
         model.train(5, 64)
     th.testing.assert_close(tensors_of(compiled), tensors_of(eager), rtol=1e-5, atol=1e-5)
+
+
+def test_what_a_user_puts_in_the_place_of_a_network_or_an_optimiser_is_trained():
+    model = make_dqn(sgd=False, compile=True)
+    model.train(3, 64)
+    assert model._learner.compiled, model._learner.obstacle
+    old, old_optimizer = model.q_net, model.policy.optimizer
+    model.policy.q_net = model.q_net = copy.deepcopy(old)
+    model.policy.optimizer = th.optim.SGD(model.q_net.parameters(), lr=0.1)
+    before = [copy.deepcopy(list(network.parameters())) for network in (old, model.q_net)]
+    model.train(1, 64)
+    assert all(th.equal(was, now) for was, now in zip(before[0], old.parameters(), strict=True))
+    assert not any(th.equal(was, now) for was, now in zip(before[1], model.q_net.parameters(), strict=True))
+    assert {int(state["step"]) for state in old_optimizer.state.values()} == {3}
+
+
+def test_an_actor_gets_no_more_than_its_networks():
+    model = make_ddpg(sgd=False, compile=True)
+    size = len(pickle.dumps(_for_actors(model.critic)))
+    model.train(1, 64)
+    assert model._learner.compiled, model._learner.obstacle
+    assert len(pickle.dumps(_for_actors(model.critic))) == pytest.approx(size, rel=0.01)
+
+
+class Seeing(gym.Env):
+    """Images, numbers of a kind, or both and a vector, at random."""
+
+    images = spaces.Box(0, 255, (1, 36, 36), np.uint8)
+    kinds: ClassVar = {
+        "image": images,
+        "number": spaces.Discrete(4),
+        "numbers": spaces.MultiDiscrete([2, 3]),
+        "dict": spaces.Dict({"image": images, "number": spaces.Discrete(4), "vector": spaces.Box(-1, 1, (3,))}),
+    }
+
+    def __init__(self, kind):
+        self.observation_space, self.action_space = self.kinds[kind], spaces.Discrete(3)
+        self.observation_space.seed(0)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), float(self.np_random.normal()), self.np_random.random() < 0.1, False, {}
+
+
+def repeated(run):
+    """What a CUDA graph does, without the device that would do it."""
+    outputs = run()
+
+    def replay():
+        for output, new in zip(outputs, run(), strict=True):
+            output.copy_(new)
+
+    return replay, outputs
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy"),
+    [("image", "CnnPolicy"), ("number", "MlpPolicy"), ("numbers", "MlpPolicy"), ("dict", "MultiInputPolicy")],
+)
+def test_what_is_recorded_agrees_with_eager_updates_whatever_is_observed(kind, policy):
+    def make():
+        settings = {"gradient_steps": 0, "buffer_size": 200, "seed": 0, "device": "cpu"}
+        model = CA2EDQN(policy, Seeing(kind), n_actors=2, execution="sync", **settings)
+        model.learn(100)
+        model.train(1, 8)
+        return model
+
+    eager, recorded = make(), make()
+    modules, optimizers = recorded.trained_networks()
+    flat = FlatUpdate(recorded.update, modules, optimizers, ["loss"], PRIORITY_FLOOR)
+    assert flat.update_state()
+    batch = recorded.replay_buffer.sample(8)
+    replayed = Replayed(flat.trace(batch), flat.state, repeated)
+    for _ in range(2):
+        updated = eager._learner.update(batch)
+        priorities = replayed(*flat.inputs(batch))[1]
+        th.testing.assert_close(tensors_of(recorded), tensors_of(eager), rtol=1e-5, atol=1e-5)
+        th.testing.assert_close(priorities, updated.priorities.double(), rtol=1e-5, atol=1e-5)
+        batch = eager.replay_buffer.sample(8)
 
 
 class WithNorm(th.nn.Module):

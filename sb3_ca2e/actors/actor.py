@@ -1,19 +1,22 @@
 """An actor: slots that step their environments, nature or prior (Algorithms 1.1 and 1.2 of the paper)."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 
-from sb3_ca2e.actors.envs import EnvRecipe, Frames, Observations, plain
-from sb3_ca2e.actors.exploration import Exploration
-from sb3_ca2e.actors.inference import Acts, Inference
+from sb3_ca2e.actors.actions import ActionScale, stored_action
+from sb3_ca2e.actors.envs import EnvRecipe
+from sb3_ca2e.actors.exchange import ExchangeLayout, Playing, RemoteInference
+from sb3_ca2e.actors.exploration import Exploration, Explorer
+from sb3_ca2e.actors.inference import Behaviour, Inference
 from sb3_ca2e.actors.monitors import SlotMonitor
-from sb3_ca2e.actors.recorder import Recorder, Steps, as_tensors, write_priorities
+from sb3_ca2e.actors.observations import Frames, Observations, plain
+from sb3_ca2e.actors.recorder import Recorder, as_tensors
+from sb3_ca2e.actors.seats import Seat
+from sb3_ca2e.actors.supervision import Phase, Supervision
 from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout, Board, FlatParameters, Handover, Seconds
 from sb3_ca2e.priors.agent import PriorAgent
 
@@ -22,13 +25,6 @@ GREEDY_EVERY = 10
 #: Rewards are kept in float32.
 LARGEST_REWARD = float(np.finfo(np.float32).max)
 _NO_AGES = np.zeros(0, dtype=np.int64)
-
-
-class Behaviour(Acts, Protocol):
-    """The hooks of an algorithm that run in the actors; see :class:`~sb3_ca2e.algorithm.CA2EMixin`."""
-
-    @staticmethod
-    def evaluate(modules: dict[str, Any], steps: Steps) -> tuple[th.Tensor, th.Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -53,6 +49,9 @@ class ActorSpec:
     :param n_learns: how often the model had learned before; each time sees new episodes
     :param info_keys: entries of ``info`` that reach the learner's callbacks
     :param statistics: those of VecNormalize at the start, as :meth:`Statistics.publish` gives them
+    :param exchange: where the learner's process is asked what the networks say, None if they run here
+    :param supervision: how long it may be silent
+    :param life: how often its process has been replaced; each life sees new episodes
     """
 
     process: int
@@ -72,6 +71,9 @@ class ActorSpec:
     n_learns: int = 0
     info_keys: tuple[str, ...] = ()
     statistics: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    exchange: ExchangeLayout | None = None
+    supervision: Supervision = field(default_factory=Supervision)
+    life: int = 0
 
     @property
     def n_parameters(self) -> int:
@@ -88,17 +90,7 @@ class ActorSpec:
         :param slot: index of a slot
         :return: the seed that its environment and exploration are made with
         """
-        return int(np.random.SeedSequence([self.seed, slot, self.n_learns]).generate_state(1)[0])
-
-
-def stored_action(space: spaces.Space) -> tuple[tuple[int, ...], np.dtype]:
-    """
-    :param space: an action space
-    :return: shape and dtype of an action as the learner stores it
-    """
-    if isinstance(space, spaces.Box):
-        return (int(np.prod(space.shape)),), np.dtype(np.float32)
-    return (1,), np.dtype(np.int64)
+        return int(np.random.SeedSequence([self.seed, slot, self.n_learns, self.life]).generate_state(1)[0])
 
 
 class Slot:
@@ -112,7 +104,9 @@ class Slot:
     :param seed: seed of the environment and of the exploration
     """
 
-    def __init__(self, index: int, env: SlotMonitor, exploration: Exploration, prior: PriorAgent | None, seed: int):
+    def __init__(
+        self, index: int, env: SlotMonitor | Seat, exploration: Exploration, prior: PriorAgent | None, seed: int
+    ):
         self.index, self.env, self.exploration, self.prior = index, env, exploration, prior
         self.rng = np.random.default_rng(seed)
         self.state: Any = None
@@ -121,19 +115,6 @@ class Slot:
         self.age = 0
         self.raw, _ = env.reset(seed=int(self.rng.integers(2**31)))
         self._new_game()
-
-    def choose(self, greedy_action: Any, progress: float, warmup: bool) -> Any:
-        """
-        :param greedy_action: the learner's own action
-        :param progress: share of the training that is done
-        :param warmup: learning has not started
-        :return: the action of a nature slot, as the learner stores it
-        """
-        if self.greedy:
-            return greedy_action
-        if warmup:
-            return self.exploration.random(self.rng)
-        return self.exploration.explore(greedy_action, progress, self.rng)
 
     def reset(self, game_over: bool, retired: bool) -> None:
         """
@@ -163,9 +144,10 @@ class Actor:
     :param spec: what to run
     :param board: what the learner publishes
     :param buffers: where blocks are written
+    :param remote: networks in the learner's process, None for those of the spec
     """
 
-    def __init__(self, spec: ActorSpec, board: Board, buffers: BlockBuffers):
+    def __init__(self, spec: ActorSpec, board: Board, buffers: BlockBuffers, remote: RemoteInference | None = None):
         self.spec, self.board, self.buffers = spec, board, buffers
         self.flat = FlatParameters(spec.modules).bind(extra=len(spec.statistics))
         n_statistics = len(spec.statistics)
@@ -173,25 +155,50 @@ class Actor:
         normalization = spec.recipe.normalization
         self.normalizer = normalization.views(self.flat[-n_statistics:]) if normalization is not None else None
         self.version, self.sequence, self.steps = 0, 0, 0
-        self.collecting = -1  # the slot whose environment is being called, to name it when that fails
+        self.pulse = buffers.pulse
+        self.pulse.supervise(spec.supervision)
         self._environments = self._inference = 0.0  # seconds since collecting began
         self.slots: list[Slot] = []
         self.observations = Observations(spec.recipe, len(spec.slots))
-        self._policy = Inference(spec.behaviour, spec.modules, len(spec.slots))
+        self._remote = remote
+        self._policy = remote or Inference(spec.behaviour, spec.modules, len(spec.slots))
         self._batch = None if self.normalizer is not None else self._seen(self.observations.batch, _NO_AGES)
-        space = spec.recipe.action_space
-        self._box = space if isinstance(space, spaces.Box) else None
-        self._span = space.high - space.low if isinstance(space, spaces.Box) else None
+        self._scale = ActionScale(spec.recipe.action_space)
+        self._recorder = Recorder(self.observations, spec.layout, len(spec.slots))
+        self._current: tuple[np.ndarray, np.ndarray] | None = None  # what the networks say about the observations now
+
+    @property
+    def collecting(self) -> int:
+        """The slot whose environment is being called, to name it when that fails; -1 for none."""
+        return self.pulse.slot
+
+    @collecting.setter
+    def collecting(self, slot: int) -> None:
+        self.pulse.beat(slot)
 
     def open(self) -> None:
         """Make the environments."""
         spec = self.spec
-        for index, exploration, prior in zip(spec.slots, spec.explorations, spec.priors, strict=True):
+        retired = map(self.board.retired, spec.slots)
+        priors = [None if gone else prior for prior, gone in zip(spec.priors, retired, strict=True)]
+        with_prior = [prior is not None for prior in priors]
+        self._together = spec.recipe.build_together(spec.slots, with_prior, spec.seed_of(spec.slots[0]))
+        seats = self._together.seats if self._together is not None else [None] * len(spec.slots)
+        for index, seat, exploration, prior in zip(spec.slots, seats, spec.explorations, priors, strict=True):
             self.collecting = index
-            slot = Slot(index, spec.recipe.build(index, prior is not None), exploration, prior, spec.seed_of(index))
-            self.observations.reset(len(self.slots), self.observations.frames(slot.raw))
+            env = seat or spec.recipe.build(index, prior is not None)
+            slot = Slot(index, env, exploration, prior, spec.seed_of(index))
+            self.observations.reset(len(self.slots), slot.raw)
             self.slots.append(slot)
         self.collecting = -1
+        self._explorer = Explorer(spec.explorations, [slot.rng for slot in self.slots], spec.block_size)
+        self.show_who_explores()
+
+    def show_who_explores(self) -> None:
+        """Have the slots in which the learner's policy is measured, or a prior agent plays, not explore."""
+        for position, slot in enumerate(self.slots):
+            self._explorer.set_greedy(position, slot.greedy or slot.prior is not None)
+        self._tell_who_plays()
 
     @th.inference_mode()
     def collect(self, waited: float = 0.0) -> Handover:
@@ -202,17 +209,22 @@ class Actor:
         :return: the announcement to send
         """
         started = time.perf_counter()
+        self.pulse.enter(Phase.COLLECTING)
+        self.pulse.late = False
         self._environments = self._inference = 0.0
         self._refresh()
-        buffer = self.buffers.views[self.sequence % len(self.buffers.views)]
-        recorders = [self._open(position, views) for position, views in enumerate(buffer)]
-        handover = Handover(self.spec.process, self.sequence, version=self.version)
+        views = self.buffers.views[self.sequence % len(self.buffers.views)]
+        self._recorder.begin(views, self._ages(), [slot.prior is not None for slot in self.slots])
+        handover = Handover(self.spec.process, self.sequence, version=self.version, begins=self.sequence == 0)
+        self._explorer.begin_block(self.board.progress, -(-self.spec.warmup // self.spec.n_slots) - self.steps)
         for t in range(self.spec.block_size):
             if self.board.stopped:
                 break
-            self._step(t, recorders, handover)
-        self._close(recorders)
-        handover.n_rows = [recorder.n_rows for recorder in recorders]
+            self._step(t, handover)
+        self.steps += self._recorder.n_steps
+        handover.n_rows = self._close()
+        self.collecting = -1
+        handover.late = self.pulse.late
         handover.seconds = Seconds(time.perf_counter() - started, waited, self._environments, self._inference)
         self.sequence += 1
         return handover
@@ -227,91 +239,103 @@ class Actor:
         """Look for newer parameters (Algorithm 1.2), only between blocks: a block has one version."""
         every = max(round(self.spec.update_interval / self.spec.block_size), 1)
         if (self.version == 0 or self.sequence % every == 0) and self.board.version != self.version:
-            self.version = self.board.read(self.flat)
+            self.version, self._current = self.board.read(self.flat), None
             self._policy.parameters_changed()
 
-    def _open(self, position: int, views: dict[str, np.ndarray]) -> Recorder:
-        slot = self.slots[position]
-        older, newest = self.observations.past(position)
-        return Recorder(views, older, newest, slot.age, prior=slot.prior is not None)
+    def _ages(self) -> list[int]:
+        return [slot.age for slot in self.slots]
 
-    def _step(self, t: int, recorders: Sequence[Recorder], handover: Handover) -> None:
+    def _step(self, t: int, handover: Handover) -> None:
         """One step of every slot."""
         greedy, outputs = self._act()
-        progress = self.board.progress
-        warmup = self.steps * self.spec.n_slots < self.spec.warmup
+        self._current = None
+        stored = self._explorer.actions(t, greedy)
+        actions = self._scale.unscaled(stored)
         for position, slot in enumerate(self.slots):
+            if slot.prior is not None:
+                actions[position] = self._scale.bounded(self._of_prior(slot.prior, slot, position))
+                stored[position] = self._scale.scaled(actions[position])
+        if self._together is not None:
+            started = time.perf_counter()
+            self._together.step(actions)
+            self._environments += time.perf_counter() - started
+        rewards, info_keys = [], self.spec.info_keys
+        for position, (slot, action) in enumerate(zip(self.slots, actions, strict=True)):
             self.collecting = slot.index
-            recorder = recorders[position]
-            if slot.prior is None:
-                stored = slot.choose(greedy[position], progress, warmup)
-                action = self._unscaled(stored)
-            else:
-                action = self._bounded(self._of_prior(slot.prior, slot, position))
-                stored = self._scaled(action)
             started = time.perf_counter()
             raw, reward, terminated, truncated, info = slot.env.step(action)
             self._environments += time.perf_counter() - started
-            recorder.step(stored, _finite(reward), terminated, truncated, outputs[position])
+            rewards.append(_finite(reward))
+            self.observations.push(position, raw)
             slot.age += 1
-            frames = self.observations.frames(raw)
-            self.observations.push(position, frames)
-            recorder.frame(frames, slot.age)
             if terminated or truncated:
-                self._episode_end(t, position, recorder, info, truncated and not terminated, handover)
-            elif self.spec.info_keys and (kept := {k: info[k] for k in self.spec.info_keys if k in info}):
+                self._episode_end(t, position, info, bool(terminated), handover)
+            elif info_keys and (kept := {key: info[key] for key in info_keys if key in info}):
                 handover.infos[t, position] = kept
         self.collecting = -1
-        self.steps += 1
+        self._recorder.step(stored, outputs, rewards, self._ages())
+        self._tell_who_plays()
+
+    def _tell_who_plays(self) -> None:
+        """Prior agents in the learner's process act with the next pass, on the observations that stand here now."""
+        if self._remote is not None and any(slot.prior is not None for slot in self.slots):
+            playing = [Playing.of(slot.prior is not None, slot.age) for slot in self.slots]
+            self._remote.expect(playing, self.observations.batch)
 
     def _of_prior(self, prior: PriorAgent, slot: Slot, position: int) -> Any:
         """What a prior agent does, as the environment takes it."""
+        if self._remote is not None:
+            return self._remote.prior_actions[position].copy()
         started = time.perf_counter()
         observation = plain({key: batch[position][None] for key, batch in self.observations.batch.items()})
         action, slot.state = prior.predict(observation, slot.state, np.array([slot.age == 0]))
         self._inference += time.perf_counter() - started
         return action[0]
 
-    def _episode_end(
-        self, t: int, position: int, recorder: Recorder, info: dict, truncated: bool, handover: Handover
-    ) -> None:
-        slot = self.slots[position]
-        recorder.end_episode(self.observations.of(position), slot.age)
+    def _episode_end(self, t: int, position: int, info: dict, terminated: bool, handover: Handover) -> None:
+        slot, had_prior = self.slots[position], self.slots[position].prior is not None
+        self._recorder.end_episode(position, terminated, slot.age)
         kept = {key: info[key] for key in ("episode", "is_success", *self.spec.info_keys) if key in info}
-        handover.infos[t, position] = {**kept, "TimeLimit.truncated": truncated}
+        handover.infos[t, position] = {**kept, "TimeLimit.truncated": not terminated}
         game = info.get("episode")
         if game is not None:
             handover.games[t, position] = float(game["r"]), slot.greedy
         started = time.perf_counter()
+        self.pulse.enter(Phase.RESETTING)
         slot.reset(game_over=game is not None, retired=self.board.retired(slot.index))
+        self.pulse.enter(Phase.COLLECTING)
         self._environments += time.perf_counter() - started
-        recorder.prior = slot.prior is not None
-        frames = self.observations.frames(slot.raw)
-        self.observations.reset(position, frames)
-        recorder.frame(frames, slot.age)
+        self._explorer.set_greedy(position, slot.greedy or slot.prior is not None)
+        self.observations.reset(position, slot.raw)
+        if had_prior and slot.prior is None:
+            self._recorder.prior_retired(position)
 
-    def _close(self, recorders: Sequence[Recorder]) -> None:
-        """Priorities of the blocks, by the parameters that chose the actions (Algorithm 2)."""
-        outputs = self._act()[1]
-        rewards, q_taken, values = [], [], []
-        for position, recorder in enumerate(recorders):
-            self._fill_last_outputs(recorder, outputs[position])
-            steps = recorder.steps(self.spec.recipe.columns, self.normalizer)
-            started = time.perf_counter()
-            rated = self.spec.behaviour.evaluate(self.spec.modules, steps)
-            self._inference += time.perf_counter() - started
-            q_taken.append(rated[0])
-            values.append(rated[1])
-            raw = recorder.rewards[: recorder.n_rows]
-            rewards.append(raw if self.normalizer is None else self.normalizer.rewards(raw))
-        write_priorities(recorders, rewards, q_taken, values, self.spec.n_steps, self.spec.gamma)
+    def _close(self) -> list[int]:
+        """
+        Write the blocks with their priorities, by the parameters that chose the actions (Algorithm 2).
+
+        :return: number of rows of each
+        """
+        self._current = self._act()
+        last_outputs = self._current[1]
+        blocks = self._recorder.close(last_outputs, self._end_outputs(last_outputs))
+        started = time.perf_counter()
+        steps = blocks.steps(self.spec.recipe.columns, self.normalizer)
+        q_taken, values = self._policy.evaluate(steps)
+        self._inference += time.perf_counter() - started
+        rewards = blocks.rewards if self.normalizer is None else self.normalizer.rewards(blocks.rewards)
+        blocks.write_priorities(rewards, q_taken.numpy(), values.numpy(), self.spec.n_steps, self.spec.gamma)
+        n_rows: list[int] = blocks.n_rows.tolist()
+        return n_rows
 
     def _act(self) -> tuple[np.ndarray, np.ndarray]:
         """Greedy actions of all slots, and what the algorithm keeps beside them for the priorities."""
+        if self._current is not None:
+            return self._current
         started = time.perf_counter()
         batch = self._batch
         if batch is None:
-            batch = self._seen(self.observations.batch, np.array([slot.age for slot in self.slots]))
+            batch = self._seen(self.observations.batch, np.array(self._ages()))
         results = self._policy(batch, len(self.slots))
         self._inference += time.perf_counter() - started
         return results
@@ -320,34 +344,14 @@ class Actor:
         """What the networks see; without statistics, views that show what is written there later."""
         return as_tensors(batch, ages, self.spec.recipe.columns, self.normalizer)
 
-    def _fill_last_outputs(self, recorder: Recorder, closing: np.ndarray) -> None:
+    def _end_outputs(self, like: np.ndarray) -> np.ndarray:
         """What the networks say about the last observations of episodes, on which no step was taken."""
-        if recorder.terminal:
-            rows, observations, ages = zip(*recorder.terminal, strict=True)
-            batch = {key: np.stack([each[key] for each in observations]) for key in observations[0]}
-            outputs = self._policy(self._seen(batch, np.array(ages)), len(rows))[1]
-            for row, output in zip(rows, outputs, strict=True):
-                recorder.outputs[row] = output
-        recorder.outputs[recorder.n_rows] = closing
-
-    def _unscaled(self, stored: Any) -> Any:
-        """From an action as the learner stores it to one that the environment takes."""
-        if self._box is None:
-            return int(stored)
-        low = self._box.low
-        return low + 0.5 * (stored.reshape(low.shape) + 1.0) * self._span
-
-    def _bounded(self, action: Any) -> Any:
-        """An agent trained with wider bounds must not leave the environment's: what is stored is what was done."""
-        return action if self._box is None else np.clip(action, self._box.low, self._box.high)
-
-    def _scaled(self, action: Any) -> Any:
-        """From an action within the bounds to one as the learner stores it."""
-        if self._box is None:
-            return action
-        low, high = self._box.low, self._box.high
-        span = np.where(high > low, high - low, 1)  # what can't be chosen must not become NaN
-        return (2.0 * ((action - low) / span) - 1.0).reshape(-1)
+        endings = self._recorder.endings
+        if not endings:
+            return like[:0]
+        batch = {key: np.stack([each.observation[key] for each in endings]) for key in endings[0].observation}
+        ages = np.array([each.age for each in endings])
+        return self._policy(self._seen(batch, ages), len(endings))[1]
 
 
 def _finite(reward: Any) -> float:

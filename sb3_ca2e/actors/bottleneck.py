@@ -42,12 +42,20 @@ class Shares:
         return max((self.environments, "environment"), (self.inference, "inference"), (transport, "transport"))[1]
 
 
-def advice(shares: Shares, n_actors: int, n_processes: int, n_cores: int) -> str:
+#: What the other place for the actors' networks would change.
+_ELSEWHERE = {
+    "device": "inference='device' runs the actors' networks on the learner's device, in one pass for all",
+    "actor": "inference='actor' runs the actors' networks in their processes, and leaves the learner's to the updates",
+}
+
+
+def advice(shares: Shares, n_actors: int, n_processes: int, n_cores: int, other_inference: str | None = None) -> str:
     """
     :param shares: of a run
     :param n_actors: its slots
     :param n_processes: its actor processes, 0 if they share the learner's
     :param n_cores: cores that it may use
+    :param other_inference: the value of ``inference`` that is not in use, None where there is no choice
     :return: a line for its user: what bounds the run, who waited how long, and what to change
     """
     kind = shares.bottleneck
@@ -70,6 +78,8 @@ def advice(shares: Shares, n_actors: int, n_processes: int, n_cores: int) -> str
         change = _for_more_actors(kind, n_actors, n_processes, n_cores)
         if shares.learner_wait > 0.3:
             change += "; more updates a transition (gradient_steps) would cost little time"
+    if other_inference is not None and (kind == "inference" or (kind, other_inference) == ("learner", "actor")):
+        change += f"; {_ELSEWHERE[other_inference]}"
     return f"{kind}-bound: {waited}. {change}."
 
 

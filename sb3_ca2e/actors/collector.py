@@ -11,14 +11,18 @@ import numpy as np
 from stable_baselines3.common.logger import Logger
 
 from sb3_ca2e.actors.bottleneck import Shares, advice, cpu_count
+from sb3_ca2e.actors.device_inference import DeviceInference
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.normalization import Statistics
-from sb3_ca2e.actors.pool import ActorPool
+from sb3_ca2e.actors.pool import ActorPool, SyncActors
+from sb3_ca2e.actors.snapshot import ActorsState
 from sb3_ca2e.actors.ticks import Tick, Ticks
 from sb3_ca2e.actors.transport import FlatParameters, Handover, Seconds
 from sb3_ca2e.priors.retirement import Retirement
 from sb3_ca2e.replay.block import PRIOR, TRANSITION, Block
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
+
+_NOTHING = np.zeros(0, dtype=np.float32)
 
 
 @dataclass
@@ -51,6 +55,7 @@ class Collector:
     :param prior_of: index of the prior agent of each prior slot, retired or not
     :param parameters: the published networks' parameters
     :param statistics: those of the user's ``VecNormalize``, None without one
+    :param inference: what infers for the actors on the learner's device, None if they do themselves
     """
 
     def __init__(
@@ -63,10 +68,11 @@ class Collector:
         prior_of: dict[int, int],
         parameters: FlatParameters,
         statistics: Statistics | None = None,
+        inference: DeviceInference | None = None,
     ):
         self.pool, self.memory, self.n_envs = pool, memory, n_envs
         self.explorations, self.retirement, self.prior_of = explorations, retirement, prior_of
-        self._parameters, self._statistics = parameters, statistics
+        self._parameters, self._statistics, self._inference = parameters, statistics, inference
         self.stats = [SlotStats() for _ in explorations]
         for slot, index in prior_of.items():
             self.stats[slot].kind = "nature" if retirement.retired(index) else "prior"
@@ -82,6 +88,11 @@ class Collector:
     def n_ready(self) -> int:
         """Transitions committed that have not been ticked."""
         return len(self._ticks)
+
+    @property
+    def has_tick(self) -> bool:
+        """Whether :meth:`tick` has one."""
+        return self._ticks.has_tick
 
     def collect(
         self,
@@ -117,6 +128,8 @@ class Collector:
         shares = [(at_most + n_slots - 1 - position) // n_slots for position in range(n_slots)]
         blocks = [block.first(share) for block, share in zip(blocks, shares, strict=True)]
         for block in blocks:
+            if handover.begins:
+                self._end_stream(block.slot)
             if len(block):
                 self.memory.add_block(block)
                 if self._statistics is not None:
@@ -124,13 +137,20 @@ class Collector:
         self._ticks.extend(handover, blocks)
         self._count(handover, blocks, timestep)
 
+    def _end_stream(self, slot: int) -> None:
+        """What comes next from a slot does not continue what came last."""
+        self.memory.end_stream(slot)
+        if self._statistics is not None:
+            self._statistics.end_stream(slot)
+
     def _publish(self) -> None:
         """Show the actors newer parameters, if they have changed: both sides take time to copy networks."""
-        published = self._parameters.get()
+        changed = self._inference is not None and self._inference.refresh()
+        published = self._parameters.get() if self._inference is None else _NOTHING
         if self._statistics is not None:
             published = np.concatenate([published, self._statistics.publish()])
         # As whole numbers: NaN is no other than before.
-        if self._shown is None or not np.array_equal(published.view(np.int32), self._shown.view(np.int32)):
+        if changed or self._shown is None or not np.array_equal(published.view(np.int32), self._shown.view(np.int32)):
             self.pool.board.publish(published)
             self._shown = published
 
@@ -143,7 +163,7 @@ class Collector:
     def _count(self, handover: Handover, blocks: list[Block], timestep: int) -> None:
         self._actors += handover.seconds
         collecting, waited, *_ = handover.seconds
-        for position, block in enumerate(blocks):
+        for block in blocks:
             n = len(block)
             stats = self.stats[block.slot]
             stats.transitions += n
@@ -153,10 +173,11 @@ class Collector:
             if n:
                 last = block.flags[block.flags & TRANSITION > 0][-1]
                 stats.kind = "prior" if last & PRIOR else "nature"
-            for t in range(n) if handover.games else ():
-                if (t, position) in handover.games:
-                    was_prior = bool(block.flags[np.flatnonzero(block.flags & TRANSITION)[t]] & PRIOR)
-                    self._game_over(block.slot, was_prior, *handover.games[t, position], timestep)
+        for (t, position), game in handover.games.items():
+            block = blocks[position]
+            if t < len(block):
+                was_prior = bool(block.flags[np.flatnonzero(block.flags & TRANSITION)[t]] & PRIOR)
+                self._game_over(block.slot, was_prior, *game, timestep)
 
     def _game_over(self, slot: int, was_prior: bool, game_return: float, greedy: bool, timestep: int) -> None:
         self.stats[slot].episodes += 1
@@ -188,7 +209,7 @@ class Collector:
                     "transitions": stats.transitions,
                     "baseline": prior["baseline"] if prior else None,
                     "retired_at": prior["retired_at"] if prior else None,
-                    "restarts": 0,
+                    "restarts": self.pool.restarts.get(slot, 0),
                     "fps": stats.fps,
                     "param_age": stats.param_age,
                 }
@@ -215,7 +236,10 @@ class Collector:
         """
         :return: what bounds the run, and what to change
         """
-        return advice(self.shares(), len(self.stats), self.pool.n_processes, cpu_count())
+        other_inference = "actor" if self._inference is not None else None
+        if self._inference is None and self.pool.n_processes and self._parameters.device.type != "cpu":
+            other_inference = "device"
+        return advice(self.shares(), len(self.stats), self.pool.n_processes, cpu_count(), other_inference)
 
     def log(self, logger: Logger, progress: float) -> None:
         """
@@ -242,12 +266,55 @@ class Collector:
         logger.record("replay/size", self.memory.size())
         logger.record("replay/prior_fraction", self.memory.prior_fraction)
 
-    def stop(self) -> None:
-        """End the actors; episodes that were under way are cut off in the memory."""
-        self.pool.stop()
+    def state(self) -> dict[str, Any]:
+        """
+        :return: what it is in the middle of, for :meth:`restore`
+        """
+        return {
+            "ticks": self._ticks.state(),
+            "stats": self.stats,
+            "streams": self._statistics.state() if self._statistics is not None else None,
+            "shown": self._shown,
+            "version": self.pool.board.version,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """
+        Go on with transitions that are in the memory but have had no tick, and with what is known of the slots.
+
+        :param state: what :meth:`state` gave in a run with the same memory
+        """
+        self._ticks.restore(state["ticks"])
+        if len(state["stats"]) == len(self.stats):
+            self.stats = state["stats"]
+        if self._statistics is not None and state["streams"] is not None:
+            self._statistics.restore(state["streams"])
+
+    def restore_actors(self, state: dict[str, Any], actors: ActorsState) -> None:
+        """
+        Let slots go on with their episodes, in this process.
+
+        :param state: what :meth:`state` gave
+        :param actors: the slots
+        """
+        assert isinstance(self.pool, SyncActors)
+        self._shown = state["shown"]
+        self.pool.board.republish(state["version"], state["shown"])
+        self.pool.restore(actors)
+        for slot, index in self.prior_of.items():
+            if self.retirement.retired(index):
+                self.pool.board.retire(slot)  # which ends with the episode that is under way
+
+    def cut_streams(self) -> None:
+        """Episodes that were under way are cut off in the memory."""
         self.memory.end_streams()
         if self._statistics is not None:
             self._statistics.end_streams()
+
+    def stop(self) -> None:
+        """End the actors; episodes that were under way are cut off in the memory."""
+        self.pool.stop()
+        self.cut_streams()
 
 
 def _share(part: float, whole: float) -> float:

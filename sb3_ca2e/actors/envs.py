@@ -1,27 +1,18 @@
-"""From the user's environment to a picklable builder for each slot, and to the observations that a slot sees."""
+"""From the user's environment to a recipe by which every slot gets its own."""
 
-import contextlib
-import dataclasses
-import importlib
-import io
-import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import cloudpickle
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.registration import load_env_creator
-from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
-    SubprocVecEnv,
     VecCheckNan,
     VecEnv,
     VecFrameStack,
@@ -30,9 +21,12 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
-from sb3_ca2e.actors.identity import EnvIdentity, identity_of
-from sb3_ca2e.actors.monitors import SlotMonitor, file_of
+from sb3_ca2e.actors.copies import Base, copies_of, register, registered
+from sb3_ca2e.actors.identity import EnvIdentity
+from sb3_ca2e.actors.monitors import EpisodeFiles, SlotMonitor, file_of
 from sb3_ca2e.actors.normalization import Normalization
+from sb3_ca2e.actors.seats import Together
+from sb3_ca2e.native.vec_env import NativeVecEnv, built
 from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
 
 #: Frames in a stack: how many of them belong to the episode is kept in a byte.
@@ -56,7 +50,8 @@ class EnvRecipe:
     """
     What an actor needs to make the environment of a slot and to see what the learner's policy sees.
 
-    :param builders: pickled environments or functions; slot ``i`` uses ``builders[i % len(builders)]``
+    :param builders: pickled environments or functions; slot ``i`` uses ``builders[i % len(builders)]``. A native
+        vector environment has one function, which makes those of all slots of a process
     :param registered: pickled specs of the ids that the user's process knows beside gymnasium's own
     :param columns: how observations are stored: raw, in the learner's layout
     :param action_space: the environment's action space
@@ -66,6 +61,7 @@ class EnvRecipe:
     :param monitor_file: monitor file of a ``VecMonitor``
     :param info_keywords: what a ``VecMonitor`` puts down with each episode
     :param identity: what the environment says of itself
+    :param native: a native vector environment steps all slots of a process at once
     """
 
     builders: tuple[bytes, ...]
@@ -78,11 +74,33 @@ class EnvRecipe:
     monitor_file: str | None = None
     info_keywords: tuple[str, ...] = ()
     identity: EnvIdentity = field(default_factory=EnvIdentity)
+    native: bool = False
 
     @property
     def normalizes_frames(self) -> bool:
         """Whether a ``VecNormalize`` has statistics of single frames, which are stacked afterwards."""
         return self.normalization is not None and self.normalization.of_frames
+
+    def build_together(self, slots: Sequence[int], priors: Sequence[bool], seed: int) -> Together | None:
+        """
+        Make the environments of all slots of a process, if they are stepped at once.
+
+        :param slots: indices of the slots
+        :param priors: whether prior agents play
+        :param seed: of the first; others follow
+        :return: one environment a slot, None if each is made by :meth:`build`
+        """
+        if not self.native:
+            return None
+        register(self.registered)
+        venv = built(cloudpickle.loads(self.builders[0]), len(slots), seed)
+        filenames = [self.monitor_file] if self.monitor_file is not None else []
+        env_id = str(self.identity.env_id)
+        files = [
+            EpisodeFiles(filenames, env_id, (), self.info_keywords, slot, prior)
+            for slot, prior in zip(slots, priors, strict=True)
+        ]
+        return Together(venv, files)
 
     def build(self, slot: int, prior: bool = False) -> SlotMonitor:
         """
@@ -92,13 +110,7 @@ class EnvRecipe:
         :param prior: a prior agent plays, which names of monitor files tell
         :return: the environment
         """
-        for registered in self.registered:
-            with contextlib.suppress(Exception):  # where it matters, gym.make will say that the id is unknown
-                spec = cloudpickle.loads(registered)
-                if spec.id not in gym.registry and isinstance(spec.entry_point, str):
-                    # Whoever registers ids when imported would warn that they are there if it came later.
-                    importlib.import_module(spec.entry_point.partition(":")[0].partition(".")[0])
-                gym.registry.setdefault(spec.id, spec)
+        register(self.registered)
 
         def make() -> gym.Env:
             made: Any = cloudpickle.loads(self.builders[slot % len(self.builders)])
@@ -174,10 +186,11 @@ def recipe_from(env: VecEnv) -> EnvRecipe:
     raw = _boxes(base.observation_space)
     columns = {key: column(box, raw[key], n_stack, axes[key]) for key, box in _boxes(env.observation_space).items()}
     ranges = {key: limits for key, part in raw.items() if (limits := _range(part)) is not None}
-    builders, identity = _builders(base)
+    builders, identity = copies_of(base)
+    native = isinstance(base, NativeVecEnv)
     return EnvRecipe(
         builders,
-        _registered(),
+        registered(),
         columns,
         env.action_space,
         transposed,
@@ -186,6 +199,7 @@ def recipe_from(env: VecEnv) -> EnvRecipe:
         file,
         info_keywords,
         identity,
+        native,
     )
 
 
@@ -234,276 +248,16 @@ def _transposed(wrapper: VecTransposeImage) -> frozenset[str]:
     return frozenset(getattr(wrapper, "image_space_keys", [OBSERVATION]))
 
 
-def _unwrap(env: VecEnv) -> tuple[DummyVecEnv | SubprocVecEnv, list[VecEnv]]:
+def _unwrap(env: VecEnv) -> tuple[Base, list[VecEnv]]:
     """The environment without its wrappers, and the wrappers, innermost first."""
     wrappers: list[VecEnv] = []
-    while not isinstance(env, DummyVecEnv | SubprocVecEnv):
+    while not isinstance(env, Base):
         if not hasattr(env, "venv"):
             raise ValueError(
                 f"Actors can't copy environments out of a {type(env).__name__}. Pass an id, a gymnasium.Env, a "
-                "function that makes one, or a DummyVecEnv (make_vec_env's default): CA2E runs them in processes of "
-                "its own."
+                "function that makes one, a DummyVecEnv (make_vec_env's default), or a NativeVecEnv from sb3_ca2e with "
+                f"a function that makes a {type(env).__name__}: CA2E runs them in processes of its own."
             )
         wrappers.insert(0, env)
         env = env.venv
     return env, wrappers
-
-
-def _builders(base: DummyVecEnv | SubprocVecEnv) -> tuple[tuple[bytes, ...], EnvIdentity]:
-    """Builders of all environments, and what the first says of itself."""
-    if isinstance(base, SubprocVecEnv):
-        builders, identities = zip(*(_fetched(base, index) for index in range(base.num_envs)), strict=True)
-        return builders, identities[0]
-    made = getattr(base, "env_fns", base.envs)
-    return tuple(_builder(*each) for each in zip(base.envs, made, strict=True)), identity_of(base.envs[0])
-
-
-def _builder(env: gym.Env, made: gym.Env | Callable[[], gym.Env]) -> bytes:
-    try:
-        return _dumps(made)
-    except Exception as error:
-        what, way_out = ("it", "Pass a function that makes the environment instead, e.g. lambda: MyEnv(...)")
-        if made is not env:
-            what, way_out = ("the function that makes it", "Let that function make what it needs instead of holding it")
-        raise ValueError(_no_copies(f"copies of {env}, and {what}", error, way_out)) from error
-
-
-def _no_copies(of_what: str, error: Exception | str, way_out: str) -> str:
-    reason = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-    return (
-        f"Actors need {of_what} can't be pickled ({reason}). {way_out}, or give BuilderVecEnv from sb3_ca2e a list of "
-        "such functions."
-    )
-
-
-def _fetched(base: SubprocVecEnv, index: int) -> tuple[bytes, EnvIdentity]:
-    """A copy of the environment of a worker process, and what it says of itself."""
-    base.env_is_wrapped(_Ask(), index)  # type: ignore[arg-type]
-    copied = base.env_method("__enter__", indices=index)[0]  # gymnasium's returns the environment itself
-    if isinstance(copied, str):
-        name = f"copies of environment {index} of the SubprocVecEnv, and it"
-        way_out = "Pass a function that makes the environment instead: CA2E runs it in processes of its own"
-        raise ValueError(_no_copies(name, copied, way_out))
-    builder, identity = copied
-    return builder, identity
-
-
-class _Ask:
-    """
-    Prepares a worker of a ``SubprocVecEnv`` when it arrives there.
-
-    What a worker sends is pickled without cloudpickle, and what can't be pickled so ends it: an environment
-    whose class comes from a script or a function, or a ``Monitor`` with its open file. This lets it send the
-    copy that actors need in the place of the environment, or else the reason.
-    """
-
-    wanted = False
-
-    def __reduce__(self) -> Any:
-        return _prepare_worker, ()
-
-
-def _prepare_worker() -> type[Monitor]:
-    kinds: list[type] = [gym.Env]
-    for kind in kinds:  # which grows meanwhile
-        ForkingPickler.register(kind, _sent)
-        kinds.extend(kind.__subclasses__())
-    _Ask.wanted = True
-    return Monitor  # what the worker is to look for among its wrappers; nobody reads its answer
-
-
-def _sent(env: gym.Env) -> Any:
-    """How a prepared worker pickles environments: a copy for actors the first time, as ever afterwards."""
-    if not _Ask.wanted:
-        return env.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
-    _Ask.wanted = False
-    try:
-        return tuple, ((_dumps(env), identity_of(env)),)
-    except Exception as error:
-        return str, (f"{type(error).__name__}: {error}",)
-
-
-def _registered() -> tuple[bytes, ...]:
-    """The ids that functions may hand to ``gym.make``, but that an actor would not know."""
-    pickled = []
-    for spec in gym.registry.values():
-        entry = spec.entry_point
-        module = entry if isinstance(entry, str) else getattr(entry, "__module__", "")
-        if not module.startswith("gymnasium."):
-            with contextlib.suppress(Exception):
-                if isinstance(entry, str) and module.startswith("__main__"):
-                    creator: Any = load_env_creator(entry)
-                    spec = dataclasses.replace(spec, entry_point=creator)  # an actor's main module is another
-                pickled.append(_dumps(spec))
-    return tuple(pickled)
-
-
-class _EnvPickler(cloudpickle.Pickler):
-    """Makes the wrappers anew that hold an episode under way, or, as ``Monitor`` may, an open file."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, Monitor):
-            return Monitor, (
-                obj.env,
-                file_of(obj),
-                obj.allow_early_resets,
-                obj.reset_keywords,
-                tuple(obj.info_keywords),
-            )
-        if type(obj) is EpisodicLifeEnv:
-            return EpisodicLifeEnv, (obj.env,)
-        return super().reducer_override(obj)
-
-
-def _dumps(env: Any) -> bytes:
-    buffer = io.BytesIO()
-    _EnvPickler(buffer).dump(env)
-    return buffer.getvalue()
-
-
-class _Stack:
-    """
-    The current observation of one key for each slot of an actor.
-
-    Stacks frames exactly as SB3's ``VecFrameStack`` does: older frames first, zeros before an episode's first.
-
-    :param column: how it is stored
-    :param n_slots: slots of this actor
-    """
-
-    def __init__(self, column: ObservationColumn, n_slots: int):
-        self.column = column
-        self.batch = np.zeros((n_slots, *column.shape), dtype=column.dtype)
-        frame_size = column.frame_shape[column.axis] if column.n_stack > 1 else 0
-        before: tuple[slice, ...] = (slice(None),) * column.axis
-        self._newest: Any = (*before, slice(-frame_size, None)) if frame_size else ...
-        self._older = (*before, slice(None, -frame_size))
-        self._kept = (*before, slice(frame_size, None))
-
-    def reset(self, slot: int, frame: np.ndarray) -> None:
-        if self.column.n_stack > 1:
-            self.batch[slot] = 0
-        self.push(slot, frame, shift=False)
-
-    def push(self, slot: int, frame: np.ndarray, shift: bool = True) -> None:
-        if self.column.n_stack == 1:
-            self.batch[slot] = frame
-            return
-        observation = self.batch[slot]
-        if shift:
-            observation[self._older] = observation[self._kept].copy()
-        observation[self._newest] = frame
-
-
-Frames = dict[str, np.ndarray]
-
-
-class Observations:
-    """
-    The current observation of each slot of an actor, as one batch.
-
-    :param recipe: the environment's recipe
-    :param n_slots: slots of this actor
-    """
-
-    def __init__(self, recipe: EnvRecipe, n_slots: int):
-        self.columns = recipe.columns
-        self._ranges = recipe.ranges
-        self._transposed = recipe.transposed
-        self._stacks = {key: _Stack(column, n_slots) for key, column in recipe.columns.items()}
-        self.batch = {key: stack.batch for key, stack in self._stacks.items()}
-
-    def frames(self, raw: Any) -> Frames:
-        """
-        :param raw: what the environment returned
-        :return: the frame of each key in the learner's layout
-        :raises ValueError: if one does not fit the environment's observation space, or is not finite
-        """
-        parts = raw if isinstance(raw, dict) else {OBSERVATION: raw}
-        if missing := [key for key in self.columns if key not in parts]:
-            raise ValueError(
-                f"The environment returned an observation without {missing[0]!r}, a key of its space. Correct the "
-                "environment, or the space that it declares."
-            )
-        return {key: self._frame(key, column, parts[key]) for key, column in self.columns.items()}
-
-    def _frame(self, key: str, column: ObservationColumn, raw: Any) -> np.ndarray:
-        frame = np.asarray(raw)
-        if key in self._transposed and frame.ndim == 3:
-            frame = frame.transpose(2, 0, 1)
-        name = "" if key == OBSERVATION else f" {key!r}"
-        if frame.shape != column.frame_shape or not _holds(column.dtype, frame):
-            raise ValueError(
-                f"The environment returned an observation{name} of shape {np.shape(raw)} and dtype {frame.dtype}, "
-                f"which does not fit its observation space (frames {column.frame_shape} of {column.dtype}). Correct "
-                "the environment, or the space that it declares."
-            )
-        if column.dtype.kind == "f" and not np.isfinite(frame.astype(column.dtype, copy=False)).all():
-            raise ValueError(
-                f"The environment returned an observation{name} that is not finite, {frame}. Learning would be lost "
-                "from there on: correct the environment, or let the episode end before its state diverges."
-            )
-        if key in self._ranges:
-            low, high = self._ranges[key]
-            if (frame < low).any() or (frame > high).any():
-                raise ValueError(
-                    f"The environment returned an observation{name} of {frame}, which lies outside of its observation "
-                    f"space (from {low} to {high}). Correct the environment, or the space that it declares."
-                )
-        return frame
-
-    def reset(self, slot: int, frames: Frames) -> None:
-        """
-        Begin an episode.
-
-        :param slot: position in the batch
-        :param frames: its first frame
-        """
-        for key, stack in self._stacks.items():
-            stack.reset(slot, frames[key])
-
-    def push(self, slot: int, frames: Frames) -> None:
-        """
-        Go one step on.
-
-        :param slot: position in the batch
-        :param frames: the newest frame
-        """
-        for key, stack in self._stacks.items():
-            stack.push(slot, frames[key])
-
-    def of(self, slot: int) -> Frames:
-        """
-        :param slot: position in the batch
-        :return: a copy of its observation
-        """
-        return {key: batch[slot].copy() for key, batch in self.batch.items()}
-
-    def past(self, slot: int) -> tuple[list[Frames], Frames]:
-        """
-        :param slot: position in the batch
-        :return: the older frames of its observation, and the newest
-        """
-        n_stack = max(column.n_stack for column in self.columns.values())
-        parts = {
-            key: np.split(self.batch[key][slot], n_stack, column.axis) if n_stack > 1 else [self.batch[key][slot]]
-            for key, column in self.columns.items()
-        }
-        *older, newest = [{key: part[i] for key, part in parts.items()} for i in range(n_stack)]
-        return older, newest
-
-
-def _holds(dtype: np.dtype, frame: np.ndarray) -> bool:
-    """Whether the dtype of a space can hold the values that an environment returned, in whatever type."""
-    if frame.dtype == dtype or frame.dtype.kind not in "biuf":
-        return frame.dtype == dtype
-    with np.errstate(invalid="ignore"):  # of NaN as a whole number
-        return dtype.kind == "f" or bool((frame.astype(dtype) == frame).all())
-
-
-def plain(observations: dict[str, Any]) -> Any:
-    """
-    :param observations: by key
-    :return: as SB3's policies take them: a dictionary, or the only array
-    """
-    return observations.get(OBSERVATION, observations)

@@ -8,15 +8,20 @@ from typing import Any, Protocol
 import numpy as np
 import torch as th
 
+from sb3_ca2e.actors.recorder import Steps
+
 #: Passes through the modules themselves before they are traced, which takes a tenth of a second.
 TRACE_AFTER = 100
 
 
-class Acts(Protocol):
-    """The hook of an algorithm that chooses actions; see :class:`~sb3_ca2e.algorithm.CA2EMixin`."""
+class Behaviour(Protocol):
+    """The hooks of an algorithm that run in the actors; see :class:`~sb3_ca2e.algorithm.CA2EMixin`."""
 
     @staticmethod
     def act(modules: dict[str, Any], observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]: ...
+
+    @staticmethod
+    def evaluate(modules: dict[str, Any], steps: Steps) -> tuple[th.Tensor, th.Tensor]: ...
 
 
 class Inference:
@@ -33,7 +38,7 @@ class Inference:
     :param n_slots: batches of other sizes go through the modules
     """
 
-    def __init__(self, behaviour: Acts, modules: dict[str, th.nn.Module], n_slots: int):
+    def __init__(self, behaviour: Behaviour, modules: dict[str, th.nn.Module], n_slots: int):
         self._behaviour, self._modules, self._n_slots = behaviour, modules, n_slots
         self._passes = 0
         self._trace: Callable[[Any], tuple[th.Tensor, th.Tensor]] | None = None
@@ -66,13 +71,20 @@ class Inference:
             self._parameters_changed = False
         else:
             actions, outputs = self._trace(observations)
-        return actions.numpy(), outputs.numpy()
+        return actions.cpu().numpy(), outputs.cpu().numpy()
+
+    def evaluate(self, steps: Steps) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param steps: blocks of some slots
+        :return: ``(rows,)`` q(s, a) and ``(rows,)`` the value of s
+        """
+        return self._behaviour.evaluate(self._modules, steps)
 
 
 class _Act(th.nn.Module):
     """A behaviour as a module, which is what can be traced."""
 
-    def __init__(self, behaviour: Acts, modules: dict[str, th.nn.Module]):
+    def __init__(self, behaviour: Behaviour, modules: dict[str, th.nn.Module]):
         super().__init__()
         self.behaviour, self.networks = behaviour, th.nn.ModuleDict(modules)
 
@@ -85,7 +97,7 @@ class _Act(th.nn.Module):
 
 
 def _traced(
-    behaviour: Acts, modules: dict[str, th.nn.Module], observations: Any
+    behaviour: Behaviour, modules: dict[str, th.nn.Module], observations: Any
 ) -> Callable[[Any], tuple[th.Tensor, th.Tensor]] | None:
     """The trace of a pass, None if there can be none."""
     random_state = th.get_rng_state()

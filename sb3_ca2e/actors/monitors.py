@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -88,6 +88,49 @@ def file_of(wrapper: Monitor | VecMonitor) -> str | None:
     return wrapper.results_writer.file_handler.name if wrapper.results_writer is not None else None
 
 
+class EpisodeFiles:
+    """
+    Puts the episodes of a slot down.
+
+    :param filenames: the user's monitor files, beside which the slot's are
+    :param env_id: the environment's id, for new files
+    :param known: entries of episodes beside return, length and time
+    :param info_keywords: entries of ``info`` to put down with them
+    :param slot: the slot
+    :param prior: a prior agent plays
+    """
+
+    def __init__(
+        self,
+        filenames: Sequence[str],
+        env_id: str,
+        known: tuple[str, ...],
+        info_keywords: tuple[str, ...],
+        slot: int,
+        prior: bool,
+    ):
+        self._added = tuple(key for key in info_keywords if key not in known)
+        self._writers = [SlotWriter(file, env_id, known + self._added, slot, prior) for file in filenames]
+
+    def write(self, info: dict[str, Any]) -> None:
+        """
+        :param info: of a step; if an episode ended with it, that is put down, and gets the added entries
+        """
+        if (episode := info.get("episode")) is not None:
+            episode.update({key: info[key] for key in self._added})
+            for writer in self._writers:
+                writer.write_row(episode)
+
+    def prior_retired(self) -> None:
+        """From now on the learner plays: what it does goes to another file."""
+        self._writers = [writer.of_nature_slot() for writer in self._writers]
+
+    def close(self) -> None:
+        """Close the files."""
+        for writer in self._writers:
+            writer.close()
+
+
 class SlotMonitor(gym.Wrapper):
     """
     The environment of a slot, whose episodes a ``Monitor`` inside counts, its own where it has one.
@@ -119,32 +162,27 @@ class SlotMonitor(gym.Wrapper):
         own = inner.results_writer.filename if isinstance(inner.results_writer, _Unwritten) else None
         inner.results_writer = None
         known = (*inner.reset_keywords, *inner.info_keywords)
-        self._added = tuple(key for key in info_keywords if key not in known)
         env_id = str(inner.env.spec.id if inner.env.spec is not None else None)
         files = [file for file in (own, filename) if file is not None]
-        self._writers = [SlotWriter(file, env_id, known + self._added, slot, prior) for file in files]
+        self._files = EpisodeFiles(files, env_id, known, info_keywords, slot, prior)
 
     def step(self, action: Any) -> Any:
         """
         :param action: the action
         :return: what the environment returned, with the added entries in ``info["episode"]``
         """
-        *result, info = self.env.step(action)
-        if (episode := info.get("episode")) is not None:
-            episode.update({key: info[key] for key in self._added})
-            for writer in self._writers:
-                writer.write_row(episode)
-        return *result, info
+        result = self.env.step(action)
+        self._files.write(result[-1])
+        return result
 
     def prior_retired(self) -> None:
         """From now on the learner plays: what it does goes to another file."""
-        self._writers = [writer.of_nature_slot() for writer in self._writers]
+        self._files.prior_retired()
 
     def close(self) -> None:
         """Close the environment and the files."""
         super().close()
-        for writer in self._writers:
-            writer.close()
+        self._files.close()
 
 
 class _Unwritten:

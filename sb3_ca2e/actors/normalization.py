@@ -146,14 +146,35 @@ class Statistics:
         self.normalize.ret_rms.update(self._discounted(block))
         self._newest[block.slot] = newest if block.flags[-1] & TRANSITION else {}
 
-    def end_streams(self) -> None:
-        """Count the last observations of episodes that were cut off, which the memory keeps."""
+    def end_stream(self, slot: int) -> None:
+        """
+        Count the last observation of an episode that was cut off, which the memory keeps.
+
+        :param slot: whose episode it was
+        """
+        newest = self._newest.pop(slot, {})
+        self._returns.pop(slot, None)
         if self.normalize.training:
-            for newest in self._newest.values():
-                for key, data in newest.items():
-                    observation_statistics(self.normalize)[key].update(data)
-        self._newest.clear()
+            for key, data in newest.items():
+                observation_statistics(self.normalize)[key].update(data)
+
+    def end_streams(self) -> None:
+        """Do it for all slots."""
+        for slot in list(self._newest):
+            self.end_stream(slot)
         self._returns.clear()
+
+    def state(self) -> tuple[dict[int, float], dict[int, dict[str, np.ndarray]]]:
+        """
+        :return: where slots stand in their episodes, for :meth:`restore`
+        """
+        return self._returns, self._newest
+
+    def restore(self, state: tuple[dict[int, float], dict[int, dict[str, np.ndarray]]]) -> None:
+        """
+        :param state: what :meth:`state` gave
+        """
+        self._returns, self._newest = state
 
     def _discounted(self, block: Block) -> np.ndarray:
         """The running discounted return of the slot after each of its steps."""

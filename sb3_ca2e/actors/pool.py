@@ -1,36 +1,26 @@
-"""Starts, watches and stops the actors; their only owner."""
+"""Starts, watches, replaces and stops the actors; their only owner."""
 
 import collections
 import contextlib
-import json
 import os
-import pathlib
 import selectors
-import signal
-import socket
-import subprocess
-import sys
+import time
 import traceback
 import warnings
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
 
 import cloudpickle
 
 from sb3_ca2e.actors.actor import Actor, ActorSpec
-from sb3_ca2e.actors.transport import BUFFERS, BlockBuffers, Board, Handover, MessageReader, shared_file
+from sb3_ca2e.actors.device_inference import DeviceInference
+from sb3_ca2e.actors.forking import ForkServer, ServerGone, Started
+from sb3_ca2e.actors.life import LOOK, Life, how_it_ended
+from sb3_ca2e.actors.snapshot import ActorsState, restore, state_of
+from sb3_ca2e.actors.supervision import GRACE, KILLED, ActorError, ActorWarning, Budget
+from sb3_ca2e.actors.transport import BUFFERS, BlockBuffers, Board, Handover, shared_file
 from sb3_ca2e.replay.block import Block
-
-#: Seconds that the server has to end before it is killed.
-SHUTDOWN = 10.0
-
-
-class ActorError(RuntimeError):
-    """
-    An actor failed; the message names the slot, its seed and the cause.
-
-    What was committed stays in the memory, and the model can be used and saved.
-    """
 
 
 class ActorPool(Protocol):
@@ -42,13 +32,17 @@ class ActorPool(Protocol):
     def n_processes(self) -> int:
         """Actor processes; 0 where actors share the learner's."""
 
+    @property
+    def restarts(self) -> dict[int, int]:
+        """How often the process of each slot was replaced; without those of which none was."""
+
     def collect(self, wait: bool = True) -> tuple[Handover, list[Block]] | None:
         """
         The next blocks. Those handed out before are the actors' to overwrite from now on.
 
         :param wait: sleep until there are some; else return None where there are none
         :return: the announcement and a block for each slot of that actor
-        :raises ActorError: if an actor failed
+        :raises ActorError: if an actor failed, and more often than it may
         """
 
     def stop(self) -> None:
@@ -71,17 +65,46 @@ class SyncActors:
     def n_processes(self) -> int:
         return 0
 
+    @property
+    def restarts(self) -> dict[int, int]:
+        return {}
+
     def collect(self, wait: bool = True) -> tuple[Handover, list[Block]] | None:
+        with self._failures():
+            actor = self._opened()
+            handover = actor.collect()
+        return handover, actor.buffers.blocks(handover.sequence, handover.n_rows)
+
+    def _opened(self) -> Actor:
+        if self._actor is None:
+            self._actor = Actor(self._spec, self.board, BlockBuffers(self._spec.layout, self._spec.slots))
+            self._actor.open()
+        return self._actor
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Say which slot failed."""
         try:
-            if self._actor is None:
-                self._actor = Actor(self._spec, self.board, BlockBuffers(self._spec.layout, self._spec.slots))
-                self._actor.open()
-            handover = self._actor.collect()
+            yield
         except Exception as error:
             failed_slot = self._actor.collecting if self._actor is not None else -1
             failure = Handover(self._spec.process, error=traceback.format_exc(), failed_slot=failed_slot)
-            raise _failed(self._spec, failure) from error
-        return handover, self._actor.buffers.blocks(handover.sequence, handover.n_rows)
+            raise ActorError(_told(self._spec, failure)) from error
+
+    def state(self) -> ActorsState | None:
+        """
+        :return: what the slots are in the middle of, None if an environment can't give its state
+        """
+        return state_of(self._actor) if self._actor is not None else None
+
+    def restore(self, state: ActorsState) -> None:
+        """
+        Open the environments, and go on from there.
+
+        :param state: of the same slots
+        """
+        with self._failures():
+            restore(self._opened(), state)
 
     def stop(self) -> None:
         if self._actor is not None:
@@ -91,190 +114,305 @@ class SyncActors:
 
 class AsyncActors:
     """
-    Actor processes, forked from a server of ours.
+    Actor processes, forked from a server of ours, and replaced when they end or hang.
 
-    With ``rate_limit``, no process is more than two blocks ahead of the slowest, and blocks count as consumed
-    once the learner has done the updates that they ask for; so neither side runs away from the other.
+    With ``rate_limit``, no process is more than two blocks ahead of the slowest that is alive, and blocks count as
+    consumed once the learner has done the updates that they ask for; so neither side runs away from the other.
 
     :param specs: one a process
     :param rate_limit: bound how far actors run ahead of each other
+    :param inference: where their networks run, None for the actors themselves
     """
 
-    def __init__(self, specs: Sequence[ActorSpec], rate_limit: bool = True):
-        self._specs, self._rate_limit = list(specs), rate_limit
+    def __init__(self, specs: Sequence[ActorSpec], rate_limit: bool = True, inference: DeviceInference | None = None):
+        self._specs, self._rate_limit, self._inference = list(specs), rate_limit, inference
+        self._payloads = [cloudpickle.dumps(spec) for spec in specs]
         self._selector = selectors.DefaultSelector()
-        self._ready: collections.deque[Handover | ActorError] = collections.deque()
-        self._consumed = [0] * len(specs)
-        self._handed_out: Handover | None = None
-        self._exit_codes: dict[int, int] = {}
-        self._fds: list[int] = []
-        self._wake: list[int] = []
-        self._readers: list[MessageReader] = []
-        self._server: subprocess.Popen | None = None
-        self._control: socket.socket | None = None
-        self._buffers: list[BlockBuffers] = []
+        self._ready: collections.deque[tuple[Life, Handover] | ActorError] = collections.deque()
+        self._handed_out: Life | None = None
+        self._n_lives = 0
+        self._serials: dict[int, Life] = {}
+        self._lives: list[Life | None] = [None] * len(specs)
+        #: how far each process had come when it went down, and when it is to be started again
+        self._positions, self._due = [0] * len(specs), [0.0] * len(specs)
+        restarts = specs[0].supervision.restarts
+        self._budgets, self._server_budget = [Budget(restarts) for _ in specs], Budget(restarts)
+        self._server: ForkServer | None = None
+        self._server_due = self._looked = 0.0
+        first = specs[0]
+        self._board_fd: int | None = shared_file(Board.size(first.n_slots, first.n_parameters), "board")
+        self.board = Board(first.n_slots, first.n_parameters, self._board_fd)
         try:
-            self._start()
+            if inference is not None:
+                inference.start()
+                self._selector.register(inference.alarm, selectors.EVENT_READ, inference)
+            self._start_due(time.monotonic())
         except BaseException:
             self.stop()
             raise
-
-    # Starting.
-
-    def _start(self) -> None:
-        first = self._specs[0]
-        board_fd = self._keep(shared_file(Board.size(first.n_slots, first.n_parameters), "board"))
-        self.board = Board(first.n_slots, first.n_parameters, board_fd)
-        for spec in self._specs:
-            self.board.grant(spec.process, BUFFERS)
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
-            self._server = _start_server(theirs)
-        self._selector.register(self._control, selectors.EVENT_READ)
-        for spec in self._specs:
-            self._spawn(spec, board_fd)
-
-    def _spawn(self, spec: ActorSpec, board_fd: int) -> None:
-        layout = spec.layout
-        buffers_fd = self._keep(shared_file(BlockBuffers.size(layout, len(spec.slots)), "blocks"))
-        self._buffers.append(BlockBuffers(layout, spec.slots, buffers_fd))
-        payload = cloudpickle.dumps(spec)
-        spec_fd = self._keep(shared_file(len(payload), "spec"))
-        os.pwrite(spec_fd, payload, 0)
-        wake_read, wake_write = os.pipe()
-        messages_read, messages_write = os.pipe()
-        os.set_blocking(wake_write, False)
-        self._wake.append(self._keep(wake_write))
-        self._readers.append(MessageReader(self._keep(messages_read)))
-        self._selector.register(messages_read, selectors.EVENT_READ, spec.process)
-        assert self._control is not None
-        fds = [spec_fd, board_fd, buffers_fd, wake_read, messages_write]
-        try:
-            socket.send_fds(self._control, [f"{spec.process:16d}".encode()], fds)
-        finally:
-            os.close(wake_read)
-            os.close(messages_write)
-
-    def _keep(self, fd: int) -> int:
-        self._fds.append(fd)
-        return fd
-
-    # Collecting.
 
     @property
     def n_processes(self) -> int:
         return len(self._specs)
 
+    @property
+    def restarts(self) -> dict[int, int]:
+        processes = zip(self._specs, self._budgets, strict=True)
+        return {slot: budget.used for spec, budget in processes if budget.used for slot in spec.slots}
+
+    # Starting.
+
+    def _start_due(self, now: float) -> None:
+        """Start whatever is down and has been for long enough."""
+        try:
+            if self._server is None and now >= self._server_due:
+                self._server = ForkServer()
+                self._selector.register(self._server, selectors.EVENT_READ)
+                for life in self._lives:
+                    if life is not None and life.handle is not None:
+                        self._server.adopt(life.handle)
+            for process, life in enumerate(self._lives):
+                if self._server is not None and life is None and now >= self._due[process]:
+                    self._spawn(process, self._server)
+        except ServerGone:
+            self._server_ended("")
+
+    def _spawn(self, process: int, server: ForkServer) -> None:
+        spec = self._specs[process]
+        position = max([self._positions[process], *self._slowest(process)])
+        made = position * spec.block_size * spec.n_slots
+        changes: dict[str, Any] = {"life": self._budgets[process].used, "warmup": spec.warmup - made}
+        payload = self._payloads[process] + cloudpickle.dumps(changes)
+        assert self._board_fd is not None
+        self._n_lives += 1
+        self.board.grant(process, 0)
+        fds = [self._board_fd, *(self._inference.connect(process) if self._inference is not None else ())]
+        try:
+            life = Life.begin(server, self._n_lives, replace(spec, **changes), payload, fds)
+        finally:
+            if self._inference is not None:
+                os.close(fds[-1])
+        life.excused = position
+        self._lives[process] = self._serials[self._n_lives] = life
+        self._selector.register(life.messages, selectors.EVENT_READ, life)
+        self._grant()
+
+    # Collecting.
+
     def collect(self, wait: bool = True) -> tuple[Handover, list[Block]] | None:
         self._release()
         self._receive(0.0)
+        self._watch()
         while not self._ready:
             if not wait:
                 return None
-            self._receive(None)
+            self._receive(LOOK)
+            self._watch()
         ready = self._ready.popleft()
         if isinstance(ready, ActorError):  # in its turn: what was handed over before it is kept
             raise ready
-        self._handed_out = handover = ready
-        return handover, self._buffers[handover.process].blocks(handover.sequence, handover.n_rows)
+        self._handed_out, handover = ready
+        return handover, self._handed_out.buffers.blocks(handover.sequence, handover.n_rows)
 
     def _release(self) -> None:
         """Let actors overwrite the blocks handed out before."""
-        if self._handed_out is None:
-            return
-        self._consumed[self._handed_out.process] += 1
-        self._handed_out = None
-        slowest = min(self._consumed)
-        for process, consumed in enumerate(self._consumed):
-            credit = (slowest if self._rate_limit else consumed) + BUFFERS
+        if self._handed_out is not None:
+            self._handed_out.consumed += 1
+            self._handed_out = None
+            self._grant()
+
+    def _slowest(self, but: int = -1) -> list[int]:
+        """The position of the slowest process that the others wait for; none if they wait for none."""
+        others = [life.position for life in self._lives if life and not life.lags and life.spec.process != but]
+        return [min(others)] if others else []
+
+    def _grant(self) -> None:
+        """Let each process run as far as it may."""
+        slowest = self._slowest() if self._rate_limit else []
+        for process, life in enumerate(self._lives):
+            if life is None:
+                continue
+            credit = min([life.consumed, *(position - life.excused for position in slowest)]) + BUFFERS
             if credit > self.board.credit(process):
                 self.board.grant(process, credit)
-                _poke(self._wake[process])
+                life.granted_at = time.monotonic()
+                _poke(life.wake)
 
     def _receive(self, timeout: float | None) -> None:
         for key, _ in self._selector.select(timeout):
-            if key.fileobj is self._control:
-                self._server_spoke(socket.MSG_DONTWAIT)  # an actor's end, below, may have been told already
-                continue
-            messages, closed = self._readers[key.data].receive()
-            for message in messages:
-                failed = message.error is not None
-                self._ready.append(_failed(self._specs[message.process], message) if failed else message)
-            if closed:
+            if key.data is None:
+                self._server_spoke()
+            elif isinstance(key.data, DeviceInference):
                 self._selector.unregister(key.fileobj)
-                self._ready.append(self._died(key.data))
+                self._ready.append(ActorError(key.data.error))
+            elif self._lives[key.data.spec.process] is key.data:  # not replaced meanwhile
+                self._take(key.data)
 
-    def _server_spoke(self, flags: int = 0) -> None:
-        assert self._control is not None
+    def _take(self, life: Life) -> None:
+        """Take what a process has announced."""
+        for message in life.receive():
+            if message.error is not None:
+                life.failure = message
+            elif message.late:
+                self._failed(life, "was silent for too long and then went on; what it did is dropped. It was last seen")
+                return
+            else:
+                life.received += 1
+                self._budgets[message.process].worked()
+                self._ready.append((life, message))
+                if life.received == 1:
+                    self._set_lag(life, False)
+        if life.closed:
+            self._unregister(life)
+
+    def _server_spoke(self) -> None:
+        assert self._server is not None
         try:
-            data = self._control.recv(4096, flags)
-        except BlockingIOError:
-            return
-        if not data:
-            raise ActorError("The server that actors are forked from has ended; see its output above.")
-        for report in data.decode().split(";")[:-1]:
-            process, code = map(int, report.split())
-            self._exit_codes[process] = code
+            for report in self._server.reports():
+                life = self._serials.get(report.serial)
+                if isinstance(report, Started):
+                    self._server_budget.worked()
+                    if life is None:  # given up meanwhile
+                        report.handle.kill()
+                        report.handle.close()
+                    else:
+                        life.handle = report.handle
+                elif life is not None:
+                    self._ended(life, report.code)
+        except ServerGone:
+            self._server_ended("")
 
-    def _died(self, process: int) -> ActorError:
-        """Its pipe is closed: wait for the server to say how it ended."""
-        while process not in self._exit_codes:
-            self._server_spoke()
-        code = self._exit_codes[process]
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
-        spec = self._specs[process]
-        return ActorError(
-            f"Actor process {process} (slots {spec.slots}, seed {spec.seed}) {how}. What it had handed over is kept. "
-            + ("The system may be short of memory: lower n_actors or buffer_size." if code == -signal.SIGKILL else "")
-        )
+    # Watching.
+
+    def _watch(self) -> None:
+        """Look for processes that are silent, and start those that are down."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK:
+            self._looked = now
+            for life in self._lives:
+                if life is not None:
+                    self._look_at(life, now)
+        if None in self._lives or self._server is None:
+            self._start_due(now)
+
+    def _look_at(self, life: Life, now: float) -> None:
+        silence = life.silence(now, self.board.credit(life.spec.process))
+        if life.lost(now):
+            self._ended(life, None)
+        elif not life.hung(now, silence):
+            self._set_lag(life, life.stalls(silence))
+        elif life.handle is not None:
+            self._failed(life, f"gave no sign of life for {silence:.1f} s and was killed")
+        elif self._server is not None:
+            self._server_ended(f"did not start an actor within {silence:.1f} s and was killed; it ")
+
+    def _set_lag(self, life: Life, lags: bool) -> None:
+        """Go on without a process that stands still, and take it back where the others are by then."""
+        if life.lags == lags:
+            return
+        life.lags = lags
+        if not lags:
+            life.excused += max([0, *(position - life.position for position in self._slowest(life.spec.process))])
+        self._grant()
+
+    def _ended(self, life: Life, code: int | None) -> None:
+        """A process has ended: take what it had announced, and replace it."""
+        self._take(life)
+        if self._lives[life.spec.process] is life:
+            self._failed(life, how_it_ended(code), code)
+
+    def _failed(self, life: Life, what: str, code: int | None = None) -> None:
+        """Give a process up; start another one, unless it failed too often."""
+        process, now = life.spec.process, time.monotonic()
+        description = life.description(what) if life.failure is None else _told(life.spec, life.failure)
+        self._give_up(life)
+        budget = self._budgets[process]
+        delay = budget.failed(now, raised=life.failure is not None)
+        if delay is None:
+            self._due[process] = float("inf")
+            self._ready.append(ActorError(f"{description}\nThis was {budget.history}.{_kept(code)}"))
+            return
+        self._due[process] = now + delay
+        message = f"{description}\nIt is replaced, for the {budget.used}. time; its episodes begin anew.{_kept(code)}"
+        warnings.warn(message, ActorWarning, stacklevel=2)
+
+    def _give_up(self, life: Life) -> None:
+        process = life.spec.process
+        self._positions[process] = life.excused + life.received
+        self._lives[process] = None
+        self._serials = {serial: each for serial, each in self._serials.items() if each is not life}
+        self._unregister(life)
+        life.end()
+        self._grant()
+
+    def _unregister(self, life: Life) -> None:
+        with contextlib.suppress(KeyError):  # it has been before, when it closed its end
+            self._selector.unregister(life.messages)
+
+    def _server_ended(self, what: str) -> None:
+        """Start another server; the actors live on, but for those that were not known to have been forked."""
+        server, self._server = self._server, None
+        assert server is not None
+        self._selector.unregister(server)
+        code, now = server.kill(), time.monotonic()
+        for process, life in enumerate(self._lives):
+            if life is None:
+                continue
+            life.orphan = True
+            if life.handle is None:
+                self._give_up(life)
+                self._due[process] = now
+        delay = self._server_budget.failed(now)
+        message = f"The server that actors are forked from {what}{how_it_ended(code)}; see its output above."
+        if delay is None:
+            self._server_due = float("inf")
+            self._ready.append(ActorError(f"{message}\nThis was {self._server_budget.history}.{_kept(code)}"))
+            return
+        self._server_due = now + delay
+        warnings.warn(f"{message}\nIt is replaced, and its actors go on.", ActorWarning, stacklevel=2)
 
     # Stopping.
 
     def stop(self) -> None:
-        if hasattr(self, "board"):
-            self.board.stop()
-        for fd in self._wake:
-            _poke(fd)
-        # An actor may be in the middle of an announcement that nobody will read: let it fail.
+        self.board.stop()
         self._selector.close()
-        while self._fds:
-            os.close(self._fds.pop())
-        self._wake.clear()
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        if self._server is not None:
-            try:
-                self._server.wait(SHUTDOWN)
-            except subprocess.TimeoutExpired:  # pragma: no cover - the server kills its actors long before
-                warnings.warn("The actors' server did not end in time and was killed.", stacklevel=2)
-                self._server.kill()
-                self._server.wait()
-            self._server = None
+        lives = [life for life in self._lives if life is not None]
+        for life in lives:
+            _poke(life.wake)
+        server, self._server = self._server, None
+        handles = [life.handle for life in lives if life.handle is not None]
+        for life in lives:
+            life.handle = None
+            life.end()  # an actor may be in the middle of an announcement that nobody will read: let it fail
+        self._lives = [None] * len(self._specs)
+        if self._board_fd is not None:
+            os.close(self._board_fd)
+            self._board_fd = None
+        if self._inference is not None:
+            self._inference.stop()
+        if server is not None:
+            server.close()
+            server.wait()
+        deadline = time.monotonic() + GRACE
+        for handle in handles:  # where the server did not, or there is none any more
+            if not handle.ended(deadline):
+                handle.kill()
+                handle.ended(deadline + KILLED)
+            handle.close()
 
 
-def _failed(spec: ActorSpec, message: Handover) -> ActorError:
+def _told(spec: ActorSpec, message: Handover) -> str:
+    """What an actor said of its failure."""
     slot = f"slot {message.failed_slot}" if message.failed_slot >= 0 else f"slots {spec.slots}"
-    return ActorError(f"Actor process {spec.process}, {slot}, seed {spec.seed}, failed:\n{message.error}")
+    return f"Actor process {spec.process}, {slot}, seed {spec.seed}, failed:\n{message.error}"
+
+
+def _kept(code: int | None) -> str:
+    """What is left, and what may help."""
+    hint = " The system may be short of memory: lower n_actors or buffer_size." if code == -9 else ""
+    return f" What was handed over is kept.{hint}"
 
 
 def _poke(fd: int) -> None:
     with contextlib.suppress(BlockingIOError, BrokenPipeError):  # it has enough to read, or is gone
         os.write(fd, b"\0")
-
-
-def _start_server(control: socket.socket) -> subprocess.Popen:
-    """Start the server with this process's import path; the user's ``__main__`` is never imported."""
-    code = (
-        "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-        "from sb3_ca2e.actors.server import main; main(int(sys.argv[2]))"
-    )
-    path = [entry or str(pathlib.Path.cwd()) for entry in sys.path]
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-    return subprocess.Popen(
-        [sys.executable, "-c", code, json.dumps(path), str(control.fileno())],
-        pass_fds=[control.fileno()],
-        env={**os.environ, **threads, "CUDA_VISIBLE_DEVICES": ""},
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )

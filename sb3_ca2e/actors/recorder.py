@@ -3,39 +3,38 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 
-from sb3_ca2e.actors.envs import Frames, plain
 from sb3_ca2e.actors.normalization import Normalizer
+from sb3_ca2e.actors.observations import Frames, Observations, plain
+from sb3_ca2e.actors.transport import BlockLayout
 from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, ObservationColumn
-from sb3_ca2e.replay.n_step import n_step_return
+from sb3_ca2e.replay.n_step import n_step_returns
 from sb3_ca2e.replay.stacks import stacked
 
 #: Added to absolute TD errors, so that every transition keeps a chance.
 PRIORITY_FLOOR = 1e-6
-# As Python's own numbers, with which it reckons faster.
-_TRANSITION, _TERMINATED, _TRUNCATED, _PRIOR = map(int, (TRANSITION, TERMINATED, TRUNCATED, PRIOR))
-_NO_FLAGS = np.uint8(0)
 
 
 @dataclass
 class Steps:
     """
-    One slot's block as the networks see it, for :meth:`Behaviour.evaluate`.
+    The blocks of slots as the networks see them, for :meth:`Behaviour.evaluate`, one behind the other. Behind the rows
+    of each comes one for the frame that closes it.
 
-    :param frames: for each key ``(lead + n_rows + 1, *frame_shape)``
-    :param ages: ``(n_rows + 1,)``
+    :param frames: of each block, for each key ``(lead + n_rows + 1, *frame_shape)``
+    :param ages: of each block ``(n_rows + 1,)``
     :param columns: how observations are stacked
     :param normalizer: what the learner normalises with, or None
-    :param actions: ``(n_rows + 1, action_dim)``, zero where no step was taken
-    :param outputs: ``(n_rows + 1, ...)`` what :meth:`Behaviour.act` returned beside the actions
+    :param actions: ``(rows, action_dim)``, zero where no step was taken
+    :param outputs: ``(rows, ...)`` what :meth:`Behaviour.act` returned beside the actions
     """
 
-    frames: Frames
-    ages: np.ndarray
+    frames: list[Frames]
+    ages: list[np.ndarray]
     columns: dict[str, ObservationColumn]
     normalizer: Normalizer | None
     actions: th.Tensor
@@ -43,9 +42,13 @@ class Steps:
 
     @cached_property
     def observations(self) -> Any:
-        """``(n_rows + 1, ...)`` observations, built only for algorithms that need them."""
-        batch = {key: stacked(self.frames[key], self.ages, column) for key, column in self.columns.items()}
-        return as_tensors(batch, self.ages, self.columns, self.normalizer)
+        """``(rows, ...)`` observations, built only for algorithms that need them."""
+        blocks = list(zip(self.frames, self.ages, strict=True))
+        batch = {
+            key: np.concatenate([stacked(frames[key], ages, column) for frames, ages in blocks])
+            for key, column in self.columns.items()
+        }
+        return as_tensors(batch, np.concatenate(self.ages), self.columns, self.normalizer)
 
 
 def as_tensors(
@@ -64,124 +67,217 @@ def as_tensors(
     return plain(tensors)
 
 
+class Ending(NamedTuple):
+    """
+    The last observation of an episode, on which no step was taken.
+
+    :param position: of the slot
+    :param seen: its newest frame, as :class:`Recorder` keeps it
+    :param observation: the whole of it
+    :param age: steps of the episode
+    """
+
+    position: int
+    seen: dict[str, Any]
+    observation: Frames
+    age: int
+
+
 class Recorder:
     """
-    Writes the rows of one slot's block in place.
+    Keeps what the slots of a process do, a step of all at once, and writes it into their blocks when those are full.
 
-    :param views: the block's fields
-    :param older: the frames before the first row that its stack reaches back to
-    :param newest: the frame of the first row
-    :param age: steps since the episode began
-    :param prior: the steps are a prior agent's
+    :param observations: of the slots, which it looks at
+    :param layout: layout of a block
+    :param n_slots: slots of the process
     """
 
-    def __init__(self, views: dict[str, np.ndarray], older: list[Frames], newest: Frames, age: int, prior: bool):
-        self.views, self.lead, self.prior = views, len(older), prior
-        self.frames = {key: views[f"frames/{key}"] for key in newest}
-        self.actions, self.rewards = views["actions"], views["rewards"]
-        self.flags, self.ages = views["flags"], views["ages"]
-        self.n_rows = 0
-        self.outputs: list[Any] = [None] * len(self.ages)
-        self.terminal: list[tuple[int, Frames, int]] = []
-        for row, frames in enumerate(older):
-            for key, frame in frames.items():
-                self.frames[key][row] = frame
-        self.frame(newest, age)
+    def __init__(self, observations: Observations, layout: BlockLayout, n_slots: int):
+        self._observations, self._lead = observations, layout.lead
+        self.n_steps = 0
+        self.endings: list[Ending] = []
+        # What has been seen before each step and after the last; what was done in each step, all by step and slot.
+        n = layout.n_steps
+        frames = {f"frames/{key}": newest for key, newest in observations.newest.items()}
+        self._seen = {name: np.zeros((n + 1, *newest.shape), newest.dtype) for name, newest in frames.items()}
+        self._newest: dict[str, Any] = frames
+        self._seen["ages"] = np.zeros((n + 1, n_slots), np.int64)
+        self._actions = np.zeros((n, n_slots, *layout.action_shape), layout.action_dtype)
+        self._rewards = np.zeros((n, n_slots), np.float32)
+        self._flags = np.zeros((n, n_slots), np.uint8)
+        self._outputs: np.ndarray | None = None  # made when their shape is known
+        self._views: Sequence[dict[str, np.ndarray]] = []
 
-    def frame(self, frames: Frames, age: int) -> None:
+    def begin(self, views: Sequence[dict[str, np.ndarray]], ages: list[int], prior: list[bool]) -> None:
         """
-        The frame of the row that comes next.
+        Begin new blocks with the observations that stand there.
 
-        :param frames: it
-        :param age: steps since the episode began
+        :param views: of each slot, the fields of its block
+        :param ages: of each slot, steps since its episode began
+        :param prior: of each slot, whether a prior agent plays
         """
-        for key, frame in frames.items():
-            self.frames[key][self.lead + self.n_rows] = frame
-        self.ages[self.n_rows] = min(age, self.lead)
+        self._views, self.n_steps = views, 0
+        self.endings.clear()
+        self._flags[:] = np.where(prior, TRANSITION | PRIOR, TRANSITION)
+        for position, fields in enumerate(views) if self._lead else ():
+            for row, frames in enumerate(self._observations.older(position)):
+                for key, frame in frames.items():
+                    fields[f"frames/{key}"][row] = frame
+        self._see(ages)
 
-    def step(self, action: Any, reward: float, terminated: bool, truncated: bool, outputs: np.ndarray) -> None:
+    def step(self, actions: np.ndarray, outputs: np.ndarray, rewards: list[float], ages: list[int]) -> None:
         """
-        A step from the frame that stands there.
+        A step of all slots, which has led to the observations that stand there.
 
-        :param action: as the learner stores it
-        :param reward: raw reward
-        :param terminated: the episode ended here, worth nothing more
-        :param truncated: it was cut off here
-        :param outputs: what the networks said about the observation
+        :param actions: ``(slots, ...)`` as the learner stores them
+        :param outputs: ``(slots, ...)`` what the networks said about the observations before
+        :param rewards: of each slot, raw
+        :param ages: of each slot, steps since its episode began
         """
-        row = self.n_rows
-        self.actions[row] = action
-        self.rewards[row] = reward
-        ended = _TERMINATED if terminated else _TRUNCATED if truncated else 0
-        self.flags[row] = _TRANSITION | ended | (_PRIOR if self.prior else 0)
-        self.outputs[row] = outputs
-        self.n_rows += 1
+        if self._outputs is None:
+            self._outputs = np.zeros((len(self._actions), *outputs.shape), outputs.dtype)
+        t = self.n_steps
+        self._actions[t] = actions.reshape(self._actions.shape[1:])
+        self._outputs[t], self._rewards[t] = outputs, rewards
+        self.n_steps += 1
+        self._see(ages)
 
-    def end_episode(self, observation: Frames, age: int) -> None:
-        """
-        Keep the frame that stands there as the episode's last.
+    def _see(self, ages: list[int]) -> None:
+        for name, newest in self._newest.items():
+            self._seen[name][self.n_steps] = newest
+        self._seen["ages"][self.n_steps] = ages
 
-        :param observation: the whole last observation
-        :param age: steps since the episode began
+    def end_episode(self, position: int, terminated: bool, age: int) -> None:
         """
-        row = self.n_rows
-        self.flags[row], self.rewards[row], self.actions[row] = 0, 0, 0
-        self.terminal.append((row, observation, age))
-        self.n_rows += 1
+        The step that is being made ends an episode with the observation that stands there.
+
+        :param position: of the slot
+        :param terminated: the episode is worth nothing more; else it was cut off
+        :param age: steps of the episode
+        """
+        self._flags[self.n_steps, position] |= TERMINATED if terminated else TRUNCATED
+        seen: dict[str, Any] = {name: newest[position].copy() for name, newest in self._newest.items()}
+        self.endings.append(
+            Ending(position, {**seen, "ages": min(age, self._lead)}, self._observations.of(position), age)
+        )
+
+    def prior_retired(self, position: int) -> None:
+        """
+        The steps that follow the one being made are a nature slot's.
+
+        :param position: of the slot
+        """
+        self._flags[self.n_steps + 1 :, position] = TRANSITION
+
+    def close(self, last_outputs: np.ndarray, end_outputs: np.ndarray) -> "Blocks":
+        """
+        Write all but the priorities.
+
+        :param last_outputs: ``(slots, ...)`` what the networks say about the observations that stand there
+        :param end_outputs: ``(endings, ...)`` about the last ones of episodes
+        :return: the blocks
+        """
+        n = self.n_steps
+        ended = self._flags[:n] & (TERMINATED | TRUNCATED) > 0
+        n_rows = n + np.count_nonzero(ended, axis=0)
+        # Each episode that ends inserts a row for its last observation.
+        rows = np.arange(n)[:, None] + np.cumsum(ended, axis=0) - ended
+        end_rows = (rows + 1)[ended]  # by step and slot, as the endings came
+        np.minimum(self._seen["ages"], self._lead, out=self._seen["ages"])
+        for name, seen in self._seen.items():
+            self._write(name, seen, rows, n_rows, end_rows)
+        blocks = Blocks(self._views, n_rows, self._lead)
+        outputs = self._outputs[:n] if self._outputs is not None else last_outputs[None][:0]
+        blocks.fill(rows, self._flags[:n], self._rewards[:n], self._actions[:n], outputs)
+        blocks.outputs[blocks.starts + n_rows] = last_outputs
+        blocks.outputs[end_rows + blocks.starts[[ending.position for ending in self.endings]]] = end_outputs
+        return blocks
+
+    def _write(self, name: str, seen: np.ndarray, rows: np.ndarray, n_rows: np.ndarray, end_rows: np.ndarray) -> None:
+        """Write a field of what has been seen: in the rows of steps, in those of endings, and behind the last."""
+        columns = [fields[name][self._lead if name != "ages" else 0 :] for fields in self._views]
+        for position, column in enumerate(columns):
+            column[rows[:, position]] = seen[: self.n_steps, position]
+            column[n_rows[position]] = seen[self.n_steps, position]
+        for ending, row in zip(self.endings, end_rows, strict=True):
+            columns[ending.position][row] = ending.seen[name]
+
+
+class Blocks:
+    """
+    The blocks of the slots of a process, one behind the other as in :class:`Steps`.
+
+    :param views: of each slot, the fields of its block
+    :param n_rows: ``(slots,)`` rows of each
+    :param lead: frames before the first row
+    """
+
+    def __init__(self, views: Sequence[dict[str, np.ndarray]], n_rows: np.ndarray, lead: int):
+        self._views, self.n_rows, self._lead = views, n_rows, lead
+        self.starts = np.cumsum(n_rows + 1) - (n_rows + 1)
+
+    def fill(
+        self, rows: np.ndarray, flags: np.ndarray, rewards: np.ndarray, actions: np.ndarray, outputs: np.ndarray
+    ) -> None:
+        """
+        Write what was done; rows without a step stay zero.
+
+        :param rows: ``(steps, slots)`` where, in the block of the slot
+        :param flags: ``(steps, slots)``
+        :param rewards: ``(steps, slots)`` raw
+        :param actions: ``(steps, slots, action_dim)`` as the learner stores them
+        :param outputs: ``(steps, slots, ...)`` what the networks said before
+        """
+
+        def placed(of_steps: np.ndarray) -> np.ndarray:
+            joined = np.zeros((total, *of_steps.shape[2:]), of_steps.dtype)
+            joined[rows] = of_steps
+            return joined
+
+        rows, total = rows + self.starts, int((self.n_rows + 1).sum())
+        # A row for the closing frame, on which no step was taken, keeps returns from reaching into the next block.
+        self.flags, self.rewards, self.actions = placed(flags), placed(rewards), placed(actions)
+        self.outputs = placed(outputs)
+        self._write("flags", self.flags)
+        self._write("rewards", self.rewards)
+        self._write("actions", self.actions)
+
+    def _write(self, name: str, joined: np.ndarray) -> None:
+        for fields, start, n_rows in zip(self._views, self.starts.tolist(), self.n_rows.tolist(), strict=True):
+            fields[name][:n_rows] = joined[start : start + n_rows]
 
     def steps(self, columns: dict[str, ObservationColumn], normalizer: Normalizer | None) -> Steps:
         """
         :param columns: how observations are stacked
         :param normalizer: what the learner normalises with, or None
-        :return: the block as the networks see it
+        :return: the blocks as the networks see them
         """
-        n = self.n_rows
-        self.actions[n:] = 0
+        blocks = list(zip(self._views, self.n_rows.tolist(), strict=True))
         return Steps(
-            {key: frames[: self.lead + n + 1] for key, frames in self.frames.items()},
-            self.ages[: n + 1],
+            [{key: fields[f"frames/{key}"][: self._lead + n + 1] for key in columns} for fields, n in blocks],
+            [fields["ages"][: n + 1] for fields, n in blocks],
             columns,
             normalizer,
-            th.as_tensor(self.actions[: n + 1]) if n < len(self.actions) else _with_zero(self.actions),
-            th.as_tensor(np.stack(self.outputs[: n + 1])),
+            th.as_tensor(self.actions),
+            th.as_tensor(self.outputs),
         )
 
+    def write_priorities(
+        self, rewards: np.ndarray, q_taken: np.ndarray, values: np.ndarray, n_steps: int, gamma: float
+    ) -> None:
+        """
+        Priorities |R + gamma^k v(s_k) - q(s, a)|, with as many steps as the memory would use now.
 
-def write_priorities(
-    recorders: Sequence[Recorder],
-    rewards: Sequence[np.ndarray],
-    q_taken: Sequence[th.Tensor],
-    values: Sequence[th.Tensor],
-    n_steps: int,
-    gamma: float,
-) -> None:
-    """
-    Priorities |R + gamma^k v(s_k) - q(s, a)| of the slots' blocks, with as many steps as the memory would use now.
-
-    :param recorders: the blocks
-    :param rewards: of each ``(n_rows,)`` as the learner trains on them
-    :param q_taken: of each ``(n_rows + 1,)`` q(s, a)
-    :param values: of each ``(n_rows + 1,)`` the value to bootstrap from
-    :param n_steps: multi-step length
-    :param gamma: discount factor
-    """
-    # A row for the closing frame, on which no step was taken, keeps returns from reaching into the next block.
-    flags = th.as_tensor(np.concatenate([np.append(each.flags[: each.n_rows], _NO_FLAGS) for each in recorders]))
-    known = th.as_tensor(np.concatenate([np.append(each, each.dtype.type(0)) for each in rewards]))
-    rows = th.arange(len(flags))
-    window = (rows[:, None] + th.arange(n_steps)).clamp(max=len(flags) - 1)
-    available = flags[window] & _TRANSITION > 0
-    ended = flags[window] & (_TERMINATED | _TRUNCATED) > 0
-    returns, length = n_step_return(known[window], ended, available, gamma)
-    bootstrapped = flags[(rows + length - 1).clamp(min=0)] & _TERMINATED == 0
-    targets = returns + bootstrapped * gamma**length * th.cat(tuple(values))[rows + length]
-    error = (targets - th.cat(tuple(q_taken))).abs().double() + PRIORITY_FLOOR
-    priorities = th.where(flags & _TRANSITION > 0, error, 0.0).numpy()
-    start = 0
-    for each in recorders:
-        each.views["priorities"][: each.n_rows] = priorities[start : start + each.n_rows]
-        start += each.n_rows + 1
-
-
-def _with_zero(actions: np.ndarray) -> th.Tensor:
-    return th.as_tensor(np.concatenate([actions, np.zeros_like(actions[:1])]))
+        :param rewards: ``(rows,)`` as the learner trains on them
+        :param q_taken: ``(rows,)`` q(s, a)
+        :param values: ``(rows,)`` the value to bootstrap from
+        :param n_steps: multi-step length
+        :param gamma: discount factor
+        """
+        returns, length = n_step_returns(rewards, self.flags, n_steps, gamma)
+        last = np.arange(len(returns)) + length - 1
+        bootstrapped = self.flags[last] & TERMINATED == 0
+        # The row behind the last is there wherever a step was taken.
+        targets = returns + bootstrapped * gamma**length * values.take(last + 1, mode="clip")
+        errors = np.abs(targets - q_taken).astype(np.float64) + PRIORITY_FLOOR
+        self._write("priorities", np.where(self.flags & TRANSITION > 0, errors, 0.0))

@@ -3,11 +3,13 @@ The small process that actors are forked from.
 
 It is started afresh with no CUDA device and one thread set before torch is imported, has torch and SB3
 imported once for all actors, and never imports the user's script: what actors need arrives pickled.
-It ends with the learner, however that ends, and takes the actors along.
+It ends with the learner, however that ends, and takes the actors along. If it is killed they live on, and the server
+that takes its place adopts them.
 """
 
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import os
 import select
@@ -22,10 +24,10 @@ if TYPE_CHECKING:
     from sb3_ca2e.actors.actor import Actor
     from sb3_ca2e.actors.transport import MessageWriter
 
-#: Seconds that actors have to close their environments before they are killed.
-GRACE = 5.0
-#: What a spawn request brings along, in this order.
-FDS = ("spec", "board", "buffers", "wake", "messages")
+#: How much actors yield to the learner on cores that they share.
+NICENESS = 10
+#: What a spawn request brings along, in this order; the last three only where the learner's process infers.
+FDS = ("spec", "board", "buffers", "wake", "messages", "exchange", "bell", "replies")
 
 
 def main(control_fd: int) -> None:
@@ -36,17 +38,21 @@ def main(control_fd: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the learner's to handle
     import sb3_ca2e.actors.actor  # noqa: F401 - imported once here, for all actors
+    from sb3_ca2e.actors.supervision import GRACE, GRACE_ALONE
 
     gc.freeze()
+    learner = os.getppid()
     wakeup_read, wakeup_write = os.pipe()
     os.set_blocking(wakeup_write, False)
     os.set_blocking(wakeup_read, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
     control = socket.socket(fileno=control_fd)
+    watched = [control_fd, wakeup_read, *_pidfd(learner)]  # a process that the learner forked may hold its socket open
     children: dict[int, int] = {}
+    adopted: list[int] = []
     while True:
-        readable, _, _ = select.select([control_fd, wakeup_read], [], [])
+        readable, _, _ = select.select(watched, [], [])
         if wakeup_read in readable:
             with contextlib.suppress(BlockingIOError):
                 os.read(wakeup_read, 4096)
@@ -58,36 +64,58 @@ def main(control_fd: int) -> None:
                 message = b""
             if not message:
                 break
-            children[_fork(dict(zip(FDS, fds, strict=True)), control)] = int(message)
-    _reap(children)
+            if int(message) < 0:
+                adopted += fds
+            else:
+                children[_fork(int(message), dict(zip(FDS, fds, strict=False)), control)] = int(message)
+        elif set(readable) - {wakeup_read}:
+            break
+    control.close()
+    _reap(children, adopted, wakeup_read, GRACE if os.getppid() == learner else GRACE_ALONE)
 
 
-def _fork(fds: dict[str, int], control: socket.socket) -> int:
+def _pidfd(pid: int) -> list[int]:
+    """A descriptor of a process, none where the system has none, or if it has ended."""
+    with contextlib.suppress(AttributeError, ProcessLookupError):
+        return [os.pidfd_open(pid)]
+    return []
+
+
+def _fork(serial: int, fds: dict[str, int], control: socket.socket) -> int:
     server = os.getpid()
+    go_read, go_write = os.pipe()
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
             control.close()
+            os.close(go_write)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             _die_with_parent(server)
-            status = run_actor(fds)
+            if os.read(go_read, 1):  # the learner knows of this process: it may outlive the server now
+                _die_with_parent(None)
+                os.close(go_read)
+                status = run_actor(fds)
         except BaseException:
             traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
-    for fd in fds.values():
+    pidfd = _pidfd(pid)
+    with contextlib.suppress(OSError):  # the learner is gone
+        socket.send_fds(control, [f"started {serial} {pid};".encode()], pidfd)
+        os.write(go_write, b"\0")
+    for fd in (*fds.values(), *pidfd, go_read, go_write):
         os.close(fd)
     return pid
 
 
-def _die_with_parent(parent: int) -> None:
+def _die_with_parent(parent: int | None) -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it died before that call
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL if parent is not None else 0)  # PR_SET_PDEATHSIG
+        if parent is not None and os.getppid() != parent:  # it died before that call
             os._exit(1)
 
 
@@ -103,22 +131,30 @@ def run_actor(fds: dict[str, int]) -> int:
     from stable_baselines3.common.utils import set_random_seed
 
     from sb3_ca2e.actors.actor import Actor, ActorSpec
+    from sb3_ca2e.actors.exchange import LearnerGone, RemoteInference
     from sb3_ca2e.actors.transport import BlockBuffers, Board, Handover, MessageWriter
 
     th.set_num_threads(1)
+    # The learner's threads wait for each other in every layer: an actor in the place of one would hold up all of them.
+    os.nice(NICENESS)
     messages = MessageWriter(fds["messages"])
     actor: Actor | None = None
     spec: ActorSpec | None = None
     try:
         with os.fdopen(fds["spec"], "rb") as file:
             file.seek(0)
-            spec = cloudpickle.load(file)
+            spec = dataclasses.replace(cloudpickle.load(file), **cloudpickle.load(file))
         assert isinstance(spec, ActorSpec)
         set_random_seed(spec.seed_of(spec.slots[0]))
         board = Board(spec.n_slots, spec.n_parameters, fds["board"])
-        actor = Actor(spec, board, BlockBuffers(spec.layout, spec.slots, fds["buffers"]))
+        remote = None
+        if spec.exchange is not None:
+            ways = fds["exchange"], fds["bell"], fds["replies"]
+            remote = RemoteInference(spec.exchange, spec.process, *ways)
+        actor = Actor(spec, board, BlockBuffers(spec.layout, spec.slots, fds["buffers"]), remote)
         actor.open()
-        _collect(actor, messages, fds["wake"])
+        with contextlib.suppress(LearnerGone):
+            _collect(actor, messages, fds["wake"])
         actor.close()
     except Exception:
         slot = actor.collecting if actor is not None else -1
@@ -131,11 +167,13 @@ def run_actor(fds: dict[str, int]) -> int:
 
 def _collect(actor: "Actor", messages: "MessageWriter", wake: int) -> None:
     """Fill blocks until the learner says stop, or is gone."""
+    from sb3_ca2e.actors.supervision import Phase
     from sb3_ca2e.actors.transport import wait_readable
 
     board = actor.board
     while not board.stopped:
         started = time.perf_counter()
+        actor.pulse.enter(Phase.WAITING)
         while board.credit(actor.spec.process) <= actor.sequence and not board.stopped:
             if not wait_readable(wake):
                 return
@@ -153,28 +191,28 @@ def _report_exits(children: dict[int, int], control: socket.socket) -> None:
     for pid in list(children):
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
-            process = children.pop(pid)
+            serial = children.pop(pid)
             with contextlib.suppress(OSError):
-                control.send(f"{process} {os.waitstatus_to_exitcode(status)};".encode())
+                control.send(f"ended {serial} {os.waitstatus_to_exitcode(status)};".encode())
 
 
-def _reap(children: dict[int, int]) -> None:
+def _reap(children: dict[int, int], adopted: list[int], wakeup: int, grace: float) -> None:
     """Give the actors time to close their environments, then kill them."""
-    deadline = time.monotonic() + GRACE
-    wakeup_read, wakeup_write = os.pipe()
-    os.set_blocking(wakeup_write, False)
-    signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
-    while children:
+    deadline = time.monotonic() + grace
+    while children or adopted:
         for pid in list(children):
             if os.waitpid(pid, os.WNOHANG)[0]:
                 del children[pid]
         left = deadline - time.monotonic()
-        if children and left <= 0:
+        if left <= 0:
             for pid in children:
                 os.kill(pid, signal.SIGKILL)
+            for pidfd in adopted:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             deadline = float("inf")
-        elif children:
-            select.select([wakeup_read], [], [], min(left, 3600.0))
+        elif children or adopted:
+            readable, _, _ = select.select([wakeup, *adopted], [], [], min(left, 3600.0))
+            adopted = [pidfd for pidfd in adopted if pidfd not in readable]
             with contextlib.suppress(BlockingIOError):
-                os.set_blocking(wakeup_read, False)
-                os.read(wakeup_read, 4096)
+                os.read(wakeup, 4096)

@@ -1,7 +1,7 @@
 """What SB3's callbacks see: transitions in the order in which they were made, ``n_envs`` at a time."""
 
-from dataclasses import dataclass
-from typing import Any
+import collections
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,8 +9,7 @@ from sb3_ca2e.actors.transport import Handover
 from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, Block
 
 
-@dataclass
-class Tick:
+class Tick(NamedTuple):
     """
     ``n_envs`` committed transitions, what SB3 calls a step of its vectorized environment.
 
@@ -34,22 +33,47 @@ class Ticks:
     """
     Transitions that wait for their tick.
 
+    Each transition takes a callback a few microseconds anyway: ticks are made for all transitions of a block at once.
+
     :param n_envs: transitions in a tick
     """
 
     def __init__(self, n_envs: int):
         self.n_envs = n_envs
-        self._rewards, self._slots = np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.int64)
-        self._dones = np.zeros(0, dtype=bool)
-        # Of these single entries are looked at, which lists are faster at.
-        self._ended: list[bool] = []
-        self._kinds: list[str] = []
-        self._infos: list[dict[str, Any] | None] = []
-        self._next = 0
+        self._ready: collections.deque[Tick] = collections.deque()
+        # What is left over: fewer than a tick.
+        self._rewards, self._flags = np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.uint8)
+        self._slots, self._infos = np.zeros(0, dtype=np.int64), list[dict[str, Any]]()
+
+    def state(self) -> dict[str, Any]:
+        """
+        :return: the transitions that wait, for :meth:`restore`
+        """
+        ready = list(self._ready)
+        ended = np.concatenate([*(tick.dones for tick in ready), self._flags & (TERMINATED | TRUNCATED) > 0])
+        priors = [kind == "prior" for tick in ready for kind in tick.actor_kinds] + (self._flags & PRIOR > 0).tolist()
+        return {
+            "_rewards": np.concatenate([*(tick.rewards for tick in ready), self._rewards]),
+            "_flags": TRANSITION | TRUNCATED * ended.astype(np.uint8) | PRIOR * np.array(priors, dtype=np.uint8),
+            "_slots": np.concatenate([*(tick.actor_ids for tick in ready), self._slots]),
+            "_infos": [info for tick in ready for info in tick.infos] + self._infos,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """
+        :param state: what :meth:`state` gave; ticks may have had another size then
+        """
+        vars(self).update(state)
+        self._make()
 
     def __len__(self) -> int:
         """Number of transitions."""
-        return len(self._infos) - self._next
+        return len(self._ready) * self.n_envs + len(self._infos)
+
+    @property
+    def has_tick(self) -> bool:
+        """Whether there are transitions for a tick."""
+        return len(self._ready) > 0
 
     def extend(self, handover: Handover, blocks: list[Block]) -> None:
         """
@@ -63,30 +87,37 @@ class Ticks:
         steps = np.concatenate([np.arange(count) for count in counts])
         order = np.argsort(steps, kind="stable")
         positions = np.repeat(np.arange(len(blocks)), counts)[order]
-        flags = np.concatenate([block.flags[rows] for block, rows in zip(blocks, made, strict=True)])[order]
         rewards = np.concatenate([block.rewards[rows] for block, rows in zip(blocks, made, strict=True)])[order]
-        slots = np.array([block.slot for block in blocks])[positions]
-        told = self._next
-        self._rewards = np.concatenate([self._rewards[told:], rewards])
-        self._slots = np.concatenate([self._slots[told:], slots])
-        self._dones = np.concatenate([self._dones[told:], flags & (TERMINATED | TRUNCATED) > 0])
-        self._ended = self._dones.tolist()
-        self._kinds = self._kinds[told:] + ["prior" if prior else "nature" for prior in (flags & PRIOR).tolist()]
+        flags = np.concatenate([block.flags[rows] for block, rows in zip(blocks, made, strict=True)])[order]
+        self._rewards = np.concatenate([self._rewards, rewards])
+        self._flags = np.concatenate([self._flags, flags])
+        self._slots = np.concatenate([self._slots, np.array([block.slot for block in blocks])[positions]])
         keys = zip(steps[order].tolist(), positions.tolist(), strict=True)
-        self._infos = self._infos[told:] + [handover.infos.get(key) for key in keys]
-        self._next = 0
+        informed = handover.infos
+        self._infos += [dict(informed[key]) if key in informed else {} for key in keys]
+        self._make()
+
+    def _make(self) -> None:
+        """Make as many ticks as there are transitions for."""
+        n_ticks, n_envs = len(self._infos) // self.n_envs, self.n_envs
+        n = n_ticks * n_envs
+        flags = self._flags[:n].reshape(n_ticks, n_envs)
+        dones = flags & (TERMINATED | TRUNCATED) > 0
+        kinds = [["prior" if prior else "nature" for prior in each] for each in (flags & PRIOR).tolist()]
+        self._ready += map(
+            Tick,
+            self._rewards[:n].reshape(n_ticks, n_envs),
+            dones,
+            [self._infos[start : start + n_envs] for start in range(0, n, n_envs)],
+            self._slots[:n].reshape(n_ticks, n_envs),
+            kinds,
+            dones.sum(axis=1).tolist(),
+        )
+        self._rewards, self._flags, self._slots = self._rewards[n:], self._flags[n:], self._slots[n:]
+        del self._infos[:n]
 
     def pop(self) -> Tick:
         """
-        :return: the next tick; there must be enough transitions
+        :return: the next tick; there must be one
         """
-        part = slice(self._next, self._next + self.n_envs)
-        self._next = part.stop
-        return Tick(
-            self._rewards[part],
-            self._dones[part],
-            [dict(info) if info else {} for info in self._infos[part]],
-            self._slots[part],
-            self._kinds[part],
-            sum(self._ended[part]),
-        )
+        return self._ready.popleft()

@@ -11,13 +11,14 @@ import pickle
 import select
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 
+from sb3_ca2e.actors.supervision import Pulse
 from sb3_ca2e.replay.block import Block, ObservationColumn, lead_frames
 
 #: Handovers that an actor may have under way: it fills one while the learner reads the other.
@@ -53,6 +54,36 @@ def shared_file(n_bytes: int, name: str) -> int:
     return fd
 
 
+#: Name, shape and dtype of an array in shared memory.
+Field = tuple[str, tuple[int, ...], np.dtype]
+
+
+def size_of(fields: Iterable[Field]) -> int:
+    """
+    :param fields: arrays to lay one behind the other
+    :return: bytes that they take
+    """
+    return sum(_padded(int(np.prod(shape)) * dtype.itemsize) for _, shape, dtype in fields)
+
+
+def views_of(memory: np.ndarray, fields: Iterable[Field]) -> dict[str, np.ndarray]:
+    """
+    :param memory: ``(n_bytes,)`` uint8
+    :param fields: arrays that lie one behind the other in it
+    :return: they, all views of ``memory``
+    """
+    arrays, offset = {}, 0
+    for name, shape, dtype in fields:
+        n_bytes = int(np.prod(shape)) * dtype.itemsize
+        arrays[name] = memory[offset : offset + n_bytes].view(dtype).reshape(shape)
+        offset += _padded(n_bytes)
+    return arrays
+
+
+def _padded(n_bytes: int) -> int:
+    return -(-n_bytes // 8) * 8
+
+
 @dataclass(frozen=True)
 class BlockLayout:
     """
@@ -74,7 +105,7 @@ class BlockLayout:
         """Frames before the first row."""
         return lead_frames(self.columns)
 
-    def _fields(self) -> Iterator[tuple[str, tuple[int, ...], np.dtype]]:
+    def _fields(self) -> Iterator[Field]:
         rows = 2 * self.n_steps
         yield "priorities", (rows,), np.dtype(np.float64)
         yield "actions", (rows, *self.action_shape), self.action_dtype
@@ -87,19 +118,14 @@ class BlockLayout:
     @property
     def n_bytes(self) -> int:
         """Size of one block."""
-        return sum(_padded(int(np.prod(shape)) * dtype.itemsize) for _, shape, dtype in self._fields())
+        return size_of(self._fields())
 
     def views(self, memory: np.ndarray) -> dict[str, np.ndarray]:
         """
         :param memory: ``(n_bytes,)`` uint8
         :return: an array for each field, all views of ``memory``
         """
-        arrays, offset = {}, 0
-        for name, shape, dtype in self._fields():
-            n_bytes = int(np.prod(shape)) * dtype.itemsize
-            arrays[name] = memory[offset : offset + n_bytes].view(dtype).reshape(shape)
-            offset += _padded(n_bytes)
-        return arrays
+        return views_of(memory, self._fields())
 
     def block(self, slot: int, views: dict[str, np.ndarray], n_rows: int) -> Block:
         """
@@ -120,13 +146,9 @@ class BlockLayout:
         )
 
 
-def _padded(n_bytes: int) -> int:
-    return -(-n_bytes // 8) * 8
-
-
 class BlockBuffers:
     """
-    The block buffers of one actor process.
+    The block buffers of one actor process, and its signs of life.
 
     :param layout: layout of a block
     :param slots: the slots of the process
@@ -136,7 +158,8 @@ class BlockBuffers:
     def __init__(self, layout: BlockLayout, slots: list[int], fd: int | None = None):
         self.layout, self.slots = layout, slots
         memory = map_file(fd) if fd is not None else np.zeros(self.size(layout, len(slots)), dtype=np.uint8)
-        parts = memory.reshape(BUFFERS, len(slots), layout.n_bytes)
+        self.pulse = Pulse(memory)
+        parts = memory[Pulse.SIZE :].reshape(BUFFERS, len(slots), layout.n_bytes)
         self.views = [[layout.views(part) for part in buffer] for buffer in parts]
 
     @staticmethod
@@ -146,7 +169,7 @@ class BlockBuffers:
         :param n_slots: slots of the process
         :return: bytes that its buffers take
         """
-        return BUFFERS * n_slots * layout.n_bytes
+        return Pulse.SIZE + BUFFERS * n_slots * layout.n_bytes
 
     def blocks(self, sequence: int, n_rows: list[int]) -> list[Block]:
         """
@@ -213,6 +236,16 @@ class Board:
         self._parameters[half] = parameters
         self._sequence[half] = version
         self._words[self._VERSION] = version
+
+    def republish(self, version: int, parameters: np.ndarray) -> None:
+        """
+        Show what another board showed.
+
+        :param version: its version
+        :param parameters: ``(n_parameters,)`` float32
+        """
+        self._words[self._VERSION] = version - 1
+        self.publish(parameters)
 
     def set_progress(self, progress: float) -> None:
         """
@@ -296,11 +329,33 @@ class FlatParameters:
         self._tensors = list({id(tensor): tensor for tensor in tensors if tensor.is_floating_point()}.values())
         self.size = sum(tensor.numel() for tensor in self._tensors)
 
+    @property
+    def device(self) -> th.device:
+        """Where the first of them is; the CPU if there are none."""
+        return self._tensors[0].device if self._tensors else th.device("cpu")
+
     def get(self) -> np.ndarray:
         """
         :return: ``(size,)`` float32
         """
         return th.cat([tensor.detach().reshape(-1).float() for tensor in self._tensors]).cpu().numpy()
+
+    def copy_from(self, others: "FlatParameters") -> None:
+        """
+        Take over the parameters of other copies of the modules, without asking their device for a number.
+
+        :param others: they
+        """
+        with th.no_grad():
+            th._foreach_copy_(self._tensors, others._tensors)
+
+    def equal(self, others: "FlatParameters") -> bool:
+        """
+        :param others: of other copies of the modules, on the same device
+        :return: whether all are the same; NaN is no other than before
+        """
+        pairs = zip(self._tensors, others._tensors, strict=True)
+        return all(th.equal(*(each.detach().float().view(th.int32) for each in pair)) for pair in pairs)
 
     def bind(self, extra: int = 0) -> np.ndarray:
         """
@@ -346,6 +401,8 @@ class Handover:
     :param infos: what environments reported, by (step, position of the slot)
     :param games: for each game that ended: its return, and whether a nature slot played it without exploration
     :param seconds: how the actor spent its time
+    :param begins: the first of its actor: episodes begin anew, those before were cut off
+    :param late: the actor was silent for too long meanwhile
     :param error: traceback, if the actor failed: then all else is empty
     :param failed_slot: slot whose environment failed, -1 if none did
     """
@@ -357,6 +414,8 @@ class Handover:
     infos: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
     games: dict[tuple[int, int], tuple[float, bool]] = field(default_factory=dict)
     seconds: Seconds = field(default_factory=Seconds)
+    begins: bool = False
+    late: bool = False
     error: str | None = None
     failed_slot: int = -1
 

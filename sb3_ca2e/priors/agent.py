@@ -220,6 +220,17 @@ class PriorAgent:
         """
         return _ActorPrior(self)
 
+    def on_device(self, device: th.device) -> "PriorAgent":
+        """
+        :param device: PyTorch device
+        :return: a copy whose networks are there
+        """
+        copied = _ActorPrior(self)
+        copied._policy = deepcopy(self._policy)
+        if copied._policy is not None:
+            copied._policy.to(device)
+        return copied
+
     def __repr__(self) -> str:
         return f"PriorAgent({self.name!r}, mean_reward={self.mean_reward})"
 

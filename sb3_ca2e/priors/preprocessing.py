@@ -7,8 +7,8 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 
-from sb3_ca2e.actors.envs import plain
 from sb3_ca2e.actors.identity import EnvIdentity
+from sb3_ca2e.actors.observations import plain
 from sb3_ca2e.priors.trained_on import DEFAULT_TIME_LIMIT, TrainedOn
 from sb3_ca2e.replay.block import OBSERVATION
 

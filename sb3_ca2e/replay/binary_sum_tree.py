@@ -40,6 +40,9 @@ class BinarySumTree(SumTree):
     def update(self, indices: th.Tensor, values: th.Tensor) -> None:
         check_priorities(*kernels.set_leaves(self.sums, np.ascontiguousarray(indices), np.ascontiguousarray(values)))
 
+    def write(self, indices: th.Tensor, values: th.Tensor) -> None:
+        self.update(indices, values)  # a look at the values costs nothing here
+
     def sample(self, batch_size: int, generator: th.Generator) -> th.Tensor:
         draws = th.rand(batch_size, dtype=th.float64, generator=generator).numpy()
         draws *= self.sums[1]

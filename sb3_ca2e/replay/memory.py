@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ca2e.replay.block import OBSERVATION, TRANSITION, Block, ObservationColumn, described, observation_columns
 from sb3_ca2e.replay.multi_steps import multi_steps
+from sb3_ca2e.replay.prefetch import Prefetch
 from sb3_ca2e.replay.rows import take
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 from sb3_ca2e.replay.stacks import each_frame
@@ -106,6 +107,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
     @device.setter
     def device(self, device: th.device | str) -> None:
         self._device = get_device(device)
+        self._prefetch = Prefetch(self._device) if self._device.type == "cuda" else None
         if self._storage is not None:
             self._storage.to(self._place(self._storage.nbytes))
 
@@ -164,6 +166,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         """Forget all transitions, and give their memory back."""
         super().reset()
         self._storage = None
+        if self._prefetch is not None:
+            self._prefetch.forget()
         self._steps.forget()
 
     def arrange(self, columns: dict[str, ObservationColumn], normalize_frames: bool) -> None:
@@ -202,6 +206,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
             priorities[is_transition] = raw**self.alpha
         if self._storage is None:
             self._storage = self._new_storage()
+        self._storage.check_written()
+        self.max_priority = max(self.max_priority, self._storage.largest)
         self._storage.commit(block, priorities)
         self.pos = self._storage.n_committed % self.buffer_size
         self.full = self._storage.n_committed >= self.buffer_size
@@ -262,17 +268,29 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         if self.size() == 0:
             raise ValueError("Cannot sample from an empty memory: add transitions first (see `learning_starts`).")
         assert self._storage is not None
-        return self._get_samples(self._storage.rows.priorities.sample(batch_size, self._generator), env)
+        if self._prefetch is not None and self._storage.rows.device != self._device:
+            key = batch_size, id(env), self.n_steps, self.gamma, self._storage
+            return self._prefetch.take(key, lambda: self._drawn(batch_size, env))
+        return self._drawn(batch_size, env).to(self._device)
+
+    def _drawn(self, batch_size: int, env: VecNormalize | None) -> PrioritizedReplaySamples:
+        """A batch where the memory is."""
+        assert self._storage is not None
+        return self._formed(self._storage.rows.priorities.sample(batch_size, self._generator), env)
 
     def _get_samples(  # type: ignore[override]
         self, batch_inds: th.Tensor, env: VecNormalize | None = None
     ) -> PrioritizedReplaySamples:
         """The samples that begin with the steps of given rows."""
+        return self._formed(batch_inds, env).to(self._device)
+
+    def _formed(self, batch_inds: th.Tensor, env: VecNormalize | None) -> PrioritizedReplaySamples:
+        """The same where the memory is."""
         assert self._storage is not None
         normalize = None if env is None else env.normalize_reward
         steps = multi_steps(self._storage, batch_inds, self.n_steps, self.gamma, self.beta, normalize)
         observations, next_observations = self._observations(steps.rows, env)
-        samples = PrioritizedReplaySamples(
+        return PrioritizedReplaySamples(
             observations=observations,
             actions=take(self._storage.rows.actions, batch_inds),
             next_observations=next_observations,
@@ -285,8 +303,6 @@ class PrioritizedReplayBuffer(ReplayBuffer):
             prior=steps.prior,
             ages=steps.ages,
         )
-        # To ask every field where it is takes as long as the return.
-        return samples if batch_inds.is_cpu and self._device.type == "cpu" else samples.to(self._device)
 
     def _observations(
         self, rows: th.Tensor, env: VecNormalize | None
@@ -339,14 +355,17 @@ class PrioritizedReplayBuffer(ReplayBuffer):
                 f"update_priorities() got {len(indices)} indices, {len(generations)} generations and "
                 f"{priorities.numel()} priorities: give one of each for every transition."
             )
+        if self._prefetch is not None:
+            self._prefetch.prepare()
         device = self._storage.rows.device
         priorities = priorities.detach().to(device, th.float64).flatten()
-        largest = self._storage.reprioritize(indices.to(device), generations.to(device), priorities, self.alpha)
-        self.max_priority = max(self.max_priority, largest)
+        self._storage.reprioritize(indices.to(device), generations.to(device), priorities, self.alpha)
+        self.max_priority = max(self.max_priority, self._storage.largest)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         state["_generator"] = self._generator.get_state()
+        del state["_prefetch"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ def tensor_multi_steps(
         # (N P(j))^-beta / max_j (N P(j))^-beta: the number N of transitions and the total cancel.
         weights=((priorities.min() / priorities) ** beta).float().unsqueeze(1),
         prior=prior[:, 0],
-        ages=storage.n_committed - rows.inserted_at.take(indices),
+        ages=rows.n_committed - rows.inserted_at.take(indices),
         generations=storage.generations_of(indices),
     )
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch as th
 
 from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, ObservationColumn
-from sb3_ca2e.replay.sum_tree import SumTree
+from sb3_ca2e.replay.sum_tree import SumTree, copy_to
 
 ENDED = TERMINATED | TRUNCATED
 
@@ -64,6 +64,10 @@ class Rows:
         th.arange(1, n_rows + 2, out=self.successors).clamp_(max=n_rows)
         #: priority^alpha, zero unless the row is a transition
         self._set_tree(n_rows + 1)
+        #: number of transitions ever committed
+        self.n_committed = th.zeros((), dtype=th.int64, device=device)
+        #: the smallest and the largest of all priorities written, NaN once one was
+        self.extremes = th.tensor([0.0, 0.0], dtype=th.float64, device=device)
 
     def _set_tree(self, capacity: int) -> None:
         """Make an empty tree of the kind that is fast where the columns are."""
@@ -105,7 +109,7 @@ class Rows:
         :param device: torch device
         """
         self.frames = {key: frames.to(device) for key, frames in self.frames.items()}
-        for name in (*self._COLUMNS, "_flag_bits"):
+        for name in (*self._COLUMNS, "_flag_bits", "n_committed", "extremes"):
             setattr(self, name, getattr(self, name).to(device))
         priorities = self.priorities[: len(self.priorities)].cpu().numpy()
         self._set_tree(len(priorities))
@@ -199,11 +203,7 @@ def put(column: th.Tensor, start: int, values: np.ndarray) -> None:
     :param start: the first row
     :param values: ``(n, *shape)``
     """
-    rows = column[start : start + len(values)]
-    if column.is_cpu:
-        rows.numpy()[...] = values
-    else:
-        rows.copy_(th.tensor(values))
+    copy_to(column[start : start + len(values)], values)
 
 
 def take(column: th.Tensor, rows: th.Tensor) -> th.Tensor:

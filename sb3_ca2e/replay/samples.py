@@ -40,7 +40,9 @@ class PrioritizedReplaySamples(NamedTuple):
         :param device: PyTorch device
         :return: the samples on that device
         """
-
+        # To ask every field where it is takes as long as the return.
+        if self.rewards.device == device or (self.rewards.is_cpu and device.type == "cpu"):
+            return self
         return PrioritizedReplaySamples(*(_moved(field, device) for field in self))
 
 

@@ -1,14 +1,15 @@
 """First in, first out: segments of rows, each owned by one slot and freed as a whole."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch as th
 
 from sb3_ca2e.replay.block import PRIOR, TRANSITION, TRUNCATED, Block, ObservationColumn, lead_frames
 from sb3_ca2e.replay.rows import ENDED, Rows, put
-from sb3_ca2e.replay.sum_tree import check_priorities, extremes
+from sb3_ca2e.replay.sum_tree import check_priorities
 
 #: Data rows of a segment. Its lead and tail are the price of never reading a frame across segments.
 SEGMENT_LENGTH = 256
@@ -84,6 +85,14 @@ class SegmentStorage:
         self.size = 0
         self.n_prior = 0
         self.n_committed = 0
+        #: largest priority written, as far as is known
+        self.largest = 0.0
+        self._watch()
+
+    def _watch(self) -> None:
+        """Where the extremes of the priorities written are read: copied there behind the CPU's back."""
+        is_cuda = self.rows.device.type == "cuda"
+        self._written = th.zeros(2, dtype=th.float64, device="cpu" if is_cuda else self.rows.device, pin_memory=is_cuda)
 
     @property
     def nbytes(self) -> int:
@@ -98,6 +107,7 @@ class SegmentStorage:
         """
         self.rows.to(device)
         self.generations = self.generations.to(device)
+        self._watch()
 
     def generations_of(self, rows: th.Tensor) -> th.Tensor:
         """
@@ -108,7 +118,7 @@ class SegmentStorage:
         """
         return self.generations.take(rows // self.segment_rows)
 
-    def reprioritize(self, rows: th.Tensor, generations: th.Tensor, priorities: th.Tensor, alpha: float) -> float:
+    def reprioritize(self, rows: th.Tensor, generations: th.Tensor, priorities: th.Tensor, alpha: float) -> None:
         """
         Set priorities of sampled rows, leaving out those that have been overwritten since.
 
@@ -116,8 +126,8 @@ class SegmentStorage:
         :param generations: ``(batch,)`` int64, of the rows when they were sampled
         :param priorities: ``(batch,)`` float64
         :param alpha: exponent of the priorities
-        :return: the largest of the priorities
-        :raises ValueError: if a priority is NaN, infinite or negative; nothing is changed then
+        :raises ValueError: if a priority is NaN, infinite or negative; nothing is changed then. On a device for which
+            the CPU would have to wait, only such priorities are left out, and :meth:`check_written` tells
         """
         columns = self.rows.host
         if columns is not None:
@@ -133,14 +143,33 @@ class SegmentStorage:
                 self.segment_rows,
             )
             check_priorities(low, high)
-            return high
-        low, high = extremes(priorities)
-        check_priorities(low, high)
-        is_current = self.generations_of(rows) == generations
+            self.largest = max(self.largest, high)
+            return
+        powers = priorities**alpha
+        sound = (priorities >= 0.0) & (powers < float("inf"))
+        seen = th.where(powers == float("inf"), powers, priorities)
+        # A minimum and a maximum are NaN if one of the values is.
+        self.rows.extremes.copy_(th.stack(th.aminmax(th.cat([self.rows.extremes, seen]))))
+        is_current = (self.generations_of(rows) == generations) & sound
         # The sentinel, no transition, takes the place of overwritten rows, and keeps its priority of zero.
         rows = th.where(is_current, rows, self.rows.sentinel)
-        self.rows.priorities.update(rows, th.where(is_current, priorities**alpha, 0.0))
-        return high
+        self.rows.priorities.write(rows, th.where(is_current, powers, 0.0))
+        self._written.copy_(self.rows.extremes, non_blocking=True)
+
+    def check_written(self) -> None:
+        """
+        Look at the extremes of the priorities written, as far as the device has come: a late error costs no time.
+
+        :raises ValueError: if a priority was NaN, infinite or negative
+        """
+        if self.rows.host is not None:
+            return
+        low, high = self._written.tolist()
+        if not (low >= 0.0 and high < float("inf")):
+            self.rows.extremes.zero_()
+            self._written.zero_()
+            check_priorities(low, high)
+        self.largest = max(self.largest, high)
 
     def commit(self, block: Block, priorities: np.ndarray) -> None:
         """
@@ -168,6 +197,7 @@ class SegmentStorage:
             while self.size > self.buffer_size:
                 self._free_oldest()
         self.n_committed = n_committed
+        self.rows.n_committed.fill_(n_committed)
 
     def _check(self, block: Block) -> None:
         """Refuse a block that does not fit before anything of it is written."""
@@ -277,18 +307,49 @@ class SegmentStorage:
         for slot in self._newest:
             self.end_stream(slot)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Only segments in use: the rest of the memory may never have been touched."""
+    # Saving: only segments in use, as the rest of the memory may never have been touched.
+
+    def description(self) -> dict[str, Any]:
+        """
+        :return: everything but the rows
+        """
         state = self.__dict__.copy()
-        state["generations"] = self.generations.cpu()
-        state["rows"] = {
-            segment.start: self.rows.read(segment.start - self.lead, segment.start + self.segment_length + 1)
-            for segment in self.segments.values()
-        }
-        return state
+        del state["rows"], state["_written"]
+        return {**state, "generations": self.generations.cpu()}
+
+    def chunks(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """
+        :return: the segments in use: a first row, and what :meth:`restore` puts back from there
+        """
+        for segment in self.segments.values():
+            start = segment.start - self.lead
+            yield start, self.rows.read(start, start + self.segment_rows)
+
+    def restore(self, start: int, columns: dict[str, np.ndarray]) -> None:
+        """
+        :param start: the first row
+        :param columns: what :meth:`chunks` read there
+        """
+        self.rows.restore(start, columns)
+
+    @classmethod
+    def described(cls, description: dict[str, Any]) -> Self:
+        """
+        :param description: what :meth:`description` gave
+        :return: a storage on the CPU, whose rows are to be restored
+        """
+        storage = cls.__new__(cls)
+        storage.__dict__.update(description)
+        storage.rows = Rows(*storage._row_arguments, "cpu")
+        storage.rows.n_committed.fill_(storage.n_committed)
+        storage._watch()
+        return storage
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.description(), "chunks": dict(self.chunks())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.rows = Rows(*self._row_arguments, "cpu")
-        for start, columns in state["rows"].items():
-            self.rows.restore(start - self.lead, columns)
+        chunks = state.pop("chunks")
+        self.__dict__.update(vars(self.described(state)))
+        for start, columns in chunks.items():
+            self.restore(start, columns)

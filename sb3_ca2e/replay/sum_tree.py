@@ -52,7 +52,7 @@ class SumTree:
             return
         check_priorities(float(values.min()), float(values.max()))
         stop = start + len(values)
-        self.leaves[start:stop] = th.tensor(values, dtype=th.float64)
+        copy_to(self.leaves[start:stop], values)
         first, last = start // LEAVES_PER_NODE, (stop - 1) // LEAVES_PER_NODE
         self.nodes[first : last + 1] = self.leaves.view(-1, LEAVES_PER_NODE)[first : last + 1].sum(dim=1)
 
@@ -67,6 +67,15 @@ class SumTree:
         if len(indices) == 0:
             return
         check_priorities(*extremes(values))
+        self.write(indices, values)
+
+    def write(self, indices: th.Tensor, values: th.Tensor) -> None:
+        """
+        :meth:`update` without a look at the values, for which the CPU would have to wait.
+
+        :param indices: ``(n,)`` int64
+        :param values: ``(n,)`` float64, finite and not negative
+        """
         self.leaves.scatter_reduce_(0, indices, values, "amax", include_self=False)
         nodes = indices // LEAVES_PER_NODE
         self.nodes[nodes] = self.leaves.view(-1, LEAVES_PER_NODE).index_select(0, nodes).sum(dim=1)
@@ -81,8 +90,17 @@ class SumTree:
         :return: ``(batch_size,)`` int64 indices of leaves with positive values
         """
         draws = th.rand(batch_size, dtype=th.float64, generator=generator, device=generator.device)
+        return self.find(moved(draws, self.leaves.device))
+
+    def find(self, draws: th.Tensor) -> th.Tensor:
+        """
+        Which leaves random numbers draw.
+
+        :param draws: ``(batch,)`` float64 from 0 to 1, on the device of the tree
+        :return: ``(batch,)`` int64 indices of leaves with positive values
+        """
         sums = _cumulative(self.nodes)
-        draws = draws.to(sums.device) * sums[-1]
+        draws = draws * sums[-1]
         nodes = _children_at(sums, draws)
         remainders = draws - sums[nodes - 1] * (nodes > 0)
         sums = _cumulative(self.leaves.view(-1, LEAVES_PER_NODE).index_select(0, nodes))
@@ -123,6 +141,30 @@ def _children_at(sums: th.Tensor, values: th.Tensor) -> th.Tensor:
     # The first sum above a value, or the first one as large as the last, was raised by its child.
     children = th.searchsorted(sums, values, right=True)
     return th.minimum(children, th.searchsorted(sums, sums[..., -1:].contiguous()))
+
+
+def moved(tensor: th.Tensor, device: th.device) -> th.Tensor:
+    """
+    :param tensor: on the CPU or where it is to be
+    :param device: torch device
+    :return: the tensor there; the CPU does not wait for what a GPU has to do before
+    """
+    if device.type == "cuda" and tensor.is_cpu:
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def copy_to(part: th.Tensor, values: np.ndarray) -> None:
+    """
+    Write a part of a column that may be on another device, without waiting for it.
+
+    :param part: ``(n, *shape)``, written
+    :param values: the same, free to change afterwards
+    """
+    if part.is_cpu:
+        part.numpy()[...] = values
+    else:
+        part.copy_(moved(th.tensor(values), part.device))
 
 
 def extremes(values: th.Tensor) -> tuple[float, float]:

@@ -55,6 +55,22 @@ def test_says_who_waited_and_what_to_change(given, n_processes, expected):
     assert expected in line
 
 
+@pytest.mark.parametrize(
+    ("given", "other_inference", "named"),
+    [
+        ({"learner_wait": 0.6, "inference": 1.0}, "device", True),
+        ({"learner_wait": 0.6, "inference": 1.0}, "actor", True),
+        ({"learner_wait": 0.6, "inference": 1.0}, None, False),
+        ({"learner_wait": 0.6, "environments": 1.0}, "device", False),
+        ({"actor_wait": 0.6, "updates": 1.0}, "actor", True),  # whose thread the updates share
+        ({"actor_wait": 0.6, "updates": 1.0}, "device", False),
+    ],
+)
+def test_says_where_else_networks_could_run(given, other_inference, named):
+    line = advice(shares(**given), n_actors=8, n_processes=4, n_cores=4, other_inference=other_inference)
+    assert (f"inference={other_inference!r}" in line) == named
+
+
 class SlowReward:
     """Takes a while for each reward."""
 

@@ -25,7 +25,8 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_ca2e import CA2EDQN, BuilderVecEnv
-from sb3_ca2e.actors.envs import Observations, plain, recipe_from
+from sb3_ca2e.actors.envs import recipe_from
+from sb3_ca2e.actors.observations import Observations, plain
 from sb3_ca2e.actors.pool import AsyncActors
 from sb3_ca2e.replay.block import OBSERVATION
 
@@ -153,7 +154,7 @@ def test_slots_see_byte_for_byte_what_the_users_chain_returns(chain, tmp_path):
     expected = venv.reset()
     envs = [recipe.build(slot) for slot in range(n_envs)]
     for slot, env in enumerate(envs):
-        observations.reset(slot, observations.frames(env.reset(seed=7 + slot)[0]))
+        observations.reset(slot, env.reset(seed=7 + slot)[0])
     rng, n_ends, monitored_already = np.random.default_rng(0), 0, venv.env_is_wrapped(Monitor)[0]
     for t in itertools.count():
         assert_same(plain(observations.batch), expected)
@@ -163,7 +164,7 @@ def test_slots_see_byte_for_byte_what_the_users_chain_returns(chain, tmp_path):
         expected, rewards, dones, infos = venv.step(actions)
         for slot, env in enumerate(envs):
             raw, reward, terminated, truncated, info = env.step(actions[slot])
-            observations.push(slot, observations.frames(raw))
+            observations.push(slot, raw)
             assert (np.float32(reward), terminated or truncated) == (np.float32(rewards[slot]), dones[slot])
             if dones[slot]:
                 n_ends += 1
@@ -175,7 +176,7 @@ def test_slots_see_byte_for_byte_what_the_users_chain_returns(chain, tmp_path):
                     assert theirs is None or [info["episode"][k] for k in "rl"] == pytest.approx(
                         [theirs[k] for k in "rl"], abs=1e-5
                     )
-                observations.reset(slot, observations.frames(env.reset()[0]))
+                observations.reset(slot, env.reset()[0])
     assert n_ends > 1 or "pong" in chain
     for env in envs:
         env.close()
@@ -198,11 +199,11 @@ def test_frames_of_several_channels_are_stacked_by_their_channels(order):
     observations = Observations(recipe, 1)
     env = recipe.build(0)
     venv.seed(3)
-    observations.reset(0, observations.frames(env.reset(seed=3)[0]))
+    observations.reset(0, env.reset(seed=3)[0])
     assert np.array_equal(venv.reset(), observations.batch[OBSERVATION])
     for _ in range(3):
         raw, *_ = env.step(0)
-        observations.push(0, observations.frames(raw))
+        observations.push(0, raw)
     for _ in range(3):
         expected, *_ = venv.step([0])
     assert np.array_equal(expected, observations.batch[OBSERVATION])

@@ -5,7 +5,7 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 
-from sb3_ca2e.actors.exploration import EpsilonGreedy, epsilon_ladder, noise_ladder, per_slot
+from sb3_ca2e.actors.exploration import EpsilonGreedy, Explorer, epsilon_ladder, noise_ladder, per_slot
 
 BOX = spaces.Box(-2, 2, (3,), np.float32)
 
@@ -46,7 +46,8 @@ def test_no_annealing_is_the_final_epsilon_at_once():
 def test_random_actions_come_as_often_as_epsilon_says():
     rng = np.random.default_rng(0)
     exploration, n = EpsilonGreedy(4, 0.6, 0.2, 1.0), 20_000
-    actions = np.array([exploration.explore(3, 0.5, rng) for _ in range(n)])  # epsilon 0.4
+    departures = exploration.departures(n, 0.5, rng)  # epsilon 0.4
+    actions = exploration.explored(np.full(n, 3), departures)
     expected = np.array([0.1, 0.1, 0.1, 0.7])
     counts = np.bincount(actions, minlength=4)
     assert np.abs(counts - n * expected).max() < 5 * np.sqrt(n * 0.25)
@@ -56,7 +57,7 @@ def test_gaussian_ladder():
     ladder = noise_ladder(8, BOX, None)
     assert [each.sigma for each in ladder] == pytest.approx(np.linspace(0.05, 0.4, 8))
     rng = np.random.default_rng(0)
-    deviations = np.array([ladder[3].explore(np.zeros(3, np.float32), 0.0, rng) for _ in range(5000)])
+    deviations = ladder[3].explored(np.zeros((5000, 3), np.float32), ladder[3].departures(5000, 0.0, rng))
     assert deviations.std() == pytest.approx(ladder[3].sigma, rel=0.05)
     assert deviations.mean() == pytest.approx(0, abs=0.01)
 
@@ -64,8 +65,8 @@ def test_gaussian_ladder():
 def test_noisy_and_random_actions_stay_in_bounds():
     rng = np.random.default_rng(0)
     for exploration in (*noise_ladder(2, BOX, None), *noise_ladder(2, BOX, NormalActionNoise(np.zeros(3), np.ones(3)))):
-        noisy = np.array([exploration.explore(np.ones(3, np.float32), 0.0, rng) for _ in range(200)])
-        uniform = np.array([exploration.random(rng) for _ in range(2000)])
+        noisy = exploration.explored(np.ones((200, 3), np.float32), exploration.departures(200, 0.0, rng))
+        uniform = exploration.random(2000, rng)
         for actions in (noisy, uniform):
             assert actions.dtype == np.float32
             assert np.abs(actions).max() <= 1
@@ -78,12 +79,70 @@ def test_each_slot_has_a_noise_of_its_own():
     one, other = noise_ladder(2, BOX, given)
     rng = np.random.default_rng(0)
     assert one.rate(0.0) == pytest.approx(0.1)
-    for _ in range(5):
-        one.explore(np.zeros(3), 0.0, rng)
+    assert len(np.unique(one.departures(5, 0.0, rng))) == 15
     assert np.abs(one.noise.noise_prev).min() > 0
     assert not other.noise.noise_prev.any()
     assert not given.noise_prev.any()
-    other.explore(np.zeros(3), 0.0, rng)
+    other.departures(1, 0.0, rng)
     one.reset()
     assert not one.noise.noise_prev.any()
     assert np.abs(other.noise.noise_prev).min() > 0
+
+
+class Counted(NormalActionNoise):
+    """Zero until an episode has begun anew, then the number of steps since."""
+
+    def __init__(self, counts: list[int]):
+        super().__init__(np.zeros(3), np.ones(3))
+        self.counts = counts
+
+    def __call__(self) -> np.ndarray:
+        self.counts.append(self.counts[-1] + 1)
+        return np.full(3, 0.1 * self.counts[-1])
+
+    def reset(self) -> None:
+        self.counts.append(0)
+
+
+def ladders() -> dict[str, list]:
+    return {"epsilon": epsilon_ladder(4, 5, 0.5, 0.5, 1.0), "noise": noise_ladder(4, BOX, None)}
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "noise"])
+def test_slots_draw_the_same_in_whatever_company_and_whatever_they_do(kind):
+    def actions(slots: list[int], greedy_slot: int) -> dict[int, np.ndarray]:
+        explorer = Explorer([ladders()[kind][slot] for slot in slots], [np.random.default_rng(s) for s in slots], 10)
+        policy = np.zeros((len(slots), 3), np.float32) if kind == "noise" else np.zeros(len(slots), np.int64)
+        taken = []
+        for block in range(3):
+            explorer.begin_block(0.5, 15 - 10 * block)
+            for t in range(10):
+                if greedy_slot in slots and t == 5:
+                    explorer.set_greedy(slots.index(greedy_slot), block == 1)
+                taken.append(explorer.actions(t, policy).copy())
+        return {slot: np.array(taken)[:, position] for position, slot in enumerate(slots)}
+
+    together, apart = actions([0, 1, 2, 3], 2), {**actions([0, 2], -1), **actions([3, 1], -1)}
+    for slot in (0, 1, 3):
+        np.testing.assert_array_equal(together[slot], apart[slot])
+    assert not together[2][15:25].any()
+    np.testing.assert_array_equal(np.delete(together[2], range(15, 25), 0), np.delete(apart[2], range(15, 25), 0))
+    assert len({together[slot].tobytes() for slot in together}) == 4
+
+
+def test_a_noise_of_the_users_own_is_asked_once_for_each_step_that_explores():
+    counts = [[0], [0]]
+    settings = noise_ladder(2, BOX, NormalActionNoise(np.zeros(3), np.ones(3)))
+    for each, counted in zip(settings, counts, strict=True):
+        each.noise = Counted(counted)
+    explorer = Explorer(settings, [np.random.default_rng(slot) for slot in range(2)], 4)
+    explorer.begin_block(0.0, 2)
+    policy, noises = np.full((2, 3), 0.5, np.float32), []
+    for t in range(4):
+        explorer.set_greedy(1, t == 3)
+        noises.append(explorer.actions(t, policy)[:, 0] - 0.5)
+    assert counts == [[0, 1, 2], [0, 1]]
+    np.testing.assert_allclose(noises[2:], [[0.1, 0.1], [0.2, 0.0]], atol=1e-6)
+    settings[0].reset()
+    explorer.begin_block(0.0, 0)
+    np.testing.assert_allclose(explorer.actions(0, policy)[:, 0], [0.6, 0.5], atol=1e-6)

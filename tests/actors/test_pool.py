@@ -17,8 +17,10 @@ from recording_env import RecordingEnv, make_spec
 from sb3_ca2e import CA2EDQN, ActorError, BuilderVecEnv
 from sb3_ca2e.actors.actor import ActorSpec
 from sb3_ca2e.actors.pool import AsyncActors, SyncActors
+from sb3_ca2e.actors.supervision import Supervision
 
 BLOCK = 5
+ONCE = Supervision(restarts=0)
 
 
 class Watched(RecordingEnv):
@@ -108,7 +110,7 @@ def run_until_it_fails(pool) -> ActorError:
 
 
 def test_actors_have_no_cuda_device_and_one_thread_and_a_killed_one_is_named():
-    specs = specs_of([Watched] * 4, 2, info_keys=("pid", "threads", "cuda"), seed=11)
+    specs = specs_of([Watched] * 4, 2, info_keys=("pid", "threads", "cuda"), seed=11, supervision=ONCE)
     pool = AsyncActors(specs)
     try:
         pids = {}
@@ -151,7 +153,7 @@ def check_failure(message: str, slot: int, failure: str) -> None:
 def test_environments_that_fail_in_processes_are_named_with_their_tracebacks():
     # two slots a process, of which the second one fails
     env_fns = [RecordingEnv] * len(FAILURES) + [env for env, _ in FAILURES.values()]
-    pool = AsyncActors(specs_of(env_fns, len(FAILURES), seed=11))
+    pool = AsyncActors(specs_of(env_fns, len(FAILURES), seed=11, supervision=ONCE))
     errors = []
     try:
         while len(errors) < len(FAILURES):
@@ -179,9 +181,10 @@ def test_what_was_handed_over_before_a_failure_is_delivered():
                 raise ValueError("in the second episode")
             return super().step(action)
 
-    pool = AsyncActors(specs_of([lambda: FailsLater(lengths=(BLOCK,))], 1))
+    pool = AsyncActors(specs_of([lambda: FailsLater(lengths=(BLOCK,))], 1, supervision=ONCE))
     try:
-        select.select([pool._control], [], [])  # the server reports its end, after all that it sent
+        while pool._lives != [None]:  # until it has ended, after all that it sent
+            pool._receive(1.0)
         _, (block,) = pool.collect()
         assert len(block) == BLOCK
         assert "in the second episode" in str(run_until_it_fails(pool))
@@ -195,7 +198,7 @@ def test_environments_are_closed_though_an_announcement_is_half_sent(tmp_path):
     specs = specs_of([lambda file=file: Watched(file) for file in closed], 1, info_keys=("bulk",))
     pool = AsyncActors(specs)
     try:
-        select.select([pool._readers[0]._fd], [], [])
+        select.select([pool._lives[0].messages], [], [])
     finally:
         pool.stop()
     assert all(file.exists() for file in closed)
@@ -242,7 +245,9 @@ def test_starting_and_stopping_leaves_nothing_behind():
         pool.stop()
         pool.stop()
         del pool
-        assert state() == before
+        fds, shared, children = state()
+        assert (fds, children) == (before[0], before[2])
+        assert set(shared) <= set(before[1])
 
 
 LEARNER = """

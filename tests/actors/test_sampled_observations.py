@@ -11,8 +11,8 @@ from recording_env import LocalActor, make_spec
 from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecTransposeImage
 
-from sb3_ca2e import CA2EDQN, PriorAgent
-from sb3_ca2e.actors.actor import ActorSpec
+from sb3_ca2e import CA2EDQN, NativeVecEnv, PriorAgent
+from sb3_ca2e.actors.actor import Actor, ActorSpec
 from sb3_ca2e.actors.pool import AsyncActors
 from sb3_ca2e.replay.block import TRANSITION
 
@@ -73,6 +73,10 @@ def reels(space: spaces.Space, kind: type[Reel] = Reel) -> VecEnv:
     return DummyVecEnv([lambda number=number: kind(space, number) for number in range(N_SLOTS)])
 
 
+def native(space: spaces.Space) -> VecEnv:
+    return NativeVecEnv(lambda n_envs, seed: reels(space), N_SLOTS)
+
+
 def box(*shape: int, dtype: Any = np.float32, low: float = -2, high: float = 2) -> spaces.Box:
     return spaces.Box(low, high, shape, dtype)
 
@@ -130,6 +134,10 @@ CHAINS = {
         lambda: VecFrameStack(reels(PICTURES), 2, {"camera": "first", "flat": None, "grid": "last"}),
         "MultiInputPolicy",
     ),
+    "native": (lambda: native(box(4)), "MlpPolicy"),
+    "native, stacked, channels last": (lambda: VecFrameStack(native(LAST), 4), "CnnPolicy"),
+    "native dict of everything": (lambda: native(EVERYTHING), "MultiInputPolicy"),
+    "native, stacked dict": (lambda: VecFrameStack(native(PICTURES), 3), "MultiInputPolicy"),
     "turned dict, then in orders": (
         lambda: VecFrameStack(
             VecTransposeImage(reels(PICTURES)), 2, {"camera": "last", "flat": "last", "grid": "first"}
@@ -208,6 +216,13 @@ def check_memory(memory: Any, oracle: Oracle, n_made: int) -> None:
     assert newest == n_made - 1
 
 
+def environments(actor: Actor) -> list[gym.Env]:
+    """Those of an actor's slots."""
+    if actor._together is not None:
+        return actor._together._venv.unwrapped.envs
+    return [slot.env for slot in actor.slots]
+
+
 def models_on(chain: str) -> tuple[CA2EDQN, DQN, ActorSpec]:
     """A learner with a small memory, a prior agent for its last slot, and what its actor is started with."""
     make, policy = CHAINS[chain]
@@ -232,7 +247,7 @@ def test_sampled_observations_are_what_the_users_chain_returns(chain):
     actor = LocalActor(spec)
     actor.publish(model)
     rounds = [actor.collect()[1] for _ in range(N_ROUNDS)]
-    actions = np.array([slot.env.unwrapped.actions for slot in actor.actor.slots]).T
+    actions = np.array([env.unwrapped.actions for env in environments(actor.actor)]).T
     assert len(actions) == N_ROUNDS * BLOCK_SIZE
     oracle = Oracle(model.get_env(), actions)
     memory = model.replay_buffer

@@ -1,5 +1,6 @@
 """Everything that the memory holds, against a plain recording of what was handed over."""
 
+import io
 import pickle
 
 import numpy as np
@@ -13,6 +14,7 @@ from recorded_slot import RecordedSlot
 
 from sb3_ca2e.replay import ObservationColumn, PrioritizedReplayBuffer
 from sb3_ca2e.replay.block import OBSERVATION, TRANSITION
+from sb3_ca2e.replay.files import read_memory, write_memory
 
 GAMMA = 0.5
 ALPHA = 0.6
@@ -43,6 +45,11 @@ def make_memory(columns: dict[str, ObservationColumn], buffer_size, **kwargs) ->
     space = boxes.get(OBSERVATION) or spaces.Dict(boxes)
     kwargs = {"gamma": GAMMA, "alpha": ALPHA, "seed": 0, "columns": columns, **kwargs}
     return PrioritizedReplayBuffer(buffer_size, space, spaces.Discrete(2**40), "cpu", **kwargs)
+
+
+def as_dict(field) -> dict[str, th.Tensor]:
+    """A field of samples, which is a dictionary for observations that are."""
+    return field if isinstance(field, dict) else {"": field}
 
 
 def stored_rows(memory: PrioritizedReplayBuffer) -> th.Tensor:
@@ -95,6 +102,18 @@ class RecordedStreams(RuleBasedStateMachine):
         self.memory = pickle.loads(pickle.dumps(self.memory))
         for slot in self.slots:
             slot.cut(restart=True)
+
+    @rule()
+    def write_and_read(self):
+        """As in a checkpoint: slots go on where they were, and random numbers too."""
+        file = io.BytesIO()
+        write_memory(self.memory, file)
+        file.seek(0)
+        before, self.memory = self.memory, read_memory(file)
+        if before.size() > 0:
+            for ours, theirs in zip(self.memory.sample(5), before.sample(5), strict=True):
+                parts = zip(as_dict(ours).values(), as_dict(theirs).values(), strict=True)
+                assert all(th.equal(*pair) for pair in parts)
 
     @precondition(lambda self: self.memory.size() > 0)
     @rule()

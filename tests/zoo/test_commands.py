@@ -112,7 +112,8 @@ def test_enjoy_plays_the_trained_model(trained):
     model = trained.case.model_class.load(trained.model)
     expected, _ = evaluate_policy(model, env, n_eval_episodes=len(returns), return_episode_rewards=True, warn=False)
     assert len(returns) >= 1
-    assert returns == pytest.approx(expected, abs=0.006)  # as printed
+    # As printed: the zoo adds in single precision.
+    assert returns == pytest.approx(expected, rel=1e-5, abs=0.006)
 
 
 def test_record_video(trained):

@@ -8,6 +8,8 @@ from typing import Any
 
 from stable_baselines3.common.save_util import open_path
 
+from sb3_ca2e.files import DamagedError, check_members
+
 #: Modules of policies that carry a state from step to step.
 RECURRENT = "sb3_contrib.common.recurrent"
 
@@ -28,7 +30,8 @@ def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, 
         with zipfile.ZipFile(file) as archive:
             attributes: dict[str, Any] = json.loads(archive.read("data"))
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError) as error:
+            check_members(archive)
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, DamagedError) as error:
         raise ValueError(f"{path} is no zip, or only a part of one ({error}). {way_out}") from error
     except (KeyError, ValueError) as error:
         raise ValueError(

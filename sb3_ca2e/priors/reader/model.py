@@ -9,6 +9,7 @@ from typing import Any
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
+from sb3_ca2e.files import SUMS
 from sb3_ca2e.priors.reader.archive import MAX_ARCHIVE, MIB, Archive, open_plain
 from sb3_ca2e.priors.reader.building import build_policy
 from sb3_ca2e.priors.reader.errors import Unreadable, refusing
@@ -37,7 +38,7 @@ _OPTIMIZERS = ("policy.", "actor.", "critic.", "ent_coef_")
 #: Files of torch beside the policy's weights. Nothing in them is used, but what they name is looked at.
 _UNUSED = {"pytorch_variables.pth", "tensors.pth", *(f"{name}optimizer.pth" for name in _OPTIMIZERS)}
 
-_MEMBERS = _UNUSED | {"data", "policy.pth", "_stable_baselines3_version", "system_info.txt"}
+_MEMBERS = _UNUSED | {"data", "policy.pth", "_stable_baselines3_version", "system_info.txt", SUMS}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,155 @@
+"""The learner's end of the server that actors are forked from."""
+
+import array
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+
+from sb3_ca2e.actors.supervision import Handle
+
+#: Seconds that the server has to end before it is killed.
+SHUTDOWN = 10.0
+#: Bytes that the descriptor takes that the server sends along.
+_ROOM_FOR_FDS = socket.CMSG_SPACE(array.array("i").itemsize)
+
+
+class ServerGone(Exception):
+    """The server has ended, or can't be reached."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """An actor process that was asked for is there."""
+
+    serial: int
+    handle: Handle
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An actor process has ended, with an exit status or, negative, by a signal."""
+
+    serial: int
+    code: int
+
+
+class ForkServer:
+    """
+    Starts a server with this process's import path; the user's ``__main__`` is never imported.
+
+    Nothing here waits for it: what is asked for waits in a socket until it is ready.
+    """
+
+    def __init__(self) -> None:
+        code = (
+            "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+            "from sb3_ca2e.actors.server import main; main(int(sys.argv[2]))"
+        )
+        path = [entry or str(pathlib.Path.cwd()) for entry in sys.path]
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._text = ""
+        self._pidfds: list[int] = []
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", code, json.dumps(path), str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    env={**os.environ, **dict.fromkeys(names, "1"), "CUDA_VISIBLE_DEVICES": ""},
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            except BaseException:
+                self._control.close()
+                raise
+
+    def fileno(self) -> int:
+        """
+        :return: what becomes readable when the server has something to say
+        """
+        return self._control.fileno()
+
+    def spawn(self, serial: int, fds: list[int]) -> None:
+        """
+        Ask for an actor process.
+
+        :param serial: a number to call it by
+        :param fds: what :data:`~sb3_ca2e.actors.server.FDS` names
+        :raises ServerGone: if the server has ended
+        """
+        self._send(f"{serial:16d}", fds)
+
+    def adopt(self, handle: Handle) -> None:
+        """
+        Let it end an actor that was forked from another server, when it ends its own.
+
+        :param handle: the actor process
+        :raises ServerGone: if the server has ended
+        """
+        if handle.pidfd is not None:
+            self._send(f"{-handle.pid:16d}", [handle.pidfd])
+
+    def _send(self, message: str, fds: list[int]) -> None:
+        try:
+            socket.send_fds(self._control, [message.encode()], fds)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise ServerGone from error
+
+    def reports(self) -> list[Started | Ended]:
+        """
+        :return: what has happened to actors since the last call; nothing is waited for
+        :raises ServerGone: if the server has ended, and has nothing more to say
+        """
+        while True:
+            try:
+                # socket.recv_fds() would wait, whatever flags it is given.
+                data, sent_along, _, _ = self._control.recvmsg(4096, _ROOM_FOR_FDS, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            except ConnectionResetError:
+                data, sent_along = b"", []
+            self._pidfds += [fd for _, _, raw in sent_along for fd in array.array("i", raw)]
+            self._text += data.decode()
+            if not data:
+                if ";" in self._text:
+                    break
+                raise ServerGone
+        *lines, self._text = self._text.split(";")
+        return [self._report(*line.split()) for line in lines]
+
+    def _report(self, what: str, serial: str, number: str) -> Started | Ended:
+        if what == "ended":
+            return Ended(int(serial), int(number))
+        return Started(int(serial), Handle(int(number), self._pidfds.pop(0) if self._pidfds else None))
+
+    def close(self) -> None:
+        """Let it end, with the actors; it has to wait for their environments to be closed."""
+        self._control.close()
+        while self._pidfds:
+            os.close(self._pidfds.pop())
+
+    def kill(self) -> int:
+        """
+        End it, while actors go on.
+
+        :return: exit status or, negative, the signal that it had ended with before
+        """
+        self.close()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        return self._process.wait()
+
+    def wait(self) -> None:
+        """Wait until it has ended, after :meth:`close`."""
+        try:
+            self._process.wait(SHUTDOWN)
+        except subprocess.TimeoutExpired:
+            warnings.warn("The actors' server did not end in time and was killed.", stacklevel=2)
+            self._process.kill()
+            self._process.wait()

@@ -1,0 +1,112 @@
+"""What actors are in the middle of, where they share the learner's process and their environments can give it."""
+
+import io
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cloudpickle
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import EzPickle
+
+from sb3_ca2e.actors.actor import Actor
+from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.actors.monitors import SlotMonitor
+from sb3_ca2e.actors.seats import Seat
+
+
+@dataclass(frozen=True)
+class ActorsState:
+    """
+    The state of the slots of a process.
+
+    :param environments: pickled environments, one a slot
+    :param rngs: states of the random numbers of each slot
+    :param explorations: how each slot explores
+    :param slots: what else each slot keeps
+    :param priors: whether a prior agent plays in each slot
+    :param observations: the current observations, by key
+    :param parameters: those that the actor acts with
+    :param counters: attributes of the actor
+    :param warmup: transitions of all slots for which nature actors act at random
+    """
+
+    environments: list[bytes]
+    rngs: list[Any]
+    explorations: list[Exploration]
+    slots: list[dict[str, Any]]
+    priors: list[bool]
+    observations: dict[str, np.ndarray]
+    parameters: np.ndarray
+    counters: dict[str, int]
+    warmup: int
+
+
+#: What a slot has that is put back in another way: who else holds it is to notice.
+_HELD_BY_OTHERS = ("env", "prior", "rng", "exploration")
+_COUNTERS = ("version", "sequence", "steps")
+
+
+def state_of(actor: Actor) -> ActorsState | None:
+    """
+    :param actor: an actor between two blocks
+    :return: its state, None if an environment can't give its own
+    """
+    try:
+        environments = [_pickled(_inside(slot.env)) for slot in actor.slots]
+    except Exception:  # whatever an environment of the user's own raises that can't be pickled
+        return None
+    return ActorsState(
+        environments,
+        [slot.rng.bit_generator.state for slot in actor.slots],
+        [slot.exploration for slot in actor.slots],
+        [{name: value for name, value in vars(slot).items() if name not in _HELD_BY_OTHERS} for slot in actor.slots],
+        [slot.prior is not None for slot in actor.slots],
+        actor.observations.batch,
+        actor.flat,
+        {name: getattr(actor, name) for name in _COUNTERS},
+        actor.spec.warmup,
+    )
+
+
+def restore(actor: Actor, state: ActorsState) -> None:
+    """
+    :param actor: an actor with open environments
+    :param state: of an actor of the same slots
+    """
+    for position, slot in enumerate(actor.slots):
+        assert isinstance(slot.env, SlotMonitor)
+        slot.env.env.close()
+        slot.env.env = cloudpickle.loads(state.environments[position])
+        slot.rng.bit_generator.state = state.rngs[position]
+        vars(slot.exploration).update(vars(state.explorations[position]))
+        vars(slot).update(state.slots[position])
+    for key, batch in state.observations.items():
+        actor.observations.batch[key][...] = batch
+    actor.flat[:] = state.parameters
+    for name, value in state.counters.items():
+        setattr(actor, name, value)
+    actor.spec = replace(actor.spec, warmup=state.warmup)
+    actor.show_who_explores()
+
+
+def _inside(env: SlotMonitor | Seat) -> gym.Env:
+    """The environment without the monitor around it, which has open files."""
+    if isinstance(env, Seat):
+        raise TypeError("A native vector environment does not give the states of single environments.")
+    return env.env
+
+
+def _pickled(env: gym.Env) -> bytes:
+    buffer = io.BytesIO()
+    _StatePickler(buffer).dump(env)
+    return buffer.getvalue()
+
+
+class _StatePickler(cloudpickle.Pickler):
+    """Refuses what would come back as new: gymnasium's environments in C pickle how they were made, not their state."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, EzPickle) and type(obj).__getstate__ is EzPickle.__getstate__:
+            raise TypeError(f"{type(obj).__name__} pickles its arguments and not its state.")
+        return super().reducer_override(obj)

@@ -1,0 +1,409 @@
+"""An algorithm's update as one compiled function of a few tensors, which networks and optimisers share."""
+
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch as th
+from torch import nn
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from sb3_ca2e.replay.samples import PrioritizedReplaySamples
+
+#: A loss to minimise, given the network to optimise, and whatever else its author wants back, detached.
+Loss = Callable[[Any], tuple[th.Tensor, Any]]
+#: What an update gives: ``(batch,)`` TD errors, and scalars to log.
+Result = tuple[th.Tensor, dict[str, th.Tensor]]
+#: Elements from which a parameter has a tensor of its own: to gather its gradient takes longer than another argument.
+LARGE = 2**14
+
+
+class Functional:
+    """
+    A network that takes its parameters from elsewhere.
+
+    :param module: what it computes
+    :param values: its parameters, by name
+    """
+
+    def __init__(self, module: nn.Module, values: dict[str, th.Tensor]):
+        self.module, self.values = module, values
+
+    def __call__(self, *inputs: Any) -> Any:
+        return th.func.functional_call(self.module, self.values, inputs)
+
+    def parameters(self) -> Iterator[th.Tensor]:
+        """
+        :return: its parameters
+        """
+        return iter(self.values.values())
+
+
+class Layout:
+    """
+    Which tensor holds which parameters of a network: all small ones together in one, every large one in its own.
+
+    :param module: the network
+    """
+
+    def __init__(self, module: nn.Module):
+        self.shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
+        small = [name for name, shape in self.shapes.items() if shape.numel() < LARGE]
+        large = [[name] for name, shape in self.shapes.items() if shape.numel() >= LARGE]
+        self.groups = [small, *large] if small else large
+
+    def join(self, values: Mapping[str, th.Tensor]) -> list[th.Tensor]:
+        """
+        :param values: a tensor for each parameter
+        :return: ``(elements,)`` new tensors that hold them
+        """
+        return [th.cat([values[name].detach().flatten() for name in group]) for group in self.groups]
+
+    def split(self, flats: list[th.Tensor]) -> dict[str, th.Tensor]:
+        """
+        :param flats: as :meth:`join` gives them
+        :return: their parts, views, by parameter
+        """
+        values = {}
+        for group, flat in zip(self.groups, flats, strict=True):
+            parts = flat.split([self.shapes[name].numel() for name in group])
+            values.update({name: part.view(self.shapes[name]) for name, part in zip(group, parts, strict=True)})
+        return {name: values[name] for name in self.shapes}
+
+
+#: As :meth:`FlatAdam.tensors` gives them.
+AdamTensors = tuple[list[th.Tensor], list[th.Tensor], th.Tensor, th.Tensor, th.Tensor]
+
+
+class FlatAdam:
+    """
+    The state of an Adam or AdamW: the optimiser's own is made of views of it.
+
+    :param optimizer: the optimiser
+    :param module: the network that it optimises
+    """
+
+    def __init__(self, optimizer: th.optim.Optimizer, module: nn.Module):
+        self._optimizer, self._layout, self._named = optimizer, Layout(module), dict(module.named_parameters())
+        self.first = self._layout.join({name: th.zeros_like(p) for name, p in self._named.items()})
+        self.second = [th.zeros_like(first) for first in self.first]
+        # A number for each parameter, as the optimiser has it: all are the same.
+        self.steps = th.zeros(len(self._named), device=self.first[0].device)
+        # Of the next step: to compute them where they are used would be to compute them for every parameter.
+        self.corrections = th.zeros(2, device=self.first[0].device)
+        self.rate = th.empty((), device=self.first[0].device)
+        self._rate = math.nan
+        firsts, seconds = self._layout.split(self.first), self._layout.split(self.second)
+        self._views = [
+            {"exp_avg": firsts[name], "exp_avg_sq": seconds[name], "step": step}
+            for name, step in zip(self._named, self.steps, strict=True)
+        ]
+        self._states: list[dict[str, th.Tensor]] = []
+        self.stepped_elsewhere()
+
+    def tensors(self) -> AdamTensors:
+        """
+        :return: moments, steps, bias corrections of the next step, and learning rate
+        """
+        return self.first, self.second, self.steps, self.corrections, self.rate
+
+    def stepped_elsewhere(self) -> None:
+        """The optimiser itself has taken a step."""
+        self._states = [{}] * len(self._views)
+
+    def update(self) -> bool:
+        """
+        Take over learning rate and state if they are others now, as after they have been loaded from a file.
+
+        :return: whether there is a state: there is none before the first step
+        """
+        rate = self._optimizer.param_groups[0]["lr"]
+        if rate != self._rate:
+            self._rate = float(rate)
+            self.rate.fill_(self._rate)
+        states = self._optimizer.state
+        if not all(map(operator.is_, map(states.get, self._named.values()), self._states)):
+            self._states = [states.get(parameter, {}) for parameter in self._named.values()]
+            if not all(self._states):
+                return False
+            for state, views in zip(self._states, self._views, strict=True):
+                for key, view in views.items():
+                    view.copy_(state[key])
+                state.update(views)
+            self.corrections.copy_(bias_corrections(self._optimizer.param_groups[0]["betas"], self.steps[0] + 1))
+        return True
+
+
+class FlatNetworks:
+    """
+    :class:`~sb3_ca2e.updates.Networks` written with flat tensors, as compilers want it.
+
+    :param modules: what the networks compute
+    :param layouts: of the networks
+    :param parameters: of each network; written in place
+    :param adams: of each optimised network, moments, steps and learning rate; written in place
+    :param settings: of the optimisers
+    """
+
+    def __init__(
+        self,
+        modules: dict[str, nn.Module],
+        layouts: dict[str, Layout],
+        parameters: dict[str, list[th.Tensor]],
+        adams: dict[str, AdamTensors],
+        settings: dict[str, dict[str, Any]],
+    ):
+        self.modules, self.layouts, self.settings = modules, layouts, settings
+        self.parameters, self.adams = parameters, adams
+
+    def __call__(self, name: str) -> Functional:
+        return Functional(self.modules[name], self.layouts[name].split(self.parameters[name]))
+
+    def minimise(self, name: str, loss: Loss, max_grad_norm: float | None = None) -> tuple[th.Tensor, Any]:
+        def of(flats: list[th.Tensor]) -> tuple[th.Tensor, Any]:
+            value, others = loss(Functional(self.modules[name], self.layouts[name].split(flats)))
+            return value, (value.detach(), others)
+
+        parameters = self.parameters[name]
+        result: tuple[th.Tensor, Any]
+        gradients, result = th.func.grad(of, has_aux=True)(parameters)
+        if max_grad_norm is not None:
+            norm = th.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+            scale = (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)  # as nn.utils.clip_grad_norm_
+            gradients = [gradient * scale for gradient in gradients]
+        firsts, seconds, steps, corrections, rate = self.adams[name]
+        for parameter, gradient, first, second in zip(parameters, gradients, firsts, seconds, strict=True):
+            adam(parameter, gradient, first, second, corrections, rate, **self.settings[name])
+        steps.add_(1)
+        corrections.copy_(bias_corrections(self.settings[name]["betas"], steps[0] + 1))
+        return result
+
+    def follow(self, target: str, online: str, tau: float) -> None:
+        for parameter, followed in zip(self.parameters[target], self.parameters[online], strict=True):
+            parameter.lerp_(followed, tau)
+
+
+def adam(
+    parameter: th.Tensor,
+    gradient: th.Tensor,
+    first: th.Tensor,
+    second: th.Tensor,
+    corrections: th.Tensor,
+    rate: th.Tensor,
+    *,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+) -> None:
+    """
+    Adam (https://arxiv.org/abs/1412.6980, Algorithm 1), in place, and AdamW (https://arxiv.org/abs/1711.05101).
+
+    :param parameter: to step
+    :param gradient: of the same shape, as are the moments
+    :param first: moment, of the gradient
+    :param second: moment, of its square
+    :param corrections: ``(2,)`` of the bias that the moments have from their start at zero
+    :param rate: learning rate
+    :param betas: of the two moments
+    :param eps: added to the square root of the second
+    :param weight_decay: L2 penalty
+    :param decoupled: decay the weights themselves, not by the gradient
+    """
+    beta1, beta2 = betas
+    if weight_decay and decoupled:
+        parameter.mul_(1 - rate * weight_decay)
+    elif weight_decay:
+        gradient = gradient + weight_decay * parameter
+    first.lerp_(gradient, 1 - beta1)
+    second.mul_(beta2).add_(gradient.square(), alpha=1 - beta2)
+    parameter.sub_(rate / corrections[0] * first / ((second / corrections[1]).sqrt() + eps))
+
+
+def bias_corrections(betas: tuple[float, float], steps: th.Tensor) -> th.Tensor:
+    """
+    1 - beta^step of both moments, without the cancellation that a power would bring in the first steps.
+
+    :param betas: of the moments
+    :param steps: scalar, the step's number from 1
+    :return: ``(2,)``
+    """
+    return th.stack([-th.expm1(steps * math.log(beta)) if beta > 0 else th.ones_like(steps) for beta in betas])
+
+
+class FlatUpdate:
+    """
+    An update as a function of flat tensors.
+
+    To make one turns the networks' parameters and the optimisers' states into views of them, which changes nothing for
+    whoever uses them.
+
+    :param update: the algorithm's
+    :param modules: all networks that it names
+    :param optimizers: by the name of the network that they optimise; all have taken a step
+    :param metrics: names of the scalars that it gives to log
+    :param priority_floor: added to absolute TD errors, for the new priorities
+    """
+
+    def __init__(
+        self,
+        update: Callable[[Any, PrioritizedReplaySamples], Result],
+        modules: dict[str, nn.Module],
+        optimizers: dict[str, th.optim.Optimizer],
+        metrics: Sequence[str],
+        priority_floor: float,
+    ):
+        self._update, self._modules, self._metrics, self._priority_floor = update, modules, metrics, priority_floor
+        self._layouts = {name: Layout(module) for name, module in modules.items()}
+        self._parameters = {name: _flattened(module, self._layouts[name]) for name, module in modules.items()}
+        self._adams = {name: FlatAdam(optimizer, modules[name]) for name, optimizer in optimizers.items()}
+        self._settings = {name: _adam_settings(optimizer) for name, optimizer in optimizers.items()}
+        self._sums = th.zeros(len(metrics), device=next(iter(self._parameters.values()))[0].device)
+        self._state, self._state_spec = tree_flatten(
+            (self._parameters, {name: each.tensors() for name, each in self._adams.items()}, self._sums)
+        )
+        self._places = [(p, p.data_ptr()) for module in modules.values() for p in [next(module.parameters())]]
+        self._used: list[int] = []
+
+    def holds_parameters(self) -> bool:
+        """
+        :return: whether the networks still have their parameters here, and not on another device by now
+        """
+        return all(parameter.data_ptr() == place for parameter, place in self._places)
+
+    def update_state(self) -> bool:
+        """
+        Take over what has changed in the optimisers.
+
+        :return: whether all have a state
+        """
+        return all(each.update() for each in self._adams.values())
+
+    def stepped_elsewhere(self) -> None:
+        """The optimisers themselves have taken a step."""
+        for each in self._adams.values():
+            each.stepped_elsewhere()
+
+    def take_sums(self) -> list[float]:
+        """
+        :return: sums of the scalars to log, over all updates since this was last called
+        """
+        sums: list[float] = self._sums.tolist()
+        self._sums.zero_()
+        return sums
+
+    def inputs(self, batch: PrioritizedReplaySamples) -> list[th.Tensor]:
+        """
+        :param batch: a batch
+        :return: the tensors that the graph takes after those of the state
+        """
+        tensors = _tensors_of(batch)
+        return [tensors[index] for index in self._used]
+
+    @property
+    def state(self) -> list[th.Tensor]:
+        """The tensors that the graph takes first, and writes."""
+        return self._state
+
+    def trace(self, batch: PrioritizedReplaySamples) -> GraphModule:
+        """
+        :param batch: as all of them will be
+        :return: the operations of an update, from :attr:`state` and :meth:`inputs` to TD errors and priorities
+        """
+        tensors = _tensors_of(batch)
+
+        def function(*tensors: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+            state, inputs = list(tensors[: len(self._state)]), tensors[len(self._state) :]
+            parameters, adams, sums = tree_unflatten(state, self._state_spec)
+            networks = FlatNetworks(self._modules, self._layouts, parameters, adams, self._settings)
+            with th.no_grad(), _OneHot():
+                td_errors, metrics = self._update(networks, _batch_of(inputs, batch))
+                if self._metrics:
+                    sums.add_(th.stack([metrics[name] for name in self._metrics]))
+                return td_errors, td_errors.abs().double() + self._priority_floor
+
+        graph: GraphModule = make_fx(function, tracing_mode="fake")(*self._state, *tensors)
+        placeholders = graph.graph.find_nodes(op="placeholder")[len(self._state) :]
+        self._used = [index for index, node in enumerate(placeholders) if node.users]
+        for node in placeholders:
+            if not node.users:
+                graph.graph.erase_node(node)
+        graph.recompile()
+        return graph
+
+
+class _OneHot(TorchFunctionMode):
+    """One-hot codes without PyTorch's look at the numbers, which can't be recorded."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not th.nn.functional.one_hot:
+            return func(*args, **(kwargs or {}))
+
+        def one_hot(tensor: th.Tensor, num_classes: int) -> th.Tensor:
+            return (tensor.unsqueeze(-1) == th.arange(num_classes, device=tensor.device)).long()
+
+        return one_hot(*args, **(kwargs or {}))
+
+
+def _flattened(module: nn.Module, layout: Layout) -> list[th.Tensor]:
+    """Let a network's parameters be views of few tensors."""
+    named = dict(module.named_parameters())
+    flats = layout.join(named)
+    for name, view in layout.split(flats).items():
+        named[name].data = view
+    return flats
+
+
+def _tensors_of(batch: PrioritizedReplaySamples) -> list[th.Tensor]:
+    tensors: list[th.Tensor] = []
+    for field in batch:
+        tensors.extend(field.values() if isinstance(field, dict) else (field,))
+    return tensors
+
+
+def _batch_of(tensors: Sequence[th.Tensor], like: PrioritizedReplaySamples) -> PrioritizedReplaySamples:
+    """The reverse of :func:`_tensors_of`."""
+    rest = iter(tensors)
+    fields: Any = ({key: next(rest) for key in field} if isinstance(field, dict) else next(rest) for field in like)
+    return PrioritizedReplaySamples(*fields)
+
+
+def _adam_settings(optimizer: th.optim.Optimizer) -> dict[str, Any]:
+    group = optimizer.param_groups[0]
+    return {
+        "betas": group["betas"],
+        "eps": group["eps"],
+        "weight_decay": group["weight_decay"],
+        "decoupled": isinstance(optimizer, th.optim.AdamW),
+    }
+
+
+def obstacle_to_compiling(modules: dict[str, nn.Module], optimizers: dict[str, th.optim.Optimizer]) -> str | None:
+    """
+    :param modules: all networks
+    :param optimizers: by the name of the network that they optimise
+    :return: why the compiled update would compute something else, None if it would not
+    """
+    for name, module in modules.items():
+        if any(True for _ in module.buffers()):
+            return f"{name} has buffers that change as it runs (BatchNorm?)"
+        if any(isinstance(layer, nn.modules.dropout._DropoutNd) for layer in module.modules()):
+            return f"{name} has dropout"
+        if len({(parameter.dtype, parameter.device) for parameter in module.parameters()}) != 1:
+            return f"{name} has parameters of several types or on several devices, or none"
+    parameters = [parameter for module in modules.values() for parameter in module.parameters()]
+    if len(set(parameters)) < len(parameters):
+        return "networks share parameters"
+    for name, optimizer in optimizers.items():
+        group = optimizer.param_groups[0]
+        if type(optimizer) not in (th.optim.Adam, th.optim.AdamW) or len(optimizer.param_groups) > 1:
+            return f"the optimizer is {type(optimizer).__name__}, not Adam or AdamW with one group of parameters"
+        if group["amsgrad"] or group["maximize"]:
+            return "the optimizer has amsgrad or maximize set"
+        if set(group["params"]) != set(modules[name].parameters()):
+            return f"the optimizer of {name} has other parameters than {name}"
+    return None

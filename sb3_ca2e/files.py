@@ -1,0 +1,192 @@
+"""Files that are whole or not there: written beside, brought to the disk, and renamed."""
+
+import contextlib
+import errno
+import hashlib
+import io
+import os
+import pathlib
+import re
+import shutil
+import warnings
+import zipfile
+from collections.abc import Iterator
+from typing import BinaryIO
+
+#: The file, or the member of a zip, that lists the SHA-256 sums of the others, as ``sha256sum`` writes and checks them.
+SUMS = "SHA256SUMS"
+_LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
+
+
+class DamagedError(ValueError):
+    """A file is not as it was written; the message says which, and in what way."""
+
+
+class HashedFile:
+    """
+    A file whose SHA-256 is computed while it is written.
+
+    :param file: where bytes go
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        """
+        :param data: bytes, or anything that has some
+        :return: how many were written
+        """
+        self._hash.update(data)
+        return self._file.write(data)
+
+    def hexdigest(self) -> str:
+        """
+        :return: the SHA-256 of what has been written, in hexadecimal digits
+        """
+        return self._hash.hexdigest()
+
+
+def sha256(path: pathlib.Path) -> str:
+    """
+    :param path: a file
+    :return: its SHA-256, in hexadecimal digits
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """
+    A new file that takes the place of another once it is on the disk. Until then, and if anything fails, the other
+    stays as it is.
+
+    :param path: the file; a link stays one, and what is no plain file (a pipe, say) is written to as it is
+    :return: to be written
+    :raises OSError: if it can't be written
+    """
+    target = pathlib.Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
+    beside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        with written_through(beside) as file:
+            yield file
+        if target.exists():
+            shutil.copymode(target, beside)
+        os.replace(beside, target)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def written_through(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """
+    A new file that is on the disk when this ends.
+
+    :param path: the file
+    :return: to be written
+    """
+    with path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+    """
+    Bring the names of a folder's files to the disk.
+
+    :param folder: the folder
+    """
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that bring them there themselves
+            raise
+    finally:
+        os.close(fd)
+
+
+def destination(path: str | pathlib.Path, suffix: str) -> pathlib.Path:
+    """
+    Where SB3 saves to when it is given a path, with its warnings.
+
+    :param path: what the user gave
+    :param suffix: for a path that has none
+    :return: the file to write, in a folder that exists
+    """
+    path = pathlib.Path(path)
+    if path.suffix == "":
+        path = pathlib.Path(f"{path}.{suffix}")
+    if path.is_dir():
+        warnings.warn(f"Path '{path}' is a folder. Will save instead to {path}_2", stacklevel=3)
+        path = pathlib.Path(f"{path}_2")
+    if not path.parent.exists():
+        warnings.warn(f"Path '{path.parent}' does not exist. Will create it.", stacklevel=3)
+        path.parent.mkdir(exist_ok=True, parents=True)
+    return path
+
+
+# Lists of sums. A list carries its own sum in its last line, so that a part of it is no list.
+
+
+def list_of_sums(title: str, sums: dict[str, str]) -> str:
+    """
+    :param title: the first line
+    :param sums: SHA-256 of each file, in hexadecimal digits
+    :return: what to write
+    """
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+    listed = f"# {title}\n{lines}"
+    return f"{listed}# {hashlib.sha256(listed.encode()).hexdigest()}\n"
+
+
+def parse_sums(text: bytes) -> tuple[str, dict[str, str]]:
+    """
+    :param text: what :func:`list_of_sums` returned
+    :return: the title, and the sums
+    :raises DamagedError: if it is not exactly that
+    """
+    try:
+        title, *lines, _ = text.decode().splitlines()
+        matches = [_LINE.fullmatch(line) for line in lines]
+        title = title.removeprefix("# ")
+        sums = {match[2]: match[1] for match in matches if match is not None}
+    except ValueError:  # no text, or less than two lines
+        title, sums = "", {}
+    if list_of_sums(title, sums).encode() != text:
+        raise DamagedError(f"{SUMS} is damaged")
+    return title, sums
+
+
+def add_sums(archive: io.BytesIO, title: str) -> None:
+    """
+    Add a list of its members' sums to a zip.
+
+    :param archive: the zip
+    :param title: of the list
+    """
+    with zipfile.ZipFile(archive, "a") as members:
+        sums = {name: hashlib.sha256(members.read(name)).hexdigest() for name in members.namelist()}
+        members.writestr(SUMS, list_of_sums(title, sums))
+
+
+def check_members(archive: zipfile.ZipFile) -> None:
+    """
+    :param archive: a zip; SB3's own have no list of sums
+    :raises DamagedError: if a member is not as it was written
+    """
+    if SUMS not in archive.namelist():
+        return
+    _, sums = parse_sums(archive.read(SUMS))
+    for name, digest in sums.items():
+        if name not in archive.namelist() or hashlib.sha256(archive.read(name)).hexdigest() != digest:
+            raise DamagedError(f"{name} is damaged")

@@ -1,0 +1,1 @@
+"""Native vector environments: many environments behind one step, of which every actor makes its own."""

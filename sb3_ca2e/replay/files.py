@@ -1,0 +1,49 @@
+"""A memory in a file: pickles one after the other, so that neither side ever holds a second copy of it."""
+
+import pickle
+from typing import BinaryIO, Protocol
+
+from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
+from sb3_ca2e.replay.storage import SegmentStorage
+
+
+class Writes(Protocol):
+    """What takes bytes."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+
+def write_memory(memory: PrioritizedReplayBuffer, file: Writes) -> None:
+    """
+    Write a memory, a segment at a time.
+
+    :param memory: the memory
+    :param file: where to
+    """
+    storage = memory._storage
+    state = {**memory.__getstate__(), "_storage": None}
+    description = storage.description() if storage is not None else None
+    pickle.dump((type(memory), state, description), file, pickle.HIGHEST_PROTOCOL)
+    if storage is not None:
+        for chunk in storage.chunks():
+            pickle.dump(chunk, file, pickle.HIGHEST_PROTOCOL)
+
+
+def read_memory(file: BinaryIO) -> PrioritizedReplayBuffer:
+    """
+    Read what :func:`write_memory` wrote. The streams of its slots can go on where they were; whoever has no use for
+    that cuts them, see :meth:`PrioritizedReplayBuffer.end_streams`.
+
+    :param file: from where
+    :return: the memory
+    """
+    memory_class, state, description = pickle.load(file)
+    memory: PrioritizedReplayBuffer = memory_class.__new__(memory_class)
+    memory.__setstate__(state)
+    if description is not None:
+        storage = SegmentStorage.described(description)
+        for _ in storage.segments:
+            storage.restore(*pickle.load(file))
+        memory._storage = storage
+        memory.device = memory.device  # moves it there, where there is room
+    return memory

@@ -1,0 +1,136 @@
+"""Actor processes that are killed."""
+
+import os
+import random
+import signal
+import threading
+import time
+import warnings
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+
+from chaos.ledger import Ledger, audit
+from chaos.victims import actors, send
+from sb3_ca2e import CA2EDQN, ActorWarning
+
+
+def learner(n_transitions: int, env=Ledger, **changes) -> CA2EDQN:
+    """A learner cheap enough to be bound by its actors, and a memory that keeps everything."""
+    settings = {
+        "n_steps": 1,
+        "n_actors": 4,
+        "n_processes": 2,
+        "local_buffer_size": 10,
+        "buffer_size": n_transitions,
+        "learning_starts": 100,
+        "train_freq": 40,
+        "policy_kwargs": {"net_arch": [8]},
+        "actor_restarts": 10**6,
+        "info_keys": ("born",),
+        "compile": False,
+        "device": "cpu",
+        "seed": 0,
+    }
+    return CA2EDQN("MlpPolicy", env, **{**settings, **changes})
+
+
+class Killer(threading.Thread):
+    """
+    Kills random actors of this process at random times, on average one every ``interval`` seconds.
+
+    :param n_kills: how many
+    :param interval: seconds
+    """
+
+    def __init__(self, n_kills: int, interval: float):
+        super().__init__(daemon=True)
+        self.n_kills, self.interval = n_kills, interval
+        self.times: list[float] = []
+        self.stopped = threading.Event()
+
+    def run(self) -> None:
+        rng = random.Random(0)
+        while len(self.times) < self.n_kills and not self.stopped.wait(rng.uniform(0, 2 * self.interval)):
+            victims = actors(os.getpid())
+            if victims and send(rng.choice(victims), signal.SIGKILL):
+                self.times.append(time.monotonic())
+
+
+class Until(BaseCallback):
+    """
+    Ends a run that has seen enough, and remembers when environments were made.
+
+    :param killer: who has to be done, a thousand transitions ago
+    :param n_transitions: that have to be made
+    :param seconds: that have to pass
+    """
+
+    def __init__(self, killer: Killer | None = None, n_transitions: int = 0, seconds: float = 0.0):
+        super().__init__()
+        self.killer, self.n_transitions, self.seconds = killer, n_transitions, seconds
+        self.born: list[float] = []
+        self.first = 0.0
+        self.last = 0
+
+    def _on_step(self) -> bool:
+        self.first = self.first or time.monotonic()
+        self.born += [info["born"] for info in self.locals["infos"] if "born" in info]
+        if self.killer is not None and self.killer.is_alive():
+            self.last = self.num_timesteps
+        enough = self.num_timesteps >= max(self.n_transitions, self.last + 1000)
+        return not enough or time.monotonic() - self.first < self.seconds
+
+
+def at_random_times(n_kills: int, n_transitions: int, slack: float = 1.0, compared: bool = True) -> str:
+    """F1: no hang, nothing committed is lost, duplicated or torn, and actors are back soon."""
+    most = 20 * n_transitions
+    model = learner(most)
+    killer = Killer(n_kills, interval=0.15)
+    until = Until(killer, n_transitions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ActorWarning)
+        killer.start()
+        try:
+            model.learn(most, until)
+        finally:
+            killer.stopped.set()
+            killer.join()
+    lives = audit(model)
+    restarts = [row["restarts"] for row in model.actor_stats]
+    n_slots = len(restarts)
+    assert sum(restarts) * 2 == n_slots * n_kills, "every kill is a restart of the two slots of a process"
+    back = restart_times(killer.times, until.born)
+    p95 = float(np.quantile(back, 0.95))
+    assert p95 < 2.0 * slack, f"restarts take {p95:.2f} s"
+    said = f"{n_kills} kills, {model.num_timesteps} transitions of {lives} lives intact, restart p95 {p95:.2f} s"
+    return said + (f", {throughput()}" if compared else "")
+
+
+def restart_times(kills: list[float], born: list[float]) -> list[float]:
+    """Seconds from each kill to the next environment that was made, of those that handed over steps."""
+    times = np.sort(born)
+    positions = np.searchsorted(times, kills)
+    return [float(times[at] - kill) for at, kill in zip(positions, kills, strict=True) if at < len(times)]
+
+
+def throughput(seconds: float = 60.0) -> str:
+    """Transitions a second with a kill a second, and without; in turns, as machines have moods."""
+    rates: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(2):
+        for killing in (False, True):
+            model = learner(10_000_000, buffer_size=100_000)
+            killer = Killer(10**6 if killing else 0, interval=1.0)
+            until = Until(seconds=seconds / 2)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ActorWarning)
+                killer.start()
+                try:
+                    model.learn(10_000_000, until)
+                finally:
+                    killer.stopped.set()
+                    killer.join()
+            rates[killing].append(model.num_timesteps / (time.monotonic() - until.first))
+    free, killed = (sum(rates[each]) / 2 for each in (False, True))
+    assert killed >= 0.8 * free, f"{killed:.0f} transitions/s with a kill a second, {free:.0f} without"
+    return f"{killed:.0f} transitions/s with a kill a second, {free:.0f} without ({killed / free:.0%})"

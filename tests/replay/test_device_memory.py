@@ -1,0 +1,97 @@
+"""What runs where the memory is on a GPU, here without one: nothing waits for the device, and what is sent ahead."""
+
+import numpy as np
+import pytest
+import torch as th
+from recorded_slot import RecordedSlot
+from test_kernels import filled_memory
+from test_streams import columns_of
+
+from sb3_ca2e.replay.prefetch import Prefetch
+from sb3_ca2e.replay.rows import Rows
+from sb3_ca2e.replay.sum_tree import SumTree
+
+
+@pytest.fixture
+def _tensors_alone(monkeypatch):
+    """Memories on the CPU as on any other device."""
+
+    def set_tree(rows: Rows, capacity: int) -> None:
+        rows.host, rows.priorities = None, SumTree(capacity, rows.device)
+
+    monkeypatch.setattr(Rows, "_set_tree", set_tree)
+
+
+@pytest.mark.usefixtures("_tensors_alone")
+@pytest.mark.parametrize("n_stack", [1, 4])
+def test_nothing_waits_for_the_device(n_stack):
+    """Tensors of the meta device have no numbers: whoever asks for one, as to wait for a GPU is, fails."""
+    columns = columns_of(n_stack)[1]
+    memory = filled_memory(columns, 0, 0.1)
+    expected = memory.sample(16)
+    memory._storage.to("meta")
+    memory._device = th.device("meta")
+    with pytest.raises(RuntimeError, match="meta"):
+        memory._storage.rows.rewards.sum().item()
+    for i in range(3):
+        batch = memory.sample(16)
+        for got, like in zip(batch, expected, strict=True):
+            assert (got.shape, got.dtype, got.device.type) == (like.shape, like.dtype, "meta")
+        memory.update_priorities(batch.indices, batch.generations, th.ones(16, device="meta"))
+        block = RecordedSlot(1, columns, np.random.default_rng(i)).block(200, 0)  # older segments are freed
+        memory._storage.commit(block, block.priorities)
+
+
+@pytest.mark.usefixtures("_tensors_alone")
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
+def test_priorities_that_are_no_numbers_are_left_out_and_told_with_the_next_block(bad):
+    columns = columns_of(1)[0]
+    memory = filled_memory(columns, 0, 0.1)
+    rows = th.unique(memory.sample(64).indices)[:3]
+    before = memory._storage.rows.priorities[rows].clone()
+    memory.update_priorities(rows, memory._storage.generations_of(rows), th.tensor([4.0, bad, 9.0]))
+    after = memory._storage.rows.priorities[rows]
+    np.testing.assert_allclose(after, [4.0**memory.alpha, before[1], 9.0**memory.alpha], rtol=1e-14)
+    assert memory._storage.rows.priorities.total.isfinite()
+    slot, size = RecordedSlot(5, columns, np.random.default_rng(0)), memory.size()
+    with pytest.raises(ValueError, match="finite and not negative, the learner gave values from "):
+        memory.add_block(slot.block(3, 0))
+    assert memory.size() == size
+    memory.add_block(slot.block(3, 0))
+    assert memory.sample(4).weights.isfinite().all()
+
+
+@pytest.mark.usefixtures("_tensors_alone")
+def test_the_largest_priority_is_known_with_the_next_block():
+    columns = columns_of(1)[0]
+    memory = filled_memory(columns, 0, 0.1)
+    batch = memory.sample(2)
+    memory.update_priorities(batch.indices, batch.generations, th.tensor([77.0, 3.0]))
+    memory.add_block(RecordedSlot(5, columns, np.random.default_rng(0)).block(3, 0))
+    assert memory.max_priority == 77.0
+
+
+def test_one_batch_is_kept_ahead():
+    memory = filled_memory(columns_of(4)[1], 0, 0.1)
+    drawn = []
+
+    def draw():
+        drawn.append(memory.sample(8))
+        return drawn[-1]
+
+    prefetch = Prefetch(th.device("cpu"))
+    prefetch.prepare()
+    assert not drawn  # it does not know yet what will be asked for
+    assert prefetch.take(8, draw) == drawn[0]
+    prefetch.prepare()
+    prefetch.prepare()
+    assert len(drawn) == 2
+    assert prefetch.take(8, draw) == drawn[1]
+    assert len(drawn) == 2
+    prefetch.prepare()
+    assert prefetch.take(9, draw) == drawn[3]  # the third was made for another question
+    prefetch.prepare()
+    prefetch.forget()
+    prefetch.prepare()
+    assert prefetch.take(9, draw) == drawn[5]
+    assert len(drawn) == 6

@@ -1,0 +1,89 @@
+"""Files on a full disk, of killed processes, and damaged: what `make chaos` does more often."""
+
+import os
+import random
+import resource
+
+import pytest
+import torch as th
+
+from chaos.checkpoints import contents, damaged, full_disk, killed_while_saving, learner
+from sb3_ca2e import CA2EDQN, CA2ECheckpointCallback, DamagedError
+
+
+def test_a_full_disk_leaves_checkpoints_as_they_were_and_training_goes_on(tmp_path):
+    print(full_disk(tmp_path, n=20))
+
+
+def test_runs_killed_while_saving_go_on(tmp_path):
+    print(killed_while_saving(tmp_path, n=3))
+
+
+def test_no_damaged_checkpoint_is_accepted(tmp_path):
+    print(damaged(tmp_path, n=60))
+
+
+def test_where_all_are_damaged_none_is_accepted(tmp_path):
+    learner().learn(200, CA2ECheckpointCallback(100, tmp_path))
+    (tmp_path / "rl_model_100_steps" / "SHA256SUMS").unlink()
+    (tmp_path / "rl_model_200_steps" / "run.pkl").unlink()
+    with (
+        pytest.warns(UserWarning, match="200_steps is passed over: run.pkl can't be read"),
+        pytest.warns(UserWarning, match=r"100_steps is passed over: .*No such file.*SHA256SUMS"),
+        pytest.raises(DamagedError, match="None of the 2 checkpoints"),
+    ):
+        CA2EDQN.resume(tmp_path)
+
+
+def test_a_model_and_a_memory_that_could_not_be_saved_leave_those_before(tmp_path):
+    model = learner().learn(100)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "memory")
+    before = contents(tmp_path)
+    assert before.keys() == {"model.zip", "memory.pkl"}
+    model.learn(100)
+    for save, name in ((model.save, "model"), (model.save_replay_buffer, "memory")):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                save(tmp_path / name)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert contents(tmp_path) == before
+
+
+def test_a_damaged_model_is_refused_or_the_same(tmp_path):
+    model = learner()
+    model.save(tmp_path / "model")
+    content, rng, refused = (tmp_path / "model.zip").read_bytes(), random.Random(0), 0
+    for _ in range(60):
+        damaged = bytearray(content)
+        # Three of four in the list of members, where a bit may change what is looked for where.
+        damaged[-rng.randrange(1, rng.choice((2000, 2000, 2000, len(content))))] ^= 1 << rng.randrange(8)
+        (tmp_path / "damaged.zip").write_bytes(damaged)
+        try:
+            loaded = CA2EDQN.load(tmp_path / "damaged.zip")
+        except (ValueError, KeyError):
+            refused += 1
+        else:
+            for name, tensor in model.policy.state_dict().items():
+                assert th.equal(tensor, loaded.policy.state_dict()[name]), name
+    assert refused > 40
+
+
+def test_a_saved_model_keeps_its_place(tmp_path):
+    """A link stays one, permissions stay, and what is no plain file is written to as it is."""
+    model = learner()
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "target.zip", tmp_path / "link.zip"
+    model.save(target)
+    target.chmod(0o640)
+    link.symlink_to(target)
+    before = target.read_bytes()
+    model.learn(100).save(link)
+    assert link.is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert target.read_bytes() != before
+    assert CA2EDQN.load(link).num_timesteps == 100
+    model.save("/dev/null")
+    assert not os.path.isfile("/dev/null")
