@@ -12,13 +12,13 @@ import gymnasium as gym
 import rl_zoo3
 import torch as th
 import yaml
+from playing import play
+from provenance import provenance, write_json
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from benchmarks.learning.experiment import Cell, Experiment, Task, experiment
-from benchmarks.playing import play
-from benchmarks.provenance import provenance, write_json
+from learning.experiment import Cell, Experiment, Task, experiment
 from sb3_ca2e.zoo.registration import ALGORITHMS, register
 
 #: Environments of the final evaluation, and of those on the way.

@@ -11,7 +11,7 @@ FOLDER = pathlib.Path(__file__).resolve().parent
 REPOSITORY = FOLDER.parents[1]
 #: Curves that were run, one file a cell, committed.
 CURVES = REPOSITORY / "benchmarks" / "results" / "learning"
-#: Agents that :mod:`benchmarks.learning.train_priors` made, in the RL Zoo's layout.
+#: Agents that :mod:`learning.train_priors` made, in the RL Zoo's layout.
 PRIORS = FOLDER / "priors"
 
 
@@ -149,7 +149,7 @@ class Experiment:
 def made_prior(env_id: str, name: str) -> pathlib.Path:
     """
     :param env_id: environment
-    :param name: as :mod:`benchmarks.learning.train_priors` calls it
+    :param name: as :mod:`learning.train_priors` calls it
     :return: the zip of the agent
     """
     return PRIORS / name / "ppo" / f"{env_id}_1" / f"{env_id}.zip"

@@ -1,7 +1,7 @@
 """
 Draw the committed curves: ``docs/figures/learning_{dqn,ddpg}_{transitions,seconds}.png``::
 
-    python -m benchmarks.learning.figures
+    python benchmarks/learn.py figures
 """
 
 import pathlib
@@ -14,8 +14,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmarks.learning.experiment import REPOSITORY, Task, experiment
-from benchmarks.learning.scores import Curves, all_curves, mean_curve
+from learning.experiment import REPOSITORY, Task, experiment
+from learning.scores import Curves, all_curves, mean_curve
 
 FIGURES = REPOSITORY / "docs" / "figures"
 #: Arms as they are drawn: label and colour.

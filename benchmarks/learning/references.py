@@ -3,7 +3,7 @@ Measure what scores are normalised with: a random policy, and the prior agents o
 
 Mean returns over 100 episodes each, seeded alike; written to ``benchmarks/results/learning/references.json``::
 
-    python -m benchmarks.learning.references
+    python benchmarks/learn.py references
 """
 
 import json
@@ -13,10 +13,10 @@ from typing import Any
 
 import gymnasium as gym
 import torch as th
+from provenance import provenance, write_json
 from stable_baselines3.common.env_util import make_vec_env
 
-from benchmarks.learning.experiment import CURVES, Task, experiment, made_prior
-from benchmarks.provenance import provenance, write_json
+from learning.experiment import CURVES, Task, experiment, made_prior
 from sb3_ca2e import PriorAgent
 
 FILE = CURVES / "references.json"
@@ -28,7 +28,7 @@ def references() -> dict[str, Any]:
     :return: by task: ``random`` and ``priors`` by source, mean returns
     """
     if not FILE.exists():
-        raise FileNotFoundError(f"{FILE} is missing: run python -m benchmarks.learning.references first.")
+        raise FileNotFoundError(f"{FILE} is missing: run python benchmarks/learn.py references first.")
     told: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
     return told
 

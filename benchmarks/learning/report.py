@@ -1,7 +1,7 @@
 """
 Write the tables of the learning benchmark from the committed curves: ``benchmarks/results/learning/README.md``::
 
-    python -m benchmarks.learning.report
+    python benchmarks/learn.py report
 """
 
 import json
@@ -9,11 +9,11 @@ import statistics
 from typing import Any
 
 import numpy as np
+from provenance import write_json
 
-from benchmarks.learning.experiment import CURVES, Cell, experiment
-from benchmarks.learning.references import references
-from benchmarks.learning.scores import THRESHOLD, Curves, all_curves, best_prior, improvement, interval
-from benchmarks.provenance import write_json
+from learning.experiment import CURVES, Cell, experiment
+from learning.references import references
+from learning.scores import THRESHOLD, Curves, all_curves, best_prior, improvement, interval
 
 BASELINES = ("off-policy", "a2c", "ppo")
 PRIORS, BARE, BAD, TEACHERS = "ca2e-priors", "ca2e", "ca2e-bad-priors", "ca2e-teachers"

@@ -3,10 +3,10 @@ Run what has no curve yet, some cells at a time, each in a process of its own.
 
 It can be stopped at any time and goes on where it was; only cells under way are begun anew::
 
-    python -m benchmarks.learning.run                                   # everything that is no ablation
-    python -m benchmarks.learning.run --arm ca2e --arm ca2e-priors --task Pendulum-v1 --seed 101
-    python -m benchmarks.learning.run --ablation
-    python -m benchmarks.learning.run --jobs 1                          # for figures of time: alone on the machine
+    python benchmarks/learn.py run                                   # everything that is no ablation
+    python benchmarks/learn.py run --arm ca2e --arm ca2e-priors --task Pendulum-v1 --seed 101
+    python benchmarks/learn.py run --ablation
+    python benchmarks/learn.py run --jobs 1                          # for figures of time: alone on the machine
 """
 
 import argparse
@@ -18,7 +18,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from benchmarks.learning.experiment import REPOSITORY, Cell, experiment
+from learning.experiment import REPOSITORY, Cell, experiment
 
 LOGS = REPOSITORY / "runs" / "learning"
 
@@ -30,7 +30,7 @@ def run_cell(cell: Cell, n_processes: int | None) -> bool:
     :return: whether it has a curve now
     """
     named = {"task": cell.task.env_id, "arm": cell.arm.name, "seed": cell.seed}
-    command = [sys.executable, "-m", "benchmarks.learning.cell", json.dumps(named)]
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "learn.py"), "cell", json.dumps(named)]
     if n_processes is not None:
         command += ["--n-processes", str(n_processes)]
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))

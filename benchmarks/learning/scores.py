@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from rliable import library, metrics
 
-from benchmarks.learning.experiment import Arm, Cell, Task, experiment
-from benchmarks.learning.references import references
+from learning.experiment import Arm, Cell, Task, experiment
+from learning.references import references
 
 #: Bootstrap repetitions, and what they are drawn with.
 REPETITIONS, RANDOM_STATE = 2_000, 0

@@ -4,8 +4,8 @@ Train the prior agents that are not of the zoo: SB3's PPO with the zoo's hyperpa
 ``untrained`` has learned nothing; ``half``, ``half2`` and ``half3`` (seeds 1, 2, 3) are the first checkpoints that
 reach half of the way from a random policy to the best of the task's priors. What is there is not trained again::
 
-    python -m benchmarks.learning.train_priors
-    python -m benchmarks.learning.train_priors --task Hopper-v5 --name half
+    python benchmarks/learn.py train_priors
+    python benchmarks/learn.py train_priors --task Hopper-v5 --name half
 """
 
 import argparse
@@ -15,12 +15,12 @@ import tempfile
 
 import gymnasium as gym
 import torch as th
+from playing import play
 from stable_baselines3.common.callbacks import BaseCallback
 
-from benchmarks.learning.cell import set_up
-from benchmarks.learning.experiment import Task, experiment, made_prior
-from benchmarks.learning.references import references
-from benchmarks.playing import play
+from learning.cell import set_up
+from learning.experiment import Task, experiment, made_prior
+from learning.references import references
 
 #: By name: the seed, and the normalised score that is enough.
 MADE = {"untrained": (1, None), "half": (1, 0.5), "half2": (2, 0.5), "half3": (3, 0.5)}
