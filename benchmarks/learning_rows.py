@@ -34,6 +34,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import playing
 import stable_baselines3
 import torch as th
 import yaml
@@ -239,22 +240,7 @@ def play(model: BaseAlgorithm, env_id: str, seed: int) -> list[float]:
     :param seed: of the first episode's environment; the next ones follow it
     :return: a return for each episode
     """
-    envs = [gym.make(env_id) for _ in range(N_EVAL_EPISODES)]
-    observations = [env.reset(seed=seed + i)[0] for i, env in enumerate(envs)]
-    returns = [0.0] * len(envs)
-    running = list(range(len(envs)))
-    while running:
-        actions, _ = model.predict(np.stack([observations[i] for i in running]), deterministic=True)
-        ended = set()
-        for i, action in zip(running, actions, strict=True):
-            observations[i], reward, terminated, truncated, _ = envs[i].step(action)
-            returns[i] += float(reward)
-            if terminated or truncated:
-                ended.add(i)
-        running = [i for i in running if i not in ended]
-    for env in envs:
-        env.close()
-    return returns
+    return playing.play(model, lambda: gym.make(env_id), seed, N_EVAL_EPISODES)
 
 
 class LearningCurve(BaseCallback):

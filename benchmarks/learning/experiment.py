@@ -1,0 +1,177 @@
+"""What the learning benchmark consists of, as tasks.yml says."""
+
+import functools
+import pathlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+FOLDER = pathlib.Path(__file__).resolve().parent
+REPOSITORY = FOLDER.parents[1]
+#: Curves that were run, one file a cell, committed.
+CURVES = REPOSITORY / "benchmarks" / "results" / "learning"
+#: Agents that :mod:`learning.train_priors` made, in the RL Zoo's layout.
+PRIORS = FOLDER / "priors"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """
+    One way to learn.
+
+    :param name: as in files and figures
+    :param algorithm: ``ours``, ``off_policy``, or an algorithm of the RL Zoo
+    :param priors: which list of prior agents
+    :param n_priors: how many of them, all without it
+    :param set: arguments that replace those of the hyperparameters' file
+    """
+
+    name: str
+    algorithm: str
+    priors: str | None = None
+    n_priors: int | None = None
+    set: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """
+    An environment and its budget.
+
+    :param env_id: the environment
+    :param transitions: the budget
+    :param ours: our algorithm for it
+    :param off_policy: SB3's
+    :param seeds: that are run
+    :param priors: sources of good prior agents
+    :param entry: where the zoo's hyperparameters are, if not under ``env_id``
+    """
+
+    env_id: str
+    transitions: int
+    ours: str
+    off_policy: str
+    seeds: tuple[int, ...]
+    priors: tuple[str, ...]
+    entry: str | None = None
+
+    def algorithm(self, arm: Arm) -> str:
+        """
+        :param arm: an arm
+        :return: the name of its algorithm in the zoo
+        """
+        return {"ours": self.ours, "off_policy": self.off_policy}.get(arm.algorithm, arm.algorithm)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """
+    One run: a task, an arm and a seed.
+
+    :param task: the task
+    :param arm: the arm
+    :param seed: the seed
+    """
+
+    task: Task
+    arm: Arm
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.task.env_id}/{self.arm.name}/{self.seed}"
+
+    @property
+    def curve(self) -> pathlib.Path:
+        """The file of its learning curve."""
+        return CURVES / f"{self}.csv"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """
+    All of tasks.yml.
+
+    :param tasks: by environment
+    :param arms: by name
+    :param ablation: arms of the ablation, by name
+    :param ablation_tasks: where it is run
+    :param evaluations: number of evaluations in a run
+    :param episodes: in each
+    :param final_episodes: of the final model
+    :param reference_episodes: of a random policy and of each prior agent
+    :param made_priors: lists of prior agents made for this benchmark, names in :data:`PRIORS`
+    """
+
+    tasks: dict[str, Task]
+    arms: dict[str, Arm]
+    ablation: dict[str, Arm]
+    ablation_tasks: tuple[str, ...]
+    evaluations: int
+    episodes: int
+    final_episodes: int
+    reference_episodes: int
+    made_priors: dict[str, tuple[str, ...]]
+
+    def priors(self, task: Task, arm: Arm) -> list[str]:
+        """
+        :param task: a task
+        :param arm: an arm
+        :return: sources of its prior agents
+        """
+        if arm.priors is None:
+            return []
+        if arm.priors == "priors":
+            return list(task.priors[: arm.n_priors])
+        return [str(made_prior(task.env_id, name)) for name in self.made_priors[arm.priors]]
+
+    def cells(self, tasks: list[str] | None, arms: list[str] | None, seeds: list[int] | None) -> list[Cell]:
+        """
+        The runs, all arms of a seed before the next seed, so that what is there can be compared early.
+
+        :param tasks: only these; None for all
+        :param arms: only these; None for all that are no ablation
+        :param seeds: only these; None for the task's
+        :return: the runs
+        """
+        chosen = []
+        for arm_name in arms or self.arms:
+            known = {**self.arms, **self.ablation}
+            if arm_name not in known:
+                raise ValueError(f"There is no arm {arm_name!r}, only {', '.join(known)}.")
+            for task in self.tasks.values():
+                ablated = arm_name in self.ablation and task.env_id not in self.ablation_tasks
+                if (tasks is None or task.env_id in tasks) and not ablated:
+                    chosen += [Cell(task, known[arm_name], seed) for seed in seeds or task.seeds]
+        return sorted(chosen, key=lambda cell: cell.task.seeds.index(cell.seed) if cell.seed in cell.task.seeds else 0)
+
+
+def made_prior(env_id: str, name: str) -> pathlib.Path:
+    """
+    :param env_id: environment
+    :param name: as :mod:`learning.train_priors` calls it
+    :return: the zip of the agent
+    """
+    return PRIORS / name / "ppo" / f"{env_id}_1" / f"{env_id}.zip"
+
+
+@functools.cache
+def experiment() -> Experiment:
+    """
+    :return: what tasks.yml says
+    """
+    told = yaml.safe_load((FOLDER / "tasks.yml").read_text(encoding="utf-8"))
+    tasks = {}
+    for env_id, entry in told["tasks"].items():
+        tasks[env_id] = Task(env_id, **{**entry, "seeds": tuple(entry["seeds"]), "priors": tuple(entry["priors"])})
+    return Experiment(
+        tasks=tasks,
+        arms={name: Arm(name, **entry) for name, entry in told["arms"].items()},
+        ablation={name: Arm(name, **entry) for name, entry in told["ablation"].items()},
+        ablation_tasks=tuple(told["ablation_tasks"]),
+        evaluations=told["evaluations"],
+        episodes=told["episodes"],
+        final_episodes=told["final_episodes"],
+        reference_episodes=told["reference_episodes"],
+        made_priors={name: tuple(told[name]) for name in ("bad_priors", "teachers")},
+    )
