@@ -5,7 +5,7 @@ Needs a device that PyTorch knows, but neither a network nor a display. Without 
 ``--device cpu`` the same lines run on the CPU, to see that they do.
 
 - ``update-32``, ``update-512``: DQN's update of Pong's CNN from 1 M transitions held on the device, eight updates a
-  call of ``train()``; sampling, returns, stacking of frames and new priorities included.
+  call of ``train()``, one CUDA graph; sampling, returns, stacking of frames and new priorities included.
 - ``update-ddpg``, ``update-dqn``: the same of small networks, as ``updates.py`` has them on the CPU.
 - ``pong``: DQN from 64 slots of the native environment, an update of a batch of 256 for eight transitions; and how busy
   the device is meanwhile, as ``nvidia-smi`` tells it.
@@ -127,6 +127,8 @@ def ours(row: str, n: int, batch_size: int, held: int, device: str) -> Callable[
     measure = rate_of_updates(model, batch_size, n)
     if device != "cpu" and not model._learner.compiled:
         print(f"{row}: updates run eagerly: {model._learner.obstacle}", flush=True)
+    elif device != "cpu" and model._learner.fused(model.replay_buffer, batch_size) is None:
+        print(f"{row}: batches are not drawn in the graph: the memory is elsewhere", flush=True)
     return measure
 
 

@@ -3,6 +3,7 @@
 import copy
 import difflib
 import inspect
+import itertools
 import pathlib
 import secrets
 import time
@@ -32,6 +33,7 @@ from sb3_ca2e.actors.pool import ActorPool, AsyncActors, SyncActors
 from sb3_ca2e.actors.recorder import Steps
 from sb3_ca2e.actors.supervision import Supervision
 from sb3_ca2e.actors.transport import FlatParameters
+from sb3_ca2e.fused import launches
 from sb3_ca2e.interrupts import Interrupts
 from sb3_ca2e.priors.agent import PriorAgent
 from sb3_ca2e.priors.retirement import Retirement
@@ -553,8 +555,13 @@ class CA2EMixin(Saving):
         beta = self.replay_buffer_kwargs.get("beta", 0.4)
         memory.beta = beta + (1.0 - beta) * (1.0 - max(self._current_progress_remaining, 0.0))
         learner = self._current_learner()
-        for _ in range(gradient_steps):
+        fused = learner.fused(memory, batch_size) if self._vec_normalize_env is None else None
+        for n_updates in itertools.repeat(1, gradient_steps) if fused is None else launches(gradient_steps):
             self._interrupts.check()
+            if fused is not None:  # what follows, as often, in one launch on the device
+                batch, td_errors = fused(n_updates)
+                self._n_updates += n_updates
+                continue
             batch = memory.sample(batch_size, env=self._vec_normalize_env)
             self._n_updates += 1
             td_errors, priorities = learner.update(batch)

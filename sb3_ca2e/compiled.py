@@ -301,7 +301,7 @@ class FlatUpdate:
         :param batch: a batch
         :return: the tensors that the graph takes after those of the state
         """
-        tensors = _tensors_of(batch)
+        tensors = batch.tensors()
         return [tensors[index] for index in self._used]
 
     @property
@@ -314,14 +314,14 @@ class FlatUpdate:
         :param batch: as all of them will be
         :return: the operations of an update, from :attr:`state` and :meth:`inputs` to TD errors and priorities
         """
-        tensors = _tensors_of(batch)
+        tensors = batch.tensors()
 
         def function(*tensors: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
             state, inputs = list(tensors[: len(self._state)]), tensors[len(self._state) :]
             parameters, adams, sums = tree_unflatten(state, self._state_spec)
             networks = FlatNetworks(self._modules, self._layouts, parameters, adams, self._settings)
             with th.no_grad(), _OneHot():
-                td_errors, metrics = self._update(networks, _batch_of(inputs, batch))
+                td_errors, metrics = self._update(networks, batch.holding(inputs))
                 if self._metrics:
                     sums.add_(th.stack([metrics[name] for name in self._metrics]))
                 return td_errors, td_errors.abs().double() + self._priority_floor
@@ -356,20 +356,6 @@ def _flattened(module: nn.Module, layout: Layout) -> list[th.Tensor]:
     for name, view in layout.split(flats).items():
         named[name].data = view
     return flats
-
-
-def _tensors_of(batch: PrioritizedReplaySamples) -> list[th.Tensor]:
-    tensors: list[th.Tensor] = []
-    for field in batch:
-        tensors.extend(field.values() if isinstance(field, dict) else (field,))
-    return tensors
-
-
-def _batch_of(tensors: Sequence[th.Tensor], like: PrioritizedReplaySamples) -> PrioritizedReplaySamples:
-    """The reverse of :func:`_tensors_of`."""
-    rest = iter(tensors)
-    fields: Any = ({key: next(rest) for key in field} if isinstance(field, dict) else next(rest) for field in like)
-    return PrioritizedReplaySamples(*fields)
 
 
 def _adam_settings(optimizer: th.optim.Optimizer) -> dict[str, Any]:

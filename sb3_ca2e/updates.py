@@ -14,6 +14,8 @@ from torch.fx import GraphModule
 
 from sb3_ca2e.actors.recorder import PRIORITY_FLOOR
 from sb3_ca2e.compiled import FlatUpdate, Loss, Result, obstacle_to_compiling
+from sb3_ca2e.fused import FusedUpdates
+from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 from sb3_ca2e.replayed import Replayed
 
@@ -87,6 +89,20 @@ class Updated(NamedTuple):
     priorities: th.Tensor
 
 
+class Compiled(NamedTuple):
+    """
+    An update as it was compiled.
+
+    :param key: what it holds for
+    :param operations: of the tensors that :meth:`FlatUpdate.inputs` gives: TD errors and priorities
+    :param run: the same, on a GPU as one CUDA graph
+    """
+
+    key: tuple[Any, ...]
+    operations: Callable[..., tuple[th.Tensor, ...]]
+    run: Callable[..., tuple[th.Tensor, ...]]
+
+
 class Learner:
     """
     Runs an algorithm's update, eagerly at first, and compiled as soon as a compiler has finished beside it.
@@ -110,7 +126,8 @@ class Learner:
         self._n_updates = self._n_eager = 0
         self._flat: FlatUpdate | None = None
         self._compiler: threading.Thread | None = None
-        self._compiled: tuple[tuple[Any, ...], Callable[..., tuple[th.Tensor, ...]]] | None = None
+        self._compiled: Compiled | None = None
+        self._fused: FusedUpdates | None = None
         #: why updates stay eager, None if they need not
         self.obstacle = obstacle_to_compiling(modules, optimizers)
 
@@ -132,11 +149,10 @@ class Learner:
         :return: what it tells of the batch
         """
         self._n_updates += 1
-        if self._compiled is not None:
-            key, compiled = self._compiled
+        compiled = self._compiled_for(len(batch.rewards), batch.rewards.device)
+        if compiled is not None:
             assert self._flat is not None
-            if key == self._key(batch) and self._flat.update_state():
-                return Updated(*compiled(*self._flat.inputs(batch)))
+            return Updated(*compiled.run(*self._flat.inputs(batch)))
         td_errors, metrics = self._update(self._eager, batch)
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -144,6 +160,34 @@ class Learner:
         if self._flat is not None:
             self._flat.stepped_elsewhere()
         return Updated(td_errors, td_errors.abs() + PRIORITY_FLOOR)
+
+    def fused(
+        self, memory: PrioritizedReplayBuffer, batch_size: int
+    ) -> Callable[[int], tuple[PrioritizedReplaySamples, th.Tensor]] | None:
+        """
+        Whole updates, drawing and new priorities included, in one launch.
+
+        :param memory: to learn from
+        :param batch_size: transitions in an update
+        :return: what makes a number of them, and tells of the last one its batch and ``(batch,)`` TD errors; None
+            unless the memory is on the device that learns, and updates are compiled
+        """
+        if memory.device_storage is None:
+            return None
+        compiled = self._compiled_for(batch_size, memory.device)
+        if compiled is None:
+            return None
+        assert self._flat is not None
+        if self._fused is None or not self._fused.hold(memory, batch_size):
+            flat, operations = self._flat, compiled.operations
+            self._fused = FusedUpdates(
+                memory, batch_size, lambda batch: operations(*flat.inputs(batch)), self._flat.state
+            )
+        return functools.partial(self._update_fused, self._fused)
+
+    def _update_fused(self, fused: FusedUpdates, n_updates: int) -> tuple[PrioritizedReplaySamples, th.Tensor]:
+        self._n_updates += n_updates
+        return fused(n_updates)
 
     def take_metrics(self) -> dict[str, float]:
         """
@@ -179,15 +223,22 @@ class Learner:
                     raise ValueError("a parameter has no part in the loss")
                 graph = self._flat.trace(batch)
             if self.obstacle is None:
-                arguments = self._key(batch), graph, [*self._flat.state, *self._flat.inputs(batch)]
+                key = self._key(len(batch.rewards), batch.rewards.device)
+                arguments = key, graph, [*self._flat.state, *self._flat.inputs(batch)]
                 # No daemon: a script that ends waits for it, as Python would abort amid PyTorch's C++ code.
                 self._compiler = threading.Thread(target=self._compile, args=arguments, name="compile")
                 self._compiler.start()
         if wait and self._compiler is not None:
             self._compiler.join()
 
-    def _key(self, batch: PrioritizedReplaySamples) -> tuple[Any, ...]:
-        return batch.rewards.shape, batch.rewards.device, *self._settings()
+    def _key(self, batch_size: int, device: th.device) -> tuple[Any, ...]:
+        return batch_size, device, *self._settings()
+
+    def _compiled_for(self, batch_size: int, device: th.device) -> Compiled | None:
+        """The compiled update, if it holds for such batches, with the optimisers' states taken over."""
+        if self._compiled is None or self._flat is None or self._compiled.key != self._key(batch_size, device):
+            return None
+        return self._compiled if self._flat.update_state() else None
 
     def _compile(self, key: tuple[Any, ...], graph: GraphModule, inputs: list[Any]) -> None:
         with self._obstacles_noted(), th.no_grad():
@@ -195,8 +246,10 @@ class Learner:
             on_cuda = key[1].type == "cuda"
             # Kernels called from C++: half the time of small networks is the calling.
             compiled = th._inductor.compile(graph, inputs, options={"cpp_wrapper": not on_cuda})
-            state = self._flat.state
-            self._compiled = key, Replayed(compiled, state) if on_cuda else functools.partial(compiled, *state)
+            operations = functools.partial(compiled, *self._flat.state)
+            self._compiled = Compiled(
+                key, operations, Replayed(operations, self._flat.state) if on_cuda else operations
+            )
 
     @contextmanager
     def _obstacles_noted(self) -> Iterator[None]:

@@ -8,6 +8,8 @@ import pytest
 import torch as th
 
 from marked_processes import MARK, processes_marked
+from sb3_ca2e.replay.rows import Rows
+from sb3_ca2e.replay.sum_tree import SumTree
 
 th.set_num_threads(1)
 
@@ -23,3 +25,13 @@ def process_mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv(MARK, mark)
     yield mark
     assert processes_marked(mark) == []
+
+
+@pytest.fixture
+def _tensors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memories on the CPU work as on any other device."""
+
+    def set_tree(rows: Rows, capacity: int) -> None:
+        rows.host, rows.priorities = None, SumTree(capacity, rows.device)
+
+    monkeypatch.setattr(Rows, "_set_tree", set_tree)

@@ -21,7 +21,7 @@ from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 from sb3_ca2e.replay.stacks import each_frame
 from sb3_ca2e.replay.steps import Observations, StepBlocks
 from sb3_ca2e.replay.storage import SEGMENT_LENGTH, SegmentStorage
-from sb3_ca2e.replay.sum_tree import check_priorities
+from sb3_ca2e.replay.sum_tree import check_priorities, moved
 
 
 class PrioritizedReplayBuffer(ReplayBuffer):
@@ -106,7 +106,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
     @device.setter
     def device(self, device: th.device | str) -> None:
-        self._device = get_device(device)
+        # With its index, as tensors there say where they are: "cuda" equals no "cuda:0".
+        self._device = th.empty(0, device=get_device(device)).device
         self._prefetch = Prefetch(self._device) if self._device.type == "cuda" else None
         if self._storage is not None:
             self._storage.to(self._place(self._storage.nbytes))
@@ -273,6 +274,39 @@ class PrioritizedReplayBuffer(ReplayBuffer):
             return self._prefetch.take(key, lambda: self._drawn(batch_size, env))
         return self._drawn(batch_size, env).to(self._device)
 
+    @property
+    def device_storage(self) -> SegmentStorage | None:
+        """What is stored, if that is where samples go, and all that is done to it there are operations on tensors."""
+        storage = self._storage
+        if storage is None or storage.size == 0 or storage.rows.host is not None or storage.rows.device != self._device:
+            return None
+        own = PrioritizedReplayBuffer.sample, PrioritizedReplayBuffer.update_priorities
+        return storage if (type(self).sample, type(self).update_priorities) == own else None
+
+    def numbers(self, n_batches: int, batch_size: int) -> th.Tensor:
+        """
+        All that a device has to be told to draw batches: the random numbers that :meth:`sample` would take, and beta.
+
+        :param n_batches: number of batches
+        :param batch_size: transitions in each
+        :return: ``(n_batches * batch_size + 1,)`` float64, on its way to the device
+        """
+        numbers = th.empty(n_batches * batch_size + 1, dtype=th.float64)
+        numbers[:-1].uniform_(generator=self._generator)
+        numbers[-1] = self.beta
+        return moved(numbers, self._device)
+
+    def sample_drawn(self, draws: th.Tensor, beta: th.Tensor) -> PrioritizedReplaySamples:
+        """
+        What :meth:`sample` gives for its random numbers, by operations on tensors alone, which a CUDA graph can hold.
+
+        :param draws: ``(batch,)`` float64 from 0 to 1, on the device
+        :param beta: scalar, the same
+        :return: the samples
+        """
+        assert self._storage is not None
+        return self._formed(self._storage.rows.priorities.find(draws), None, beta)
+
     def _drawn(self, batch_size: int, env: VecNormalize | None) -> PrioritizedReplaySamples:
         """A batch where the memory is."""
         assert self._storage is not None
@@ -284,11 +318,14 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         """The samples that begin with the steps of given rows."""
         return self._formed(batch_inds, env).to(self._device)
 
-    def _formed(self, batch_inds: th.Tensor, env: VecNormalize | None) -> PrioritizedReplaySamples:
+    def _formed(
+        self, batch_inds: th.Tensor, env: VecNormalize | None, beta: float | th.Tensor | None = None
+    ) -> PrioritizedReplaySamples:
         """The same where the memory is."""
         assert self._storage is not None
         normalize = None if env is None else env.normalize_reward
-        steps = multi_steps(self._storage, batch_inds, self.n_steps, self.gamma, self.beta, normalize)
+        beta = self.beta if beta is None else beta
+        steps = multi_steps(self._storage, batch_inds, self.n_steps, self.gamma, beta, normalize)
         observations, next_observations = self._observations(steps.rows, env)
         return PrioritizedReplaySamples(
             observations=observations,

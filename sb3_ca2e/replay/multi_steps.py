@@ -32,7 +32,12 @@ class MultiSteps(NamedTuple):
 
 
 def multi_steps(
-    storage: SegmentStorage, indices: th.Tensor, n_steps: int, gamma: float, beta: float, normalize: Normalize | None
+    storage: SegmentStorage,
+    indices: th.Tensor,
+    n_steps: int,
+    gamma: float,
+    beta: float | th.Tensor,
+    normalize: Normalize | None,
 ) -> MultiSteps:
     """
     Form the multi-step transitions that begin with the steps of rows.
@@ -41,7 +46,7 @@ def multi_steps(
     :param indices: ``(batch,)`` int64 rows
     :param n_steps: steps in a return
     :param gamma: discount factor of one step
-    :param beta: exponent of the importance-sampling weights
+    :param beta: exponent of the importance-sampling weights, a scalar tensor where it changes within a recording
     :param normalize: what to do to rewards before they are summed
     :return: the transitions
     """
@@ -50,7 +55,12 @@ def multi_steps(
 
 
 def tensor_multi_steps(
-    storage: SegmentStorage, indices: th.Tensor, n_steps: int, gamma: float, beta: float, normalize: Normalize | None
+    storage: SegmentStorage,
+    indices: th.Tensor,
+    n_steps: int,
+    gamma: float,
+    beta: float | th.Tensor,
+    normalize: Normalize | None,
 ) -> MultiSteps:
     """:func:`multi_steps` on any device."""
     rows = storage.rows
@@ -76,7 +86,12 @@ def tensor_multi_steps(
 
 
 def compiled_multi_steps(
-    storage: SegmentStorage, indices: th.Tensor, n_steps: int, gamma: float, beta: float, normalize: Normalize | None
+    storage: SegmentStorage,
+    indices: th.Tensor,
+    n_steps: int,
+    gamma: float,
+    beta: float | th.Tensor,
+    normalize: Normalize | None,
 ) -> MultiSteps:
     """:func:`multi_steps` on the CPU."""
     # Imported when the memory was made: who has none need not wait for numba.
@@ -99,7 +114,7 @@ def compiled_multi_steps(
         storage.segment_rows,
         storage.n_committed,
         powers,
-        beta,
+        float(beta),
         floats,
         integers,
         prior,

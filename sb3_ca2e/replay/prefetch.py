@@ -37,7 +37,7 @@ class Prefetch:
         if self._stream is not None:
             learner = th.cuda.current_stream(self.device)
             learner.wait_stream(self._stream)
-            for tensor in _tensors(batch):
+            for tensor in batch.tensors():
                 tensor.record_stream(learner)  # not to be written to again before the learner has read it
         return batch
 
@@ -62,8 +62,3 @@ class Prefetch:
         if self._stream is None:
             return field.to(self.device)
         return field.pin_memory().to(self.device, non_blocking=True)
-
-
-def _tensors(batch: PrioritizedReplaySamples) -> list[th.Tensor]:
-    fields = [list(field.values()) if isinstance(field, dict) else [field] for field in batch]
-    return [tensor for field in fields for tensor in field]

@@ -1,5 +1,6 @@
 """What the prioritized memory gives its learner."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch as th
@@ -44,6 +45,24 @@ class PrioritizedReplaySamples(NamedTuple):
         if self.rewards.device == device or (self.rewards.is_cpu and device.type == "cpu"):
             return self
         return PrioritizedReplaySamples(*(_moved(field, device) for field in self))
+
+    def tensors(self) -> list[th.Tensor]:
+        """
+        :return: all fields, those of a dict one by one
+        """
+        tensors: list[th.Tensor] = []
+        for field in self:
+            tensors.extend(field.values() if isinstance(field, dict) else (field,))
+        return tensors
+
+    def holding(self, tensors: Iterable[th.Tensor]) -> "PrioritizedReplaySamples":
+        """
+        :param tensors: others, in the order of :meth:`tensors`
+        :return: samples that hold them
+        """
+        rest = iter(tensors)
+        fields: Any = ({key: next(rest) for key in field} if isinstance(field, dict) else next(rest) for field in self)
+        return PrioritizedReplaySamples(*fields)
 
 
 def _moved(field: Any, device: th.device) -> Any:

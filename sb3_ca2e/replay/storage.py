@@ -145,6 +145,11 @@ class SegmentStorage:
             check_priorities(low, high)
             self.largest = max(self.largest, high)
             return
+        self.write_priorities(rows, generations, priorities, alpha)
+        self.report_written()
+
+    def write_priorities(self, rows: th.Tensor, generations: th.Tensor, priorities: th.Tensor, alpha: float) -> None:
+        """:meth:`reprioritize` by operations on tensors alone, which a CUDA graph can hold."""
         powers = priorities**alpha
         sound = (priorities >= 0.0) & (powers < float("inf"))
         seen = th.where(powers == float("inf"), powers, priorities)
@@ -154,7 +159,16 @@ class SegmentStorage:
         # The sentinel, no transition, takes the place of overwritten rows, and keeps its priority of zero.
         rows = th.where(is_current, rows, self.rows.sentinel)
         self.rows.priorities.write(rows, th.where(is_current, powers, 0.0))
+
+    def report_written(self) -> None:
+        """Have the extremes of the priorities written sent to where :meth:`check_written` reads them."""
         self._written.copy_(self.rows.extremes, non_blocking=True)
+
+    def priority_tensors(self) -> list[th.Tensor]:
+        """
+        :return: what :meth:`write_priorities` writes
+        """
+        return [self.rows.priorities.leaves, self.rows.priorities.nodes, self.rows.extremes]
 
     def check_written(self) -> None:
         """

@@ -7,19 +7,8 @@ from recorded_slot import RecordedSlot
 from test_kernels import filled_memory
 from test_streams import columns_of
 
+from sb3_ca2e.fused import FusedUpdates
 from sb3_ca2e.replay.prefetch import Prefetch
-from sb3_ca2e.replay.rows import Rows
-from sb3_ca2e.replay.sum_tree import SumTree
-
-
-@pytest.fixture
-def _tensors_alone(monkeypatch):
-    """Memories on the CPU as on any other device."""
-
-    def set_tree(rows: Rows, capacity: int) -> None:
-        rows.host, rows.priorities = None, SumTree(capacity, rows.device)
-
-    monkeypatch.setattr(Rows, "_set_tree", set_tree)
 
 
 @pytest.mark.usefixtures("_tensors_alone")
@@ -40,6 +29,9 @@ def test_nothing_waits_for_the_device(n_stack):
         memory.update_priorities(batch.indices, batch.generations, th.ones(16, device="meta"))
         block = RecordedSlot(1, columns, np.random.default_rng(i)).block(200, 0)  # older segments are freed
         memory._storage.commit(block, block.priorities)
+    fused = FusedUpdates(memory, 16, lambda batch: (batch.weights, batch.weights.flatten().double()), [])
+    for got, like in zip(fused(2)[0], expected, strict=True):
+        assert (got.shape, got.dtype, got.device.type) == (like.shape, like.dtype, "meta")
 
 
 @pytest.mark.usefixtures("_tensors_alone")
