@@ -35,6 +35,7 @@ def main(control_fd: int) -> None:
     :param control_fd: a socket to the learner
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the learner's to handle
+    signal.signal(signal.SIGTERM, lambda *_: None)  # and so is this; what environments start does not inherit it so
     import sb3_ca2e.actors.actor  # noqa: F401 - imported once here, for all actors
     from sb3_ca2e.actors.supervision import GRACE, GRACE_ALONE
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from chaos import failures, kills
+from chaos import endings, endurance, failures, kills
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,30 @@ ROWS = {
         partial(failures.environment_hangs, timeout=1.0, slack=10.0),
     ),
     "F5": Row("processes that end", failures.process_ends, failures.process_ends),
+    "F6": Row("learners that raise", endings.learner_raises, partial(endings.learner_raises, slack=10.0)),
+    "F7": Row(
+        "learners killed at random times",
+        partial(endings.learner_is_killed, times=50),
+        partial(endings.learner_is_killed, times=2, slack=10.0),
+    ),
+    "F8": Row(
+        "learners interrupted at random times, once or twice",
+        partial(endings.learner_is_interrupted, times=50),
+        partial(endings.learner_is_interrupted, times=4, slack=10.0),
+    ),
     "F15": Row(
         "actors stopped and continued",
         partial(failures.stopped_and_continued, times=3, seconds=60.0, timeouts=(10.0, 100.0)),
         partial(failures.stopped_and_continued, times=1, seconds=6.0, timeouts=(1.0, 100.0), slack=10.0),
+    ),
+    "F16": Row(
+        "many actors, many runs",
+        partial(endurance.many_actors_and_runs, n_actors=64, n_cycles=200, mib=5.0),
+        partial(endurance.many_actors_and_runs, n_actors=6, n_cycles=4, mib=50.0),
+    ),
+    "F17": Row(
+        "a long run with faults of all kinds",
+        partial(endurance.soak, seconds=1800.0, chance=3e-5, interval=10.0, mib_an_hour=5.0),
+        partial(endurance.soak, seconds=20.0, chance=3e-4, interval=2.0, mib_an_hour=float("inf")),
     ),
 }
