@@ -39,6 +39,7 @@ def main(control_fd: int) -> None:
     import sb3_ca2e.actors.actor  # noqa: F401 - imported once here, for all actors
     from sb3_ca2e.actors.supervision import GRACE, GRACE_ALONE
 
+    _die_with_parent(None)  # from here on it ends its actors first
     gc.freeze()
     learner = os.getppid()
     wakeup_read, wakeup_write = os.pipe()
