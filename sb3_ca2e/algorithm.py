@@ -537,7 +537,7 @@ class CA2EMixin(Saving):
             if collector.just_retired:
                 collector.just_retired.clear()
                 self._nature_slots_changed()
-            if collector.n_ready == ready:
+            if collector.n_ready == ready and not wait:  # else all steps of the blocks were refused
                 return False
         return True
 
@@ -588,6 +588,8 @@ class CA2EMixin(Saving):
         if self._learner is not None:
             for name, mean in self._learner.take_metrics().items():
                 self.logger.record(f"train/{name}", mean)
+            if self._learner.n_skipped:
+                self.logger.record("train/skipped_updates", self._learner.n_skipped)
 
     def _record_batch(self) -> None:
         """Who fed the last batch, and what it taught."""
