@@ -132,6 +132,7 @@ def run_actor(fds: dict[str, int]) -> int:
 
     from sb3_ca2e.actors.actor import Actor, ActorSpec
     from sb3_ca2e.actors.exchange import LearnerGone, RemoteInference
+    from sb3_ca2e.actors.refusals import HopelessError
     from sb3_ca2e.actors.transport import BlockBuffers, Board, Handover, MessageWriter
 
     th.set_num_threads(1)
@@ -154,9 +155,10 @@ def run_actor(fds: dict[str, int]) -> int:
         with contextlib.suppress(LearnerGone):
             _collect(actor, messages, fds["wake"])
         actor.close()
-    except Exception:
-        slot = actor.collecting if actor is not None else -1
-        failed = Handover(spec.process if spec is not None else -1, error=traceback.format_exc(), failed_slot=slot)
+    except Exception as error:
+        slot, process = actor.collecting if actor is not None else -1, spec.process if spec is not None else -1
+        hopeless = isinstance(error, HopelessError)
+        failed = Handover(process, error=traceback.format_exc(), failed_slot=slot, hopeless=hopeless)
         with contextlib.suppress(BrokenPipeError):
             messages.send(failed)
         return 1
