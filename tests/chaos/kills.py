@@ -33,7 +33,7 @@ def learner(n_transitions: int, env=Ledger, algorithm=CA2EDQN, **changes) -> CA2
         "device": "cpu",
         "seed": 0,
     }
-    return algorithm("MlpPolicy", env, **{**settings, **changes})
+    return algorithm(env=env, **{"policy": "MlpPolicy", **settings, **changes})
 
 
 class Killer(threading.Thread):
