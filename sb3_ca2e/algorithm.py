@@ -344,12 +344,17 @@ class CA2EMixin(Saving):
         tb_log_name = tb_log_name or type(self).__name__
         with Interrupts() as self._interrupts:
             try:
-                super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-                self._do_what_is_due()
-                if self.verbose >= 1 and self._collector is not None:
-                    print(self._collector.advice())
-                return self
-            finally:
+                try:
+                    super().learn(
+                        total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+                    )
+                    self._do_what_is_due()
+                    if self.verbose >= 1 and self._collector is not None:
+                        print(self._collector.advice())
+                    return self
+                finally:
+                    self._stop_actors()
+            finally:  # a handler of the user's may have raised, once more, just before that
                 self._stop_actors()
 
     def _setup_learn(
