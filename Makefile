@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench bench-gpu check lint format types docs clean
+.PHONY: help demo test chaos bench bench-gpu check lint format types docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,6 +15,9 @@ demo: $(VENV)/.installed ## train on LunarLander-v3 with three bundled priors (a
 
 test: $(VENV)/.installed ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+chaos: $(VENV)/.installed ## everything that can go wrong, made to happen, for an hour or two; ROW=F8 for a part
+	cd tests && $(abspath $(BIN))/python -m chaos $(addprefix --row ,$(ROW))
 
 bench: $(VENV)/.installed ## speed beside the peers, half an hour on a quiet machine; QUICK=1 for five minutes
 	$(BIN)/python benchmarks/run.py $(if $(QUICK),--quick)

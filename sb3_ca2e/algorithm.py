@@ -34,7 +34,7 @@ from sb3_ca2e.actors.recorder import Steps
 from sb3_ca2e.actors.supervision import Supervision
 from sb3_ca2e.actors.transport import FlatParameters
 from sb3_ca2e.fused import launches
-from sb3_ca2e.interrupts import Interrupts
+from sb3_ca2e.interrupts import Interrupts, Undisturbed
 from sb3_ca2e.priors.agent import PriorAgent
 from sb3_ca2e.priors.retirement import Retirement
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer, PrioritizedReplaySamples
@@ -328,7 +328,8 @@ class CA2EMixin(Saving):
         """
         Train as SB3 does; see :meth:`stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm.learn`.
 
-        Actor processes start here and are gone when this returns, raises or is interrupted.
+        Actor processes start here and are gone when this returns, raises or is interrupted. In the main thread, SIGINT
+        and SIGTERM end it between two transitions; SIGTERM then ends the process, unless you handle it yourself.
 
         :param total_timesteps: transitions of all slots together
         :param callback: called at every tick of ``n_envs`` transitions
@@ -338,16 +339,22 @@ class CA2EMixin(Saving):
         :param progress_bar: show one
         :return: the model
         :raises ActorError: if an actor fails too often; the model can be used and saved
+        :raises KeyboardInterrupt: if it is interrupted; the model can be used and saved
         """
         tb_log_name = tb_log_name or type(self).__name__
         with Interrupts() as self._interrupts:
             try:
-                super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-                self._do_what_is_due()
-                if self.verbose >= 1 and self._collector is not None:
-                    print(self._collector.advice())
-                return self
-            finally:
+                try:
+                    super().learn(
+                        total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+                    )
+                    self._do_what_is_due()
+                    if self.verbose >= 1 and self._collector is not None:
+                        print(self._collector.advice())
+                    return self
+                finally:
+                    self._stop_actors()
+            finally:  # a handler of the user's may have raised, once more, just before that
                 self._stop_actors()
 
     def _setup_learn(
@@ -433,18 +440,19 @@ class CA2EMixin(Saving):
             on_device = DeviceInference(specs, parameters, self.device)
             specs = on_device.specs
         sync = self.execution == "sync"
-        pool: ActorPool = SyncActors(specs[0]) if sync else AsyncActors(specs, self.rate_limit, on_device)
-        self._collector = Collector(
-            pool,
-            self.replay_buffer,
-            self.n_envs,
-            explorations,
-            retirement,
-            prior_of,
-            parameters,
-            statistics,
-            on_device,
-        )
+        with Undisturbed():
+            pool: ActorPool = SyncActors(specs[0]) if sync else AsyncActors(specs, self.rate_limit, on_device)
+            self._collector = Collector(
+                pool,
+                self.replay_buffer,
+                self.n_envs,
+                explorations,
+                retirement,
+                prior_of,
+                parameters,
+                statistics,
+                on_device,
+            )
 
     def _infers_on_device(self, specs: list[ActorSpec]) -> bool:
         """In one process, nothing is won by another one."""
@@ -454,9 +462,10 @@ class CA2EMixin(Saving):
 
     def _stop_actors(self) -> None:
         if self._collector is not None:
-            collector, self._collector = self._collector, None
-            self._last_actor_stats = collector.actor_stats(1.0 - self._current_progress_remaining)
-            collector.stop()
+            with Undisturbed():
+                collector, self._collector = self._collector, None
+                self._last_actor_stats = collector.actor_stats(1.0 - self._current_progress_remaining)
+                collector.stop()
 
     def collect_rollouts(
         self,
@@ -535,7 +544,7 @@ class CA2EMixin(Saving):
             if collector.just_retired:
                 collector.just_retired.clear()
                 self._nature_slots_changed()
-            if collector.n_ready == ready:
+            if collector.n_ready == ready and not wait:  # else all steps of the blocks were refused
                 return False
         return True
 
@@ -591,6 +600,8 @@ class CA2EMixin(Saving):
         if self._learner is not None:
             for name, mean in self._learner.take_metrics().items():
                 self.logger.record(f"train/{name}", mean)
+            if self._learner.n_skipped:
+                self.logger.record("train/skipped_updates", self._learner.n_skipped)
 
     def _record_batch(self) -> None:
         """Who fed the last batch, and what it taught."""

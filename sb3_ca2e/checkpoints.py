@@ -156,6 +156,7 @@ def write_checkpoint(
             contents(hashed)
         sums[name] = hashed.hexdigest()
 
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed while saving
     try:
         partial.mkdir()
         model.save(partial / MODEL)

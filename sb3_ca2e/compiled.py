@@ -159,6 +159,8 @@ class FlatNetworks:
     ):
         self.modules, self.layouts, self.settings = modules, layouts, settings
         self.parameters, self.adams = parameters, adams
+        #: scalar bool, all losses and gradients of the update have been finite so far
+        self.sound = th.ones((), dtype=th.bool, device=next(iter(parameters.values()))[0].device)
 
     def __call__(self, name: str) -> Functional:
         return Functional(self.modules[name], self.layouts[name].split(self.parameters[name]))
@@ -171,20 +173,32 @@ class FlatNetworks:
         parameters = self.parameters[name]
         result: tuple[th.Tensor, Any]
         gradients, result = th.func.grad(of, has_aux=True)(parameters)
+        sound = self.sound = self.sound & all_finite([result[0], *gradients])
         if max_grad_norm is not None:
             norm = th.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
             scale = (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)  # as nn.utils.clip_grad_norm_
             gradients = [gradient * scale for gradient in gradients]
         firsts, seconds, steps, corrections, rate = self.adams[name]
         for parameter, gradient, first, second in zip(parameters, gradients, firsts, seconds, strict=True):
-            adam(parameter, gradient, first, second, corrections, rate, **self.settings[name])
-        steps.add_(1)
+            stepped = parameter.clone(), first.clone(), second.clone()  # the compiler makes one loop of all this
+            adam(stepped[0], gradient, stepped[1], stepped[2], corrections, rate, **self.settings[name])
+            for tensor, new in zip((parameter, first, second), stepped, strict=True):
+                tensor.copy_(th.where(sound, new, tensor))
+        steps.add_(sound)
         corrections.copy_(bias_corrections(self.settings[name]["betas"], steps[0] + 1))
         return result
 
     def follow(self, target: str, online: str, tau: float) -> None:
         for parameter, followed in zip(self.parameters[target], self.parameters[online], strict=True):
-            parameter.lerp_(followed, tau)
+            parameter.copy_(th.where(self.sound, parameter.lerp(followed, tau), parameter))
+
+
+def all_finite(tensors: Sequence[th.Tensor]) -> th.Tensor:
+    """
+    :param tensors: of any shapes, on one device
+    :return: scalar bool, whether all their numbers are finite
+    """
+    return th.stack([tensor.isfinite().all() for tensor in tensors]).all()
 
 
 def adam(
@@ -262,9 +276,12 @@ class FlatUpdate:
         self._parameters = {name: _flattened(module, self._layouts[name]) for name, module in modules.items()}
         self._adams = {name: FlatAdam(optimizer, modules[name]) for name, optimizer in optimizers.items()}
         self._settings = {name: _adam_settings(optimizer) for name, optimizer in optimizers.items()}
-        self._sums = th.zeros(len(metrics), device=next(iter(self._parameters.values()))[0].device)
+        device = next(iter(self._parameters.values()))[0].device
+        self._sums = th.zeros(len(metrics), device=device)
+        # Updates that were skipped since this was last looked at, and those of them that came last, without another.
+        self._skipped = th.zeros(2, device=device)
         self._state, self._state_spec = tree_flatten(
-            (self._parameters, {name: each.tensors() for name, each in self._adams.items()}, self._sums)
+            (self._parameters, {name: each.tensors() for name, each in self._adams.items()}, self._sums, self._skipped)
         )
         self._places = [(p, p.data_ptr()) for module in modules.values() for p in [next(module.parameters())]]
         self._used: list[int] = []
@@ -287,14 +304,17 @@ class FlatUpdate:
         """The optimisers themselves have taken a step."""
         for each in self._adams.values():
             each.stepped_elsewhere()
+        self._skipped[1] = 0.0
 
-    def take_sums(self) -> list[float]:
+    def take_sums(self) -> tuple[list[float], int, int]:
         """
-        :return: sums of the scalars to log, over all updates since this was last called
+        :return: sums of the scalars to log, over all updates since this was last called that were not skipped; how many
+            were skipped; and how many just now, one after the other
         """
-        sums: list[float] = self._sums.tolist()
+        *sums, skipped, in_a_row = th.cat([self._sums, self._skipped]).tolist()
         self._sums.zero_()
-        return sums
+        self._skipped[0] = 0.0
+        return sums, int(skipped), int(in_a_row)
 
     def inputs(self, batch: PrioritizedReplaySamples) -> list[th.Tensor]:
         """
@@ -318,12 +338,15 @@ class FlatUpdate:
 
         def function(*tensors: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
             state, inputs = list(tensors[: len(self._state)]), tensors[len(self._state) :]
-            parameters, adams, sums = tree_unflatten(state, self._state_spec)
+            parameters, adams, sums, skipped = tree_unflatten(state, self._state_spec)
             networks = FlatNetworks(self._modules, self._layouts, parameters, adams, self._settings)
             with th.no_grad(), _OneHot():
                 td_errors, metrics = self._update(networks, batch.holding(inputs))
+                sound = networks.sound
                 if self._metrics:
-                    sums.add_(th.stack([metrics[name] for name in self._metrics]))
+                    sums.add_(th.where(sound, th.stack([metrics[name] for name in self._metrics]), 0.0))
+                total, in_a_row = skipped.unbind()
+                skipped.copy_(th.stack([total + ~sound, (in_a_row + 1.0) * ~sound]))
                 return td_errors, td_errors.abs().double() + self._priority_floor
 
         graph: GraphModule = make_fx(function, tracing_mode="fake")(*self._state, *tensors)

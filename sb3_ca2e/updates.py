@@ -13,11 +13,14 @@ from torch import nn
 from torch.fx import GraphModule
 
 from sb3_ca2e.actors.recorder import PRIORITY_FLOOR
-from sb3_ca2e.compiled import FlatUpdate, Loss, Result, obstacle_to_compiling
+from sb3_ca2e.compiled import FlatUpdate, Loss, Result, all_finite, obstacle_to_compiling
 from sb3_ca2e.fused import FusedUpdates
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 from sb3_ca2e.replayed import Replayed
+
+#: Updates in a row without a finite loss and gradient after which nothing is to be hoped for.
+MOST_SKIPPED = 100
 
 
 class Networks(Protocol):
@@ -31,7 +34,8 @@ class Networks(Protocol):
 
     def minimise(self, name: str, loss: Loss, max_grad_norm: float | None = None) -> tuple[th.Tensor, Any]:
         """
-        One step of a network's optimiser.
+        One step of a network's optimiser. Where the loss or its gradient is not finite, neither this step nor any
+        that follows in the same update is made.
 
         :param name: the network
         :param loss: of the network
@@ -51,7 +55,7 @@ class Networks(Protocol):
 
 class EagerNetworks:
     """
-    Networks and optimisers of any kind.
+    Networks and optimisers of any kind. To look at the numbers waits for the device, which what is compiled does not.
 
     :param modules: by name
     :param optimizers: by the name of the network that they optimise
@@ -59,6 +63,8 @@ class EagerNetworks:
 
     def __init__(self, modules: dict[str, nn.Module], optimizers: dict[str, th.optim.Optimizer]):
         self.modules, self.optimizers = modules, optimizers
+        #: all losses and gradients of the update have been finite so far
+        self.sound = True
 
     def __call__(self, name: str) -> nn.Module:
         return self.modules[name]
@@ -68,13 +74,17 @@ class EagerNetworks:
         value, others = loss(module)
         optimizer.zero_grad()
         value.backward()
-        if max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(module.parameters(), max_grad_norm)
-        optimizer.step()
+        gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+        self.sound = self.sound and bool(all_finite([value.detach(), *gradients]))
+        if self.sound:
+            if max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(module.parameters(), max_grad_norm)
+            optimizer.step()
         return value.detach(), others
 
     def follow(self, target: str, online: str, tau: float) -> None:
-        polyak_update(self.modules[online].parameters(), self.modules[target].parameters(), tau)
+        if self.sound:
+            polyak_update(self.modules[online].parameters(), self.modules[target].parameters(), tau)
 
 
 class Updated(NamedTuple):
@@ -124,6 +134,9 @@ class Learner:
         self._eager = EagerNetworks(modules, optimizers)
         self._sums: dict[str, th.Tensor] = {}
         self._n_updates = self._n_eager = 0
+        #: updates that changed nothing as a loss or gradient was not finite, when this was last looked at
+        self.n_skipped = 0
+        self._skipped = self._skipped_in_a_row = 0  # of the eager ones, since then
         self._flat: FlatUpdate | None = None
         self._compiler: threading.Thread | None = None
         self._compiled: Compiled | None = None
@@ -152,11 +165,16 @@ class Learner:
         compiled = self._compiled_for(len(batch.rewards), batch.rewards.device)
         if compiled is not None:
             assert self._flat is not None
+            self._skipped_in_a_row = 0
             return Updated(*compiled.run(*self._flat.inputs(batch)))
+        self._eager.sound = True
         td_errors, metrics = self._update(self._eager, batch)
+        sound = self._eager.sound
         for name, value in metrics.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._sums[name] = self._sums.get(name, 0.0) + (value if sound else th.zeros_like(value))
         self._n_eager += 1
+        self._skipped += not sound
+        self._skipped_in_a_row = 0 if sound else self._skipped_in_a_row + 1
         if self._flat is not None:
             self._flat.stepped_elsewhere()
         return Updated(td_errors, td_errors.abs() + PRIORITY_FLOOR)
@@ -191,17 +209,32 @@ class Learner:
 
     def take_metrics(self) -> dict[str, float]:
         """
-        :return: means of the scalars to log, over the updates since this was last called; none without one
+        :return: means of the scalars to log, over the updates since this was last called that were not skipped; none
+            without one
+        :raises FloatingPointError: if updates are skipped all the time
         """
         if self._n_updates == 0:
             return {}
-        sums = dict(zip(self._sums, self._flat.take_sums(), strict=True)) if self._compiled and self._flat else {}
+        sums: dict[str, float] = {}
+        skipped, in_a_row = self._skipped, self._skipped_in_a_row
+        if self._compiled and self._flat:
+            values, flat_skipped, flat_in_a_row = self._flat.take_sums()
+            sums = dict(zip(self._sums, values, strict=True))
+            skipped, in_a_row = skipped + flat_skipped, in_a_row + flat_in_a_row
         if self._n_eager > 0:
             for name, value in self._sums.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
                 self._sums[name] = th.zeros_like(value)
-        n_updates, self._n_updates, self._n_eager = self._n_updates, 0, 0
-        return {name: value / n_updates for name, value in sums.items()}
+        n_updates = self._n_updates - skipped
+        self._n_updates = self._n_eager = self._skipped = 0
+        self.n_skipped += skipped
+        if in_a_row >= MOST_SKIPPED:
+            raise FloatingPointError(
+                f"The last {in_a_row} updates were skipped, as their losses or gradients were not finite; the networks "
+                "are as they were before. Lower learning_rate, bound rewards and observations, or go on from an "
+                "earlier checkpoint."
+            )
+        return {name: value / n_updates for name, value in sums.items()} if n_updates > 0 else {}
 
     @property
     def compiled(self) -> bool:
@@ -215,7 +248,7 @@ class Learner:
         :param batch: as all of them will be; an update must have been made, so that the optimisers have states
         :param wait: until it is done
         """
-        if self._flat is None and self.obstacle is None:
+        if self._flat is None and self.obstacle is None and self._eager.sound:
             with self._obstacles_noted():  # traced here, as that changes for a moment what modules do in all threads
                 modules, optimizers = self._eager.modules, self._eager.optimizers
                 self._flat = FlatUpdate(self._update, modules, optimizers, list(self._sums), PRIORITY_FLOOR)

@@ -255,7 +255,7 @@ def test_as_many_as_asked_are_kept_and_the_newest_is_the_one_written_last(tmp_pa
 
     run(500, keep_last=2)
     assert checkpoints(tmp_path) == ["rl_model_400_steps", "rl_model_500_steps"]
-    unfinished = tmp_path / ".rl_model_300_steps.partial"
+    unfinished = tmp_path / ".rl_model_100_steps.partial"  # a process was killed while it saved
     of_another = tmp_path / ".other_300_steps.partial"
     unfinished.mkdir()
     of_another.mkdir()

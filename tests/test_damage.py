@@ -1,4 +1,4 @@
-"""Files on a full disk, of killed processes, and damaged: what `make chaos` does more often."""
+"""Files on a full disk, and damaged: beside what tests/chaos does to checkpoints."""
 
 import os
 import random
@@ -7,20 +7,8 @@ import resource
 import pytest
 import torch as th
 
-from chaos.checkpoints import contents, damaged, full_disk, killed_while_saving, learner
+from chaos.checkpoints import contents, learner
 from sb3_ca2e import CA2EDQN, CA2ECheckpointCallback, DamagedError
-
-
-def test_a_full_disk_leaves_checkpoints_as_they_were_and_training_goes_on(tmp_path):
-    print(full_disk(tmp_path, n=20))
-
-
-def test_runs_killed_while_saving_go_on(tmp_path):
-    print(killed_while_saving(tmp_path, n=3))
-
-
-def test_no_damaged_checkpoint_is_accepted(tmp_path):
-    print(damaged(tmp_path, n=60))
 
 
 def test_where_all_are_damaged_none_is_accepted(tmp_path):

@@ -86,12 +86,12 @@ def test_recurrent_policies_and_other_spaces_are_refused_as_priors(tmp_path):
 
 
 class Wrong(gym.Env):
-    """Goes wrong in its 150th step."""
+    """Goes wrong in its 150th step, or in all behind the 140th."""
 
-    def __init__(self, observation=None, reward=0.0, space=None):
+    def __init__(self, observation=None, reward=0.0, space=None, always=False):
         self.observation_space = space or spaces.Box(-1, 1, (2,))
         self.action_space = spaces.Discrete(2)
-        self.observation, self.reward, self.steps = observation, reward, 0
+        self.observation, self.reward, self.always, self.steps = observation, reward, always, 0
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -99,7 +99,7 @@ class Wrong(gym.Env):
 
     def step(self, action):
         self.steps += 1
-        wrong = self.steps == 150
+        wrong = self.steps > 140 if self.always else self.steps == 150
         observation = self.observation if wrong and self.observation is not None else self.observation_space.sample()
         return observation, self.reward if wrong else 0.0, False, self.steps % 10 == 0, {}
 
@@ -110,8 +110,8 @@ TWO = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Box(-1, 1, (2,))})
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        (Wrong(np.array([np.nan, 0], np.float32)), "not finite, [nan  0.]"),
-        (Wrong(np.array([0, np.inf], np.float32)), "not finite"),
+        (Wrong(np.array([np.nan, 0], np.float32), always=True), "not finite, [nan  0.]"),
+        (Wrong(np.array([0, np.inf], np.float32), always=True), "not finite"),
         (Wrong(np.zeros(3, np.float32)), "shape (3,)"),
         (Wrong(np.array([0.5, 1]), space=spaces.Box(0, 9, (2,), np.int64)), "dtype float64"),
         (Wrong(np.array([-1, 300]), space=spaces.Box(0, 255, (2,), np.uint8)), "does not fit its observation space"),
@@ -119,8 +119,9 @@ TWO = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Box(-1, 1, (2,))})
         (Wrong(np.array(["a", "b"])), "does not fit its observation space"),
         (Wrong({"a": np.zeros(2, np.float32)}, space=TWO), "an observation without 'b', a key of its space"),
         (Wrong(np.zeros(2, np.float32), space=TWO), "an observation without 'a', a key of its space"),
-        (Wrong(reward=float("nan")), "the reward nan. Rewards must be finite"),
-        (Wrong(reward=1e300), "the reward 1e+300"),
+        (Wrong(reward=float("nan"), always=True), "the reward nan. Rewards must be finite"),
+        (Wrong(reward=1e300, always=True), "the reward 1e+300"),
+        (Wrong(reward=[1.0, 2.0]), "a number for the reward"),
         (Wrong(5, space=spaces.Discrete(5)), "outside of its observation space (from 0 to 4)"),
     ],
 )
@@ -150,10 +151,10 @@ def test_nan_in_an_actor_process_is_named_and_the_model_learns_on_elsewhere(wron
             super().__init__()
             self.steps = -(10**6)
 
-    builders = BuilderVecEnv([Fine, lambda: Wrong(**wrong)])
-    small = {"learning_starts": 50, "policy_kwargs": {"net_arch": [8]}, "actor_restarts": 0}
+    builders = BuilderVecEnv([Fine, lambda: Wrong(**wrong, always=True)])
+    small = {"learning_starts": 50, "policy_kwargs": {"net_arch": [8]}}
     model = CA2EDQN("MlpPolicy", builders, n_actors=2, n_processes=n_processes, seed=7, **small)
-    message = r"(?s)slot 1, seed 7, failed:.*(is not finite, \[nan|the reward nan)"
+    message = r"(?s)slot 1, seed 7, failed:.*(is not finite, \[nan|the reward nan).*10. time in a row"
     with pytest.raises(ActorError, match=message) as caught:
         model.learn(1000)
     assert "orrect the environment" in str(caught.value)

@@ -1,6 +1,7 @@
 """An actor: slots that step their environments, nature or prior (Algorithms 1.1 and 1.2 of the paper)."""
 
 import time
+import traceback
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from sb3_ca2e.actors.inference import Behaviour, Inference
 from sb3_ca2e.actors.monitors import SlotMonitor
 from sb3_ca2e.actors.observations import Frames, Observations, plain
 from sb3_ca2e.actors.recorder import Recorder, as_tensors
+from sb3_ca2e.actors.refusals import PRIOR_FAILURES, NotFiniteError, Refusals, finite_reward, not_finite
 from sb3_ca2e.actors.seats import Seat
 from sb3_ca2e.actors.supervision import Phase, Supervision
 from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout, Board, FlatParameters, Handover, Seconds
@@ -22,8 +24,6 @@ from sb3_ca2e.priors.agent import PriorAgent
 
 #: Every so many episodes, a nature slot plays one without exploration, to measure the learner.
 GREEDY_EVERY = 10
-#: Rewards are kept in float32.
-LARGEST_REWARD = float(np.finfo(np.float32).max)
 _NO_AGES = np.zeros(0, dtype=np.int64)
 
 
@@ -121,7 +121,7 @@ class Slot:
         Begin the next episode.
 
         :param game_over: the episode was the last of its game (Atari's lives are episodes of one game)
-        :param retired: the prior has been beaten; this slot is a nature slot from now on
+        :param retired: the prior has been beaten, or fails; this slot is a nature slot from now on
         """
         self.raw, _ = self.env.reset()
         self.age, self.state = 0, None
@@ -165,6 +165,8 @@ class Actor:
         self._batch = None if self.normalizer is not None else self._seen(self.observations.batch, _NO_AGES)
         self._scale = ActionScale(spec.recipe.action_space)
         self._recorder = Recorder(self.observations, spec.layout, len(spec.slots))
+        self._refusals = Refusals(len(spec.slots))
+        self._broken: dict[int, str] = {}
         self._current: tuple[np.ndarray, np.ndarray] | None = None  # what the networks say about the observations now
 
     @property
@@ -188,8 +190,8 @@ class Actor:
             self.collecting = index
             env = seat or spec.recipe.build(index, prior is not None)
             slot = Slot(index, env, exploration, prior, spec.seed_of(index))
-            self.observations.reset(len(self.slots), slot.raw)
             self.slots.append(slot)
+            self._show_first(len(self.slots) - 1)
         self.collecting = -1
         self._explorer = Explorer(spec.explorations, [slot.rng for slot in self.slots], spec.block_size)
         self.show_who_explores()
@@ -223,6 +225,8 @@ class Actor:
             self._step(t, handover)
         self.steps += self._recorder.n_steps
         handover.n_rows = self._close()
+        handover.refused, self._refusals.of_block = self._refusals.of_block, {}
+        handover.broken, self._broken = self._broken, {}
         self.collecting = -1
         handover.late = self.pulse.late
         handover.seconds = Seconds(time.perf_counter() - started, waited, self._environments, self._inference)
@@ -251,10 +255,11 @@ class Actor:
         self._current = None
         stored = self._explorer.actions(t, greedy)
         actions = self._scale.unscaled(stored)
-        for position, slot in enumerate(self.slots):
-            if slot.prior is not None:
-                actions[position] = self._scale.bounded(self._of_prior(slot.prior, slot, position))
-                stored[position] = self._scale.scaled(actions[position])
+        unsound = self._let_priors_act(stored, actions)
+        for position in not_finite(stored):
+            unsound[position] = self._unsound_action(self.slots[position])
+            stored[position] = 0.0  # what the environment gets, of a step that is refused
+            actions[position] = self._scale.unscaled(stored[position : position + 1])[0]
         if self._together is not None:
             started = time.perf_counter()
             self._together.step(actions)
@@ -265,16 +270,68 @@ class Actor:
             started = time.perf_counter()
             raw, reward, terminated, truncated, info = slot.env.step(action)
             self._environments += time.perf_counter() - started
-            rewards.append(_finite(reward))
-            self.observations.push(position, raw)
+            try:
+                if position in unsound:
+                    raise NotFiniteError(unsound[position])
+                rewards.append(finite_reward(reward))
+                self.observations.push(position, raw)
+            except NotFiniteError as error:
+                del rewards[position:]
+                rewards.append(0.0)
+                self._refuse(position, info, error, of_action=position in unsound)
+                continue
+            self._refusals.accepted(position)
             slot.age += 1
+            made = t - self._recorder.n_refused[position]
             if terminated or truncated:
-                self._episode_end(t, position, info, bool(terminated), handover)
+                self._episode_end(made, position, info, bool(terminated), handover)
             elif info_keys and (kept := {key: info[key] for key in info_keys if key in info}):
-                handover.infos[t, position] = kept
+                handover.infos[made, position] = kept
         self.collecting = -1
         self._recorder.step(stored, outputs, rewards, self._ages())
         self._tell_who_plays()
+
+    def _let_priors_act(self, stored: np.ndarray, actions: list[Any]) -> dict[int, str]:
+        """Write what prior agents do; where one fails, the learner's action stays, of a step that is refused."""
+        failed = {}
+        for position, slot in enumerate(self.slots):
+            if slot.prior is not None:
+                try:
+                    actions[position] = self._scale.bounded(self._of_prior(slot.prior, slot, position))
+                except Exception:
+                    failed[position] = f"The prior agent {slot.prior.name} failed:\n{traceback.format_exc()}"
+                else:
+                    stored[position] = self._scale.scaled(actions[position])
+        return failed
+
+    def _unsound_action(self, slot: Slot) -> str:
+        if slot.prior is not None:
+            return f"The prior agent {slot.prior.name} chose an action that is not finite: use another one."
+        return (
+            "The learner's policy chose an action that is not finite. Lower the learning rates, or bound observations "
+            "and rewards."
+        )
+
+    def _refuse(self, position: int, info: dict, error: NotFiniteError, of_action: bool) -> None:
+        """Leave a step out. The episode breaks off before it: what the environment would do next can't be trusted."""
+        self._refusals.refused(position, error)
+        self._recorder.refuse(position)
+        had_prior = self.slots[position].prior is not None
+        gives_up = of_action and had_prior and self._refusals.in_a_row[position] >= PRIOR_FAILURES
+        if gives_up:
+            self._broken[position] = str(error)
+        self._next_episode(position, game_over="episode" in info, prior_broken=gives_up)
+
+    def _show_first(self, position: int) -> None:
+        """Show the first observation of an episode; if it is refused, that of another one."""
+        slot = self.slots[position]
+        while True:
+            try:
+                self.observations.reset(position, slot.raw)
+                return
+            except NotFiniteError as error:
+                self._refusals.refused(position, error)
+                slot.raw, _ = slot.env.reset()
 
     def _tell_who_plays(self) -> None:
         """Prior agents in the learner's process act with the next pass, on the observations that stand here now."""
@@ -293,20 +350,24 @@ class Actor:
         return action[0]
 
     def _episode_end(self, t: int, position: int, info: dict, terminated: bool, handover: Handover) -> None:
-        slot, had_prior = self.slots[position], self.slots[position].prior is not None
+        slot = self.slots[position]
         self._recorder.end_episode(position, terminated, slot.age)
         kept = {key: info[key] for key in ("episode", "is_success", *self.spec.info_keys) if key in info}
         handover.infos[t, position] = {**kept, "TimeLimit.truncated": not terminated}
         game = info.get("episode")
         if game is not None:
             handover.games[t, position] = float(game["r"]), slot.greedy
+        self._next_episode(position, game_over=game is not None)
+
+    def _next_episode(self, position: int, game_over: bool, prior_broken: bool = False) -> None:
+        slot, had_prior = self.slots[position], self.slots[position].prior is not None
         started = time.perf_counter()
         self.pulse.enter(Phase.RESETTING)
-        slot.reset(game_over=game is not None, retired=self.board.retired(slot.index))
+        slot.reset(game_over, retired=prior_broken or self.board.retired(slot.index))
+        self._show_first(position)
         self.pulse.enter(Phase.COLLECTING)
         self._environments += time.perf_counter() - started
         self._explorer.set_greedy(position, slot.greedy or slot.prior is not None)
-        self.observations.reset(position, slot.raw)
         if had_prior and slot.prior is None:
             self._recorder.prior_retired(position)
 
@@ -352,14 +413,3 @@ class Actor:
         batch = {key: np.stack([each.observation[key] for each in endings]) for key in endings[0].observation}
         ages = np.array([each.age for each in endings])
         return self._policy(self._seen(batch, ages), len(endings))[1]
-
-
-def _finite(reward: Any) -> float:
-    """A reward, unless float32, in which it is kept, can't hold it."""
-    value = float(reward)
-    if not abs(value) <= LARGEST_REWARD:
-        raise ValueError(
-            f"The environment returned the reward {value}. Rewards must be finite, and learning would be lost from "
-            "there on: correct the environment, or let the episode end before its state diverges."
-        )
-    return value

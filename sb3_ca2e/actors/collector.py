@@ -2,6 +2,7 @@
 
 import collections
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ from sb3_ca2e.actors.device_inference import DeviceInference
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.normalization import Statistics
 from sb3_ca2e.actors.pool import ActorPool, SyncActors
+from sb3_ca2e.actors.refusals import PRIOR_FAILURES
 from sb3_ca2e.actors.snapshot import ActorsState
+from sb3_ca2e.actors.supervision import ActorWarning
 from sb3_ca2e.actors.ticks import Tick, Ticks
 from sb3_ca2e.actors.transport import FlatParameters, Handover, Seconds
 from sb3_ca2e.priors.retirement import Retirement
@@ -34,6 +37,7 @@ class SlotStats:
     seconds: float = 0.0
     fps: float = 0.0
     param_age: int = 0
+    refused: int = 0
     kind: str = "nature"
     returns: collections.deque = field(default_factory=lambda: collections.deque(maxlen=100))
 
@@ -130,7 +134,7 @@ class Collector:
         for block in blocks:
             if handover.begins:
                 self._end_stream(block.slot)
-            if len(block):
+            if len(block.flags):
                 self.memory.add_block(block)
                 if self._statistics is not None:
                     self._statistics.update(block)
@@ -173,11 +177,21 @@ class Collector:
             if n:
                 last = block.flags[block.flags & TRANSITION > 0][-1]
                 stats.kind = "prior" if last & PRIOR else "nature"
+        for position, (n_refused, reason) in handover.refused.items():
+            self._refused(blocks[position].slot, n_refused, reason)
+        for position, reason in handover.broken.items():
+            self._prior_broken(blocks[position].slot, reason, timestep)
         for (t, position), game in handover.games.items():
             block = blocks[position]
             if t < len(block):
                 was_prior = bool(block.flags[np.flatnonzero(block.flags & TRANSITION)[t]] & PRIOR)
                 self._game_over(block.slot, was_prior, *game, timestep)
+
+    def _refused(self, slot: int, n_refused: int, reason: str) -> None:
+        if not self.stats[slot].refused:
+            message = f"Slot {slot}: {reason}\nSuch steps are left out and counted; the next episode begins."
+            warnings.warn(message, ActorWarning, stacklevel=2)
+        self.stats[slot].refused += n_refused
 
     def _game_over(self, slot: int, was_prior: bool, game_return: float, greedy: bool, timestep: int) -> None:
         self.stats[slot].episodes += 1
@@ -186,10 +200,18 @@ class Collector:
             self.retirement.prior_episode(self.prior_of[slot], game_return)
         elif greedy:
             for index in self.retirement.greedy_episode(game_return, timestep):
-                beaten = next(slot for slot, prior in self.prior_of.items() if prior == index)
-                self.pool.board.retire(beaten)
-                self.stats[beaten].returns.clear()
-                self.just_retired.append(index)
+                self._retired(next(slot for slot, prior in self.prior_of.items() if prior == index), index)
+
+    def _prior_broken(self, slot: int, reason: str, timestep: int) -> None:
+        message = f"The prior agent of slot {slot} is retired: {PRIOR_FAILURES} times in a row, it failed. {reason}"
+        warnings.warn(message, ActorWarning, stacklevel=2)
+        self.retirement.retire(self.prior_of[slot], timestep)
+        self._retired(slot, self.prior_of[slot])
+
+    def _retired(self, slot: int, index: int) -> None:
+        self.pool.board.retire(slot)
+        self.stats[slot].returns.clear()
+        self.just_retired.append(index)
 
     def actor_stats(self, progress: float) -> list[dict[str, Any]]:
         """
@@ -210,6 +232,7 @@ class Collector:
                     "baseline": prior["baseline"] if prior else None,
                     "retired_at": prior["retired_at"] if prior else None,
                     "restarts": self.pool.restarts.get(slot, 0),
+                    "refused": stats.refused,
                     "fps": stats.fps,
                     "param_age": stats.param_age,
                 }
@@ -252,6 +275,8 @@ class Collector:
             for key in ("kind", "epsilon", "ep_rew_mean", "fps", "param_age"):
                 if row[key] is not None:
                     logger.record(f"actors/{row['slot']}/{key}", row[key], exclude="stdout")
+            if row["refused"]:
+                logger.record(f"actors/{row['slot']}/refused", row["refused"])
         for slot, index in self.prior_of.items():
             prior = self.retirement.prior(index)
             own = float(np.mean(prior["returns"])) if prior["returns"] else None
@@ -265,6 +290,8 @@ class Collector:
         logger.record("time/bottleneck", shares.bottleneck)
         logger.record("replay/size", self.memory.size())
         logger.record("replay/prior_fraction", self.memory.prior_fraction)
+        if self.memory.n_refused_priorities:
+            logger.record("replay/refused_priorities", self.memory.n_refused_priorities)
 
     def state(self) -> dict[str, Any]:
         """

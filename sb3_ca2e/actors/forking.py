@@ -48,7 +48,11 @@ class ForkServer:
 
     def __init__(self) -> None:
         code = (
-            "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+            "import ctypes, json, os, sys; "
+            # Until it has imported everything, which takes seconds, it can't notice that the learner is gone.
+            "sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, 9); "  # PR_SET_PDEATHSIG, SIGKILL
+            "os.getppid() == int(sys.argv[3]) or os._exit(1); "
+            "sys.path[:] = json.loads(sys.argv[1]); "
             "from sb3_ca2e.actors.server import main; main(int(sys.argv[2]))"
         )
         path = [entry or str(pathlib.Path.cwd()) for entry in sys.path]
@@ -59,7 +63,7 @@ class ForkServer:
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", code, json.dumps(path), str(theirs.fileno())],
+                    [sys.executable, "-c", code, json.dumps(path), str(theirs.fileno()), str(os.getpid())],
                     pass_fds=[theirs.fileno()],
                     env={**os.environ, **dict.fromkeys(names, "1"), "CUDA_VISIBLE_DEVICES": ""},
                     stdin=subprocess.DEVNULL,

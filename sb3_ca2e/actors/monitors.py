@@ -15,6 +15,8 @@ from stable_baselines3.common.env_util import unwrap_wrapper
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import VecMonitor
 
+from sb3_ca2e.actors.refusals import HopelessError
+
 
 class SlotWriter(ResultsWriter):
     """
@@ -170,8 +172,17 @@ class SlotMonitor(gym.Wrapper):
         """
         :param action: the action
         :return: what the environment returned, with the added entries in ``info["episode"]``
+        :raises HopelessError: if that is not what gymnasium's environments return
         """
-        result = self.env.step(action)
+        try:
+            result = self.env.step(action)
+        except (TypeError, ValueError) as error:
+            if _raised_by_monitor(error):
+                raise HopelessError(
+                    "The environment's step() returned something else than (observation, reward, terminated, "
+                    f"truncated, info) with a number for the reward: {error}. Correct the environment."
+                ) from error
+            raise
         self._files.write(result[-1])
         return result
 
@@ -183,6 +194,14 @@ class SlotMonitor(gym.Wrapper):
         """Close the environment and the files."""
         super().close()
         self._files.close()
+
+
+def _raised_by_monitor(error: Exception) -> bool:
+    """Whether it was the ``Monitor`` that could not use what the environment inside returned."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback is not None and traceback.tb_frame.f_code is Monitor.step.__code__
 
 
 class _Unwritten:

@@ -183,8 +183,8 @@ class Statistics:
             if flags & TRANSITION:
                 value = value * self.normalize.gamma + reward
                 returns.append(value)
-                if flags & (TERMINATED | TRUNCATED):
-                    value = 0.0
+            if not flags & TRANSITION or flags & (TERMINATED | TRUNCATED):
+                value = 0.0
         self._returns[block.slot] = value
         return np.array(returns)
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sb3_ca2e.actors.refusals import HopelessError, NotFiniteError
 from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
 
 if TYPE_CHECKING:
@@ -40,8 +41,11 @@ class _Stack:
             return False
         if raw.dtype is not self.column.dtype or raw.shape != self.column.frame_shape:
             return False
-        # Zero times what is not finite is not zero: a fifth of the time of isfinite and all.
-        return self._zeros is None or bool(raw.ravel().dot(self._zeros) == 0.0)
+        if self._zeros is None:
+            return True
+        with np.errstate(invalid="ignore"):  # of infinity
+            # Zero times what is not finite is not zero: a fraction of the time of isfinite and all.
+            return bool(raw.ravel().dot(self._zeros) == 0.0)
 
     def reset(self, slot: int, frame: np.ndarray) -> None:
         if self.column.n_stack > 1:
@@ -81,11 +85,12 @@ class Observations:
         """
         :param raw: what the environment returned
         :return: the frame of each key in the learner's layout
-        :raises ValueError: if one does not fit the environment's observation space, or is not finite
+        :raises HopelessError: if one does not fit the environment's observation space
+        :raises NotFiniteError: if one has other numbers than finite ones
         """
         parts = raw if isinstance(raw, dict) else {OBSERVATION: raw}
         if missing := [key for key in self.columns if key not in parts]:
-            raise ValueError(
+            raise HopelessError(
                 f"The environment returned an observation without {missing[0]!r}, a key of its space. Correct the "
                 "environment, or the space that it declares."
             )
@@ -97,20 +102,20 @@ class Observations:
             frame = frame.transpose(2, 0, 1)
         name = "" if key == OBSERVATION else f" {key!r}"
         if frame.shape != column.frame_shape or not _holds(column.dtype, frame):
-            raise ValueError(
+            raise HopelessError(
                 f"The environment returned an observation{name} of shape {np.shape(raw)} and dtype {frame.dtype}, "
                 f"which does not fit its observation space (frames {column.frame_shape} of {column.dtype}). Correct "
                 "the environment, or the space that it declares."
             )
         if column.dtype.kind == "f" and not np.isfinite(frame.astype(column.dtype, copy=False)).all():
-            raise ValueError(
+            raise NotFiniteError(
                 f"The environment returned an observation{name} that is not finite, {frame}. Learning would be lost "
                 "from there on: correct the environment, or let the episode end before its state diverges."
             )
         if key in self._ranges:
             low, high = self._ranges[key]
             if (frame < low).any() or (frame > high).any():
-                raise ValueError(
+                raise HopelessError(
                     f"The environment returned an observation{name} of {frame}, which lies outside of its observation "
                     f"space (from {low} to {high}). Correct the environment, or the space that it declares."
                 )
@@ -122,7 +127,7 @@ class Observations:
 
         :param slot: position in the batch
         :param raw: what the environment returned first
-        :raises ValueError: as :meth:`frames` does
+        :raises ValueError: as :meth:`frames` does; nothing has changed then
         """
         for key, frame in self.frames(raw).items():
             self._stacks[key].reset(slot, frame)
@@ -133,7 +138,7 @@ class Observations:
 
         :param slot: position in the batch
         :param raw: what the environment returned
-        :raises ValueError: as :meth:`frames` does
+        :raises ValueError: as :meth:`frames` does; nothing has changed then
         """
         stack = self._stacks.get(OBSERVATION)
         if stack is not None and stack.accepts(raw):

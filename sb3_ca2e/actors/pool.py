@@ -4,6 +4,7 @@ import collections
 import contextlib
 import os
 import selectors
+import signal
 import time
 import traceback
 import warnings
@@ -17,6 +18,7 @@ from sb3_ca2e.actors.actor import Actor, ActorSpec
 from sb3_ca2e.actors.device_inference import DeviceInference
 from sb3_ca2e.actors.forking import ForkServer, ServerGone, Started
 from sb3_ca2e.actors.life import LOOK, Life, how_it_ended
+from sb3_ca2e.actors.limits import check_descriptors
 from sb3_ca2e.actors.snapshot import ActorsState, restore, state_of
 from sb3_ca2e.actors.supervision import GRACE, KILLED, ActorError, ActorWarning, Budget
 from sb3_ca2e.actors.transport import BUFFERS, BlockBuffers, Board, Handover, shared_file
@@ -122,9 +124,12 @@ class AsyncActors:
     :param specs: one a process
     :param rate_limit: bound how far actors run ahead of each other
     :param inference: where their networks run, None for the actors themselves
+    :raises OSError: if the system grants too few file descriptors
+    :raises MemoryError: if it grants too little memory
     """
 
     def __init__(self, specs: Sequence[ActorSpec], rate_limit: bool = True, inference: DeviceInference | None = None):
+        check_descriptors(len(specs), n_more=len(specs) if inference is not None else 0)
         self._specs, self._rate_limit, self._inference = list(specs), rate_limit, inference
         self._payloads = [cloudpickle.dumps(spec) for spec in specs]
         self._selector = selectors.DefaultSelector()
@@ -326,6 +331,10 @@ class AsyncActors:
         process, now = life.spec.process, time.monotonic()
         description = life.description(what) if life.failure is None else _told(life.spec, life.failure)
         self._give_up(life)
+        if life.failure is not None and life.failure.hopeless:
+            self._due[process] = float("inf")
+            self._ready.append(ActorError(f"{description}\nTo start it again would change nothing.{_kept(code)}"))
+            return
         budget = self._budgets[process]
         delay = budget.failed(now, raised=life.failure is not None)
         if delay is None:
@@ -362,11 +371,12 @@ class AsyncActors:
             if life.handle is None:
                 self._give_up(life)
                 self._due[process] = now
-        delay = self._server_budget.failed(now)
+        delay = self._server_budget.failed(now, raised=code != -signal.SIGKILL)
         message = f"The server that actors are forked from {what}{how_it_ended(code)}; see its output above."
         if delay is None:
             self._server_due = float("inf")
-            self._ready.append(ActorError(f"{message}\nThis was {self._server_budget.history}.{_kept(code)}"))
+            history = self._server_budget.history
+            self._ready.append(ActorError(f"{message}\nThis was {history}.{_kept(code)}{_MEMORY_LIMIT}"))
             return
         self._server_due = now + delay
         warnings.warn(f"{message}\nIt is replaced, and its actors go on.", ActorWarning, stacklevel=2)
@@ -411,6 +421,10 @@ def _kept(code: int | None) -> str:
     """What is left, and what may help."""
     hint = " The system may be short of memory: lower n_actors or buffer_size." if code == -9 else ""
     return f" What was handed over is kept.{hint}"
+
+
+#: A server that can't start has seldom another reason.
+_MEMORY_LIMIT = " If it lacked memory to start, look for a limit: `ulimit -v` in the shell, or that of a container."
 
 
 def _poke(fd: int) -> None:

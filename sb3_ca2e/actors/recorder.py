@@ -95,6 +95,8 @@ class Recorder:
     def __init__(self, observations: Observations, layout: BlockLayout, n_slots: int):
         self._observations, self._lead = observations, layout.lead
         self.n_steps = 0
+        #: steps of each slot that were left out of its block
+        self.n_refused = [0] * n_slots
         self.endings: list[Ending] = []
         # What has been seen before each step and after the last; what was done in each step, all by step and slot.
         n = layout.n_steps
@@ -117,6 +119,7 @@ class Recorder:
         :param prior: of each slot, whether a prior agent plays
         """
         self._views, self.n_steps = views, 0
+        self.n_refused = [0] * len(views)
         self.endings.clear()
         self._flags[:] = np.where(prior, TRANSITION | PRIOR, TRANSITION)
         for position, fields in enumerate(views) if self._lead else ():
@@ -160,6 +163,16 @@ class Recorder:
         self.endings.append(
             Ending(position, {**seen, "ages": min(age, self._lead)}, self._observations.of(position), age)
         )
+
+    def refuse(self, position: int) -> None:
+        """
+        The step that is being made is left out: what was seen before it ends what came before, as a frame on which no
+        step was taken.
+
+        :param position: of the slot
+        """
+        self._flags[self.n_steps, position] = 0
+        self.n_refused[position] += 1
 
     def prior_retired(self, position: int) -> None:
         """

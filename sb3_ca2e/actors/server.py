@@ -37,9 +37,11 @@ def main(control_fd: int) -> None:
     :param control_fd: a socket to the learner
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the learner's to handle
+    signal.signal(signal.SIGTERM, lambda *_: None)  # and so is this; what environments start does not inherit it so
     import sb3_ca2e.actors.actor  # noqa: F401 - imported once here, for all actors
     from sb3_ca2e.actors.supervision import GRACE, GRACE_ALONE
 
+    _die_with_parent(None)  # from here on it ends its actors first
     gc.freeze()
     learner = os.getppid()
     wakeup_read, wakeup_write = os.pipe()
@@ -132,6 +134,7 @@ def run_actor(fds: dict[str, int]) -> int:
 
     from sb3_ca2e.actors.actor import Actor, ActorSpec
     from sb3_ca2e.actors.exchange import LearnerGone, RemoteInference
+    from sb3_ca2e.actors.refusals import HopelessError
     from sb3_ca2e.actors.transport import BlockBuffers, Board, Handover, MessageWriter
 
     th.set_num_threads(1)
@@ -156,9 +159,10 @@ def run_actor(fds: dict[str, int]) -> int:
         with contextlib.suppress(LearnerGone):
             _collect(actor, messages, fds["wake"])
         actor.close()
-    except Exception:
-        slot = actor.collecting if actor is not None else -1
-        failed = Handover(spec.process if spec is not None else -1, error=traceback.format_exc(), failed_slot=slot)
+    except Exception as error:
+        slot, process = actor.collecting if actor is not None else -1, spec.process if spec is not None else -1
+        hopeless = isinstance(error, HopelessError)
+        failed = Handover(process, error=traceback.format_exc(), failed_slot=slot, hopeless=hopeless)
         with contextlib.suppress(BrokenPipeError):
             messages.send(failed)
         return 1

@@ -37,7 +37,7 @@ class ActorError(RuntimeError):
 
 
 class ActorWarning(RuntimeWarning):
-    """An actor failed and is replaced: training goes on."""
+    """An actor failed and is replaced, or gave steps that are left out: training goes on."""
 
 
 class Phase(IntEnum):

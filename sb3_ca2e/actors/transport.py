@@ -185,9 +185,17 @@ def map_file(fd: int) -> np.ndarray:
     """
     :param fd: a file of :func:`shared_file`
     :return: its bytes, shared
+    :raises MemoryError: if there is no room for them
     """
     with os.fdopen(os.dup(fd), "r+b") as file:  # the mapping outlives it
-        return np.memmap(file, dtype=np.uint8, mode="r+").view(np.ndarray)
+        try:
+            return np.memmap(file, dtype=np.uint8, mode="r+").view(np.ndarray)
+        except OSError as error:
+            size = os.fstat(fd).st_size / 2**20
+            raise MemoryError(
+                f"Could not map {size:.1f} MiB of shared memory for the actors ({error.strerror}); raise the limit on "
+                "this process's memory (`ulimit -v`), or lower n_actors or local_buffer_size."
+            ) from error
 
 
 class Board:
@@ -401,10 +409,13 @@ class Handover:
     :param infos: what environments reported, by (step, position of the slot)
     :param games: for each game that ended: its return, and whether a nature slot played it without exploration
     :param seconds: how the actor spent its time
+    :param refused: by position of the slot, how much of what it gave was not finite, and why the last was refused
+    :param broken: by position of the slot, why its prior agent was given up
     :param begins: the first of its actor: episodes begin anew, those before were cut off
     :param late: the actor was silent for too long meanwhile
     :param error: traceback, if the actor failed: then all else is empty
     :param failed_slot: slot whose environment failed, -1 if none did
+    :param hopeless: another actor would fail too
     """
 
     process: int
@@ -414,10 +425,13 @@ class Handover:
     infos: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
     games: dict[tuple[int, int], tuple[float, bool]] = field(default_factory=dict)
     seconds: Seconds = field(default_factory=Seconds)
+    refused: dict[int, tuple[int, str]] = field(default_factory=dict)
+    broken: dict[int, str] = field(default_factory=dict)
     begins: bool = False
     late: bool = False
     error: str | None = None
     failed_slot: int = -1
+    hopeless: bool = False
 
 
 class MessageWriter:

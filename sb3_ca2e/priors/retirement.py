@@ -65,6 +65,16 @@ class Retirement:
         """
         return self.prior(index)["retired_at"] is not None
 
+    def retire(self, index: int, timestep: int) -> None:
+        """
+        A prior agent is of no use any more, though the learner may not have beaten it.
+
+        :param index: which prior agent
+        :param timestep: transitions made so far
+        """
+        prior = self.state["priors"][index]
+        prior["retired_at"] = timestep if prior["retired_at"] is None else prior["retired_at"]
+
     @property
     def learner_reward(self) -> float | None:
         """Mean return of the learner's last greedy episodes, None before there are enough."""

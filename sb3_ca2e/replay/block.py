@@ -85,8 +85,9 @@ class Block:
     Consecutive steps of one slot, whole episodes or parts of them.
 
     A row is a frame together with the step taken from it. An episode that ends inside the block adds
-    a row without :data:`TRANSITION`, which holds its last frame. The frame after the last row, where
-    the slot stands now, closes the block; the next block of the slot begins with it.
+    a row without :data:`TRANSITION`, which holds its last frame; one that breaks off because the next step
+    was refused has such a row and no flag of an end. The frame after the last row, where the slot stands now,
+    closes the block; the next block of the slot begins with it.
 
     :param slot: the slot that made the steps
     :param frames: for each key ``(lead + n_rows + 1, *frame_shape)``: the lead frames, one frame a

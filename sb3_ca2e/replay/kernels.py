@@ -119,7 +119,7 @@ def set_leaves(sums: np.ndarray, leaves: np.ndarray, values: np.ndarray) -> tupl
     return low, high
 
 
-@_compiled("UniTuple(float64, 2)(float64[::1], int64[::1], int64[::1], float64[::1], float64, int64[::1], int64)")
+@_compiled("Tuple((float64, int64))(float64[::1], int64[::1], int64[::1], float64[::1], float64, int64[::1], int64)")
 def reprioritize(
     sums: np.ndarray,
     rows: np.ndarray,
@@ -128,9 +128,10 @@ def reprioritize(
     alpha: float,
     segment_generations: np.ndarray,
     segment_rows: int,
-) -> tuple[float, float]:
+) -> tuple[float, int]:
     """
-    Set priorities of sampled rows that have not been overwritten since, unless one is NaN, infinite or negative.
+    Set priorities of sampled rows that have not been overwritten since, but for those that are NaN, infinite or
+    negative.
 
     :param sums: of priority^alpha, as of :func:`sum_up`
     :param rows: ``(batch,)``
@@ -139,22 +140,24 @@ def reprioritize(
     :param alpha: exponent of the priorities
     :param segment_generations: ``(n_segments,)`` how often each segment has been freed
     :param segment_rows: rows of a segment
-    :return: the extremes of the priorities, or of priority^alpha if it is there that they are too large
+    :return: the largest of the priorities, and the number of those that were left out
     """
-    low, high = extremes(priorities)
-    if not (low >= 0.0 and high < np.inf):
-        return low, high
     current, powers = np.empty_like(rows), np.empty_like(priorities)
-    n_current = 0
+    n_current, n_refused, largest = 0, 0, 0.0
     for i in range(len(rows)):
         segment = rows[i] // segment_rows
         if not 0 <= segment < len(segment_generations):
             raise IndexError("a row that the memory does not have")
+        power = priorities[i] ** alpha
+        if not (0.0 <= priorities[i] < np.inf and power < np.inf):
+            n_refused += 1
+            continue
+        largest = max(largest, priorities[i])
         if segment_generations[segment] == generations[i]:
-            current[n_current], powers[n_current] = rows[i], priorities[i] ** alpha
+            current[n_current], powers[n_current] = rows[i], power
             n_current += 1
-    lowest, highest = set_leaves(sums, current[:n_current], powers[:n_current])
-    return (low, high) if highest < np.inf else (lowest, highest)
+    set_leaves(sums, current[:n_current], powers[:n_current])
+    return largest, n_refused
 
 
 @_compiled(

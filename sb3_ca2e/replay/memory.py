@@ -21,7 +21,7 @@ from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 from sb3_ca2e.replay.stacks import each_frame
 from sb3_ca2e.replay.steps import Observations, StepBlocks
 from sb3_ca2e.replay.storage import SEGMENT_LENGTH, SegmentStorage
-from sb3_ca2e.replay.sum_tree import check_priorities, moved
+from sb3_ca2e.replay.sum_tree import moved
 
 
 class PrioritizedReplayBuffer(ReplayBuffer):
@@ -163,6 +163,11 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         """A throw-away array: with ``optimize_memory_usage`` SB3 marks the newest step in it, see :meth:`add`."""
         return np.zeros(self.buffer_size, dtype=np.float32)
 
+    @property
+    def n_refused_priorities(self) -> int:
+        """Priorities that were no finite numbers and are not in the memory, as far as a GPU has told."""
+        return 0 if self._storage is None else self._storage.n_refused
+
     def reset(self) -> None:
         """Forget all transitions, and give their memory back."""
         super().reset()
@@ -196,18 +201,20 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         """
         Append a block to its slot's stream.
 
-        :param block: the rows, with raw priorities
+        :param block: the rows, with raw priorities; one that is NaN, infinite or negative is counted, and the largest
+            seen so far takes its place, as for transitions that come without one
         """
         priorities = np.zeros(len(block.flags))
         is_transition = (block.flags & TRANSITION).astype(bool)
         raw = block.priorities[is_transition]
+        sound = (raw >= 0.0) & (raw < np.inf)
         if len(raw) > 0:
-            check_priorities(float(raw.min()), float(raw.max()), f"slot {block.slot}")
-            self.max_priority = max(self.max_priority, float(raw.max()))
-            priorities[is_transition] = raw**self.alpha
+            self.max_priority = max(self.max_priority, float(raw.max(initial=0.0, where=sound)))
+            priorities[is_transition] = np.where(sound, raw, self.max_priority) ** self.alpha
         if self._storage is None:
             self._storage = self._new_storage()
-        self._storage.check_written()
+        self._storage.look_at_written()
+        self._storage.n_refused += len(raw) - int(np.count_nonzero(sound))
         self.max_priority = max(self.max_priority, self._storage.largest)
         self._storage.commit(block, priorities)
         self.pos = self._storage.n_committed % self.buffer_size
@@ -380,7 +387,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
     def update_priorities(self, indices: th.Tensor, generations: th.Tensor, priorities: th.Tensor) -> None:
         """
-        Set the priorities of sampled transitions, leaving out those that have been overwritten since.
+        Set the priorities of sampled transitions, leaving out those that have been overwritten since. A priority that
+        is NaN, infinite or negative is counted, and the transition keeps the one that it has.
 
         :param indices: ``(batch,)`` of the samples
         :param generations: ``(batch,)`` of the samples

@@ -66,8 +66,9 @@ class Rows:
         self._set_tree(n_rows + 1)
         #: number of transitions ever committed
         self.n_committed = th.zeros((), dtype=th.int64, device=device)
-        #: the smallest and the largest of all priorities written, NaN once one was
-        self.extremes = th.tensor([0.0, 0.0], dtype=th.float64, device=device)
+        #: the largest of the priorities written, and how many were refused; of these, those that are known of
+        self.tally = th.tensor([0.0, 0.0], dtype=th.float64, device=device)
+        self.n_refused_known = 0
 
     def _set_tree(self, capacity: int) -> None:
         """Make an empty tree of the kind that is fast where the columns are."""
@@ -109,7 +110,7 @@ class Rows:
         :param device: torch device
         """
         self.frames = {key: frames.to(device) for key, frames in self.frames.items()}
-        for name in (*self._COLUMNS, "_flag_bits", "n_committed", "extremes"):
+        for name in (*self._COLUMNS, "_flag_bits", "n_committed", "tally"):
             setattr(self, name, getattr(self, name).to(device))
         priorities = self.priorities[: len(self.priorities)].cpu().numpy()
         self._set_tree(len(priorities))

@@ -9,7 +9,6 @@ import torch as th
 
 from sb3_ca2e.replay.block import PRIOR, TRANSITION, TRUNCATED, Block, ObservationColumn, lead_frames
 from sb3_ca2e.replay.rows import ENDED, Rows, put
-from sb3_ca2e.replay.sum_tree import check_priorities
 
 #: Data rows of a segment. Its lead and tail are the price of never reading a frame across segments.
 SEGMENT_LENGTH = 256
@@ -87,10 +86,12 @@ class SegmentStorage:
         self.n_committed = 0
         #: largest priority written, as far as is known
         self.largest = 0.0
+        #: priorities that were not written as they were no finite numbers, as far as is known
+        self.n_refused = 0
         self._watch()
 
     def _watch(self) -> None:
-        """Where the extremes of the priorities written are read: copied there behind the CPU's back."""
+        """Where the tally of the priorities written is read: copied there behind the CPU's back."""
         is_cuda = self.rows.device.type == "cuda"
         self._written = th.zeros(2, dtype=th.float64, device="cpu" if is_cuda else self.rows.device, pin_memory=is_cuda)
 
@@ -120,20 +121,19 @@ class SegmentStorage:
 
     def reprioritize(self, rows: th.Tensor, generations: th.Tensor, priorities: th.Tensor, alpha: float) -> None:
         """
-        Set priorities of sampled rows, leaving out those that have been overwritten since.
+        Set priorities of sampled rows, leaving out those that have been overwritten since. Where a priority is NaN,
+        infinite or negative the row keeps the one that it has, and that is counted.
 
         :param rows: ``(batch,)`` int64
         :param generations: ``(batch,)`` int64, of the rows when they were sampled
         :param priorities: ``(batch,)`` float64
         :param alpha: exponent of the priorities
-        :raises ValueError: if a priority is NaN, infinite or negative; nothing is changed then. On a device for which
-            the CPU would have to wait, only such priorities are left out, and :meth:`check_written` tells
         """
         columns = self.rows.host
         if columns is not None:
             from sb3_ca2e.replay import kernels
 
-            low, high = kernels.reprioritize(
+            largest, n_refused = kernels.reprioritize(
                 columns.sums,
                 np.ascontiguousarray(rows),
                 np.ascontiguousarray(generations),
@@ -142,8 +142,8 @@ class SegmentStorage:
                 self.generations.numpy(),
                 self.segment_rows,
             )
-            check_priorities(low, high)
-            self.largest = max(self.largest, high)
+            self.largest = max(self.largest, largest)
+            self.n_refused += n_refused
             return
         self.write_priorities(rows, generations, priorities, alpha)
         self.report_written()
@@ -151,39 +151,33 @@ class SegmentStorage:
     def write_priorities(self, rows: th.Tensor, generations: th.Tensor, priorities: th.Tensor, alpha: float) -> None:
         """:meth:`reprioritize` by operations on tensors alone, which a CUDA graph can hold."""
         powers = priorities**alpha
-        sound = (priorities >= 0.0) & (powers < float("inf"))
-        seen = th.where(powers == float("inf"), powers, priorities)
-        # A minimum and a maximum are NaN if one of the values is.
-        self.rows.extremes.copy_(th.stack(th.aminmax(th.cat([self.rows.extremes, seen]))))
+        sound = (priorities >= 0.0) & (priorities < float("inf")) & (powers < float("inf"))
+        before = self.rows.tally
+        seen = th.maximum(before[0], th.where(sound, priorities, 0.0).max())
+        before.copy_(th.stack([seen, before[1] + (~sound).sum()]))
         is_current = (self.generations_of(rows) == generations) & sound
         # The sentinel, no transition, takes the place of overwritten rows, and keeps its priority of zero.
         rows = th.where(is_current, rows, self.rows.sentinel)
         self.rows.priorities.write(rows, th.where(is_current, powers, 0.0))
 
     def report_written(self) -> None:
-        """Have the extremes of the priorities written sent to where :meth:`check_written` reads them."""
-        self._written.copy_(self.rows.extremes, non_blocking=True)
+        """Have the tally of the priorities written sent to where :meth:`look_at_written` reads it."""
+        self._written.copy_(self.rows.tally, non_blocking=True)
 
     def priority_tensors(self) -> list[th.Tensor]:
         """
         :return: what :meth:`write_priorities` writes
         """
-        return [self.rows.priorities.leaves, self.rows.priorities.nodes, self.rows.extremes]
+        return [self.rows.priorities.leaves, self.rows.priorities.nodes, self.rows.tally]
 
-    def check_written(self) -> None:
-        """
-        Look at the extremes of the priorities written, as far as the device has come: a late error costs no time.
-
-        :raises ValueError: if a priority was NaN, infinite or negative
-        """
+    def look_at_written(self) -> None:
+        """Look at the tally of the priorities written, as far as the device has come: nothing waits for it."""
         if self.rows.host is not None:
             return
-        low, high = self._written.tolist()
-        if not (low >= 0.0 and high < float("inf")):
-            self.rows.extremes.zero_()
-            self._written.zero_()
-            check_priorities(low, high)
-        self.largest = max(self.largest, high)
+        largest, refused = self._written.tolist()
+        self.largest = max(self.largest, largest)
+        self.n_refused += max(int(refused) - self.rows.n_refused_known, 0)
+        self.rows.n_refused_known = max(int(refused), self.rows.n_refused_known)
 
     def commit(self, block: Block, priorities: np.ndarray) -> None:
         """
@@ -245,7 +239,8 @@ class SegmentStorage:
         for key, frames in self.rows.frames.items():
             put(frames, start - self.lead, block.frames[key][row : row + self.lead])
         previous = self._newest.get(block.slot)
-        if previous is not None:
+        # A tail that is a row of its own ends what came before it, also where no flag of an end says so.
+        if previous is not None and self.segments[previous].fill <= self.segment_length:
             self._link(self.segments[previous], start)
         self.segments[segment_id] = Segment(block.slot, start)
         self._newest[block.slot] = segment_id

@@ -17,6 +17,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ca2e import CA2EDQN, CA2ECheckpointCallback
+from sb3_ca2e.replay.block import TRANSITION
 
 
 def learner(**kwargs: Any) -> CA2EDQN:
@@ -185,6 +186,70 @@ def killed_while_saving(folder: pathlib.Path, n: int) -> str:
             assert lives[-1].start in (lives[-2].saved, lives[-2].begun), lives[-2:]
     assert CA2EDQN.resume(folder).num_timesteps in (lives[-1].saved, lives[-1].begun)
     return f"{len(lives)} kills, {n} of them while saving, {len(lives)} resumed"
+
+
+class AtCheckpoint(BaseCallback):
+    """
+    Keeps what the model was when a checkpoint was taken.
+
+    :param save_freq: calls until then
+    """
+
+    model: CA2EDQN
+
+    def __init__(self, save_freq: int):
+        super().__init__()
+        self.save_freq = save_freq
+        self.seen: dict[str, bytes] = {}
+
+    def _on_step(self) -> bool:
+        if self.n_calls == self.save_freq:
+            self.model.between_rounds(self._look)
+        return True
+
+    def _look(self) -> None:
+        self.seen = learned(self.model)
+
+
+def learned(model: CA2EDQN) -> dict[str, bytes]:
+    """
+    :param model: a model
+    :return: all that its learning has led to, byte by byte
+    """
+    names = ("num_timesteps", "_n_updates", "_episode_num", "_n_learns", "retirement_state")
+    found = {name: repr(getattr(model, name)).encode() for name in names}
+    for name, tensor in model.policy.state_dict().items():
+        found[f"policy.{name}"] = tensor.numpy().tobytes()
+    for number, state in enumerate(model.policy.optimizer.state.values()):
+        found |= {f"optimizer.{number}.{key}": value.numpy().tobytes() for key, value in state.items()}
+    rows = model.replay_buffer._storage.rows
+    held = rows.flags & int(TRANSITION) > 0
+    columns = {name: getattr(rows, name) for name in ("actions", "rewards", "flags")}
+    columns |= {"priorities": rows.priorities[: len(held)], **rows.frames}
+    return found | {f"memory.{name}": column[held].numpy().tobytes() for name, column in columns.items()}
+
+
+def resumed(folder: pathlib.Path, n_transitions: int) -> str:
+    """
+    Resume one checkpoint twice in one process, where both runs must be the one that was not interrupted, and one of
+    actor processes, which must be what was saved.
+
+    :param folder: an empty folder
+    :param n_transitions: of the whole runs
+    :return: figures
+    """
+    half = n_transitions // 2
+    whole = learner().learn(n_transitions, CA2ECheckpointCallback(half, folder / "sync", save_replay_buffer=True))
+    for _ in range(2):
+        again = CA2EDQN.resume(folder / "sync" / f"rl_model_{half}_steps", "CartPole-v1", device="cpu")
+        again.learn(n_transitions - half, reset_num_timesteps=False)
+        assert learned(again) == learned(whole)
+    seen = AtCheckpoint(half)
+    model = learner(execution="async", n_processes=2)
+    model.learn(half + 100, [CA2ECheckpointCallback(half, folder / "async", save_replay_buffer=True), seen])
+    (saved,) = (folder / "async").iterdir()
+    assert learned(CA2EDQN.resume(saved, "CartPole-v1", device="cpu")) == seen.seen
+    return f"{n_transitions} transitions: two resumed runs are the uninterrupted one; asynchronous: all is kept"
 
 
 def damage(folder: pathlib.Path, rng: random.Random) -> str:

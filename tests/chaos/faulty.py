@@ -74,6 +74,27 @@ class Faulty(Ledger):
         self.check("close")
 
 
+class Troubled(Ledger):
+    """
+    A :class:`Ledger` that fails now and then in one of the ways above, but not in the learner's own process.
+
+    :param chance: that a step does
+    :param spared: the learner's process
+    """
+
+    WAYS = (raises, exits, crashes, is_killed, sleeps, holds_the_gil)
+    chance_of_its_own = random.SystemRandom()  # actors seed the others
+
+    def __init__(self, chance: float, *, spared: int):
+        super().__init__()
+        self.chance, self.spared = chance, spared
+
+    def step(self, action):
+        if self.chance_of_its_own.random() < self.chance and os.getpid() != self.spared:
+            self.chance_of_its_own.choice(self.WAYS)()
+        return super().step(action)
+
+
 def killed_in_a_block_write() -> None:
     """Half of the priorities are there, and nothing has been announced."""
     original = Blocks.write_priorities

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
@@ -15,7 +16,7 @@ from chaos.victims import actors, send
 from sb3_ca2e import CA2EDQN, ActorWarning
 
 
-def learner(n_transitions: int, env=Ledger, **changes) -> CA2EDQN:
+def learner(n_transitions: int, env=Ledger, algorithm=CA2EDQN, **changes) -> CA2EDQN:
     """A learner cheap enough to be bound by its actors, and a memory that keeps everything."""
     settings = {
         "n_steps": 1,
@@ -32,7 +33,7 @@ def learner(n_transitions: int, env=Ledger, **changes) -> CA2EDQN:
         "device": "cpu",
         "seed": 0,
     }
-    return CA2EDQN("MlpPolicy", env, **{**settings, **changes})
+    return algorithm(env=env, **{"policy": "MlpPolicy", **settings, **changes})
 
 
 class Killer(threading.Thread):
@@ -41,18 +42,19 @@ class Killer(threading.Thread):
 
     :param n_kills: how many
     :param interval: seconds
+    :param victims: finds those that may be killed
     """
 
-    def __init__(self, n_kills: int, interval: float):
+    def __init__(self, n_kills: int, interval: float, victims: Callable[[int], list[int]] = actors):
         super().__init__(daemon=True)
-        self.n_kills, self.interval = n_kills, interval
+        self.n_kills, self.interval, self.victims = n_kills, interval, victims
         self.times: list[float] = []
         self.stopped = threading.Event()
 
     def run(self) -> None:
         rng = random.Random(0)
         while len(self.times) < self.n_kills and not self.stopped.wait(rng.uniform(0, 2 * self.interval)):
-            victims = actors(os.getpid())
+            victims = self.victims(os.getpid())
             if victims and send(rng.choice(victims), signal.SIGKILL):
                 self.times.append(time.monotonic())
 

@@ -1,10 +1,12 @@
 """The rows, by name."""
 
+import pathlib
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from chaos import failures, kills
+from chaos import checkpoints, endings, endurance, failures, kills, limits
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,16 @@ class Row:
     cause: str
     full: Callable[[], str]
     small: Callable[[], str]
+
+
+def in_folder(function: Callable[[pathlib.Path, int], str], n: int) -> Callable[[], str]:
+    """Have it do in an empty folder what it does there."""
+
+    def run() -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            return function(pathlib.Path(folder), n)
+
+    return run
 
 
 ROWS = {
@@ -38,9 +50,45 @@ ROWS = {
         partial(failures.environment_hangs, timeout=1.0, slack=10.0),
     ),
     "F5": Row("processes that end", failures.process_ends, failures.process_ends),
+    "F6": Row("learners that raise", endings.learner_raises, partial(endings.learner_raises, slack=10.0)),
+    "F7": Row(
+        "learners killed at random times",
+        partial(endings.learner_is_killed, times=50),
+        partial(endings.learner_is_killed, times=2, slack=10.0),
+    ),
+    "F8": Row(
+        "learners interrupted at random times, once or twice",
+        partial(endings.learner_is_interrupted, times=50),
+        partial(endings.learner_is_interrupted, times=4, slack=10.0),
+    ),
+    "F9": Row("a disk full while saving", in_folder(checkpoints.full_disk, 20), in_folder(checkpoints.full_disk, 20)),
+    "F10": Row(
+        "processes killed while saving",
+        in_folder(checkpoints.killed_while_saving, 100),
+        in_folder(checkpoints.killed_while_saving, 3),
+    ),
+    "F11": Row("damaged checkpoints", in_folder(checkpoints.damaged, 1000), in_folder(checkpoints.damaged, 60)),
+    "F12": Row("runs resumed", in_folder(checkpoints.resumed, 20_000), in_folder(checkpoints.resumed, 600)),
+    "F13": Row(
+        "numbers that are not finite",
+        partial(limits.invalid_numbers, n_transitions=40_000),
+        partial(limits.invalid_numbers, n_transitions=2000),
+    ),
+    "F14": Row("wrong shapes, dtypes and spaces", limits.misfits, partial(limits.misfits, slack=10.0)),
     "F15": Row(
         "actors stopped and continued",
         partial(failures.stopped_and_continued, times=3, seconds=60.0, timeouts=(10.0, 100.0)),
         partial(failures.stopped_and_continued, times=1, seconds=6.0, timeouts=(1.0, 100.0), slack=10.0),
     ),
+    "F16": Row(
+        "many actors, many runs",
+        partial(endurance.many_actors_and_runs, n_actors=64, n_cycles=200, mib=5.0),
+        partial(endurance.many_actors_and_runs, n_actors=6, n_cycles=4, mib=50.0),
+    ),
+    "F17": Row(
+        "a long run with faults of all kinds",
+        partial(endurance.soak, seconds=1800.0, chance=3e-5, interval=10.0, mib_an_hour=5.0),
+        partial(endurance.soak, seconds=20.0, chance=3e-4, interval=2.0, mib_an_hour=float("inf")),
+    ),
+    "F18": Row("systems that grant too little", limits.refused_at_start, partial(limits.refused_at_start, slack=10.0)),
 }

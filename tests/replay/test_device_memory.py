@@ -1,5 +1,7 @@
 """What runs where the memory is on a GPU, here without one: nothing waits for the device, and what is sent ahead."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch as th
@@ -36,7 +38,7 @@ def test_nothing_waits_for_the_device(n_stack):
 
 @pytest.mark.usefixtures("_tensors_alone")
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
-def test_priorities_that_are_no_numbers_are_left_out_and_told_with_the_next_block(bad):
+def test_priorities_that_are_no_numbers_are_left_out_and_counted_with_the_next_block(bad):
     columns = columns_of(1)[0]
     memory = filled_memory(columns, 0, 0.1)
     rows = th.unique(memory.sample(64).indices)[:3]
@@ -45,11 +47,15 @@ def test_priorities_that_are_no_numbers_are_left_out_and_told_with_the_next_bloc
     after = memory._storage.rows.priorities[rows]
     np.testing.assert_allclose(after, [4.0**memory.alpha, before[1], 9.0**memory.alpha], rtol=1e-14)
     assert memory._storage.rows.priorities.total.isfinite()
-    slot, size = RecordedSlot(5, columns, np.random.default_rng(0)), memory.size()
-    with pytest.raises(ValueError, match="finite and not negative, the learner gave values from "):
-        memory.add_block(slot.block(3, 0))
-    assert memory.size() == size
+    slot = RecordedSlot(5, columns, np.random.default_rng(0))
     memory.add_block(slot.block(3, 0))
+    assert memory.n_refused_priorities == 1
+    memory.update_priorities(rows, memory._storage.generations_of(rows), th.tensor([bad, bad, 1.0]))
+    assert pickle.loads(pickle.dumps(memory)).n_refused_priorities == 1
+    memory.add_block(slot.block(3, 3))
+    assert memory.n_refused_priorities == 3
+    memory.add_block(slot.block(3, 6))
+    assert memory.n_refused_priorities == 3
     assert memory.sample(4).weights.isfinite().all()
 
 

@@ -117,7 +117,7 @@ def test_priorities_equal_those_of_tensors():
     batch = th.cat([old.indices, new.indices]), th.cat([old.generations, new.generations]), priorities
     for storage in both:
         storage.reprioritize(*batch, 0.6)
-        storage.check_written()
+        storage.look_at_written()
         assert storage.largest == priorities.max().item()
     got, expected = (storage.rows.priorities for storage in both)
     np.testing.assert_allclose(got[:], expected[:], rtol=1e-14)

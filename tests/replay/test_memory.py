@@ -89,17 +89,21 @@ def test_priorities_for_overwritten_rows_are_dropped():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
-def test_bad_priorities_change_nothing(bad):
+def test_bad_priorities_are_refused_and_counted(bad):
+    """A row keeps the one that it has; a new one gets the largest."""
     memory = make_memory()
-    memory.add_block(plain_block(20))
-    before = pickle.dumps(memory._storage)
-    samples = memory.sample(3)
-    with pytest.raises(ValueError, match="the learner gave values"):
-        memory.update_priorities(samples.indices, samples.generations, th.tensor([1.0, bad, 1.0]))
-    with pytest.raises(ValueError, match="slot 5 gave values"):
-        memory.add_block(plain_block(4, slot=5, priority=bad))
-    assert pickle.dumps(memory._storage) == before
-    assert memory.max_priority == 1.0
+    memory.add_block(plain_block(20, priority=2.0))
+    rows = th.unique(memory.sample(64).indices)[:3]
+    memory.update_priorities(rows, memory._storage.generations_of(rows), th.tensor([5.0, bad, 1.0]))
+    priorities = memory._storage.rows.priorities
+    np.testing.assert_allclose(priorities[rows], np.array([5.0, 2.0, 1.0]) ** 0.6, rtol=1e-14)
+    assert (memory.max_priority, memory.n_refused_priorities) == (5.0, 1)
+    memory.add_block(plain_block(4, slot=5, priority=bad))
+    assert (memory.max_priority, memory.n_refused_priorities) == (5.0, 5)
+    leaves = np.sort(priorities[:])
+    np.testing.assert_allclose(leaves[-24:], np.sort([1.0, *[2.0] * 18, *[5.0] * 5]) ** 0.6, rtol=1e-14)
+    assert leaves[-25] == 0.0
+    np.testing.assert_allclose(priorities.total, leaves.sum(), rtol=1e-14)
 
 
 @pytest.mark.parametrize("name", ["frames", "actions", "rewards", "ages"])
