@@ -162,8 +162,7 @@ class Learner:
         :return: what it tells of the batch
         """
         self._n_updates += 1
-        compiled = self._compiled_for(len(batch.rewards), batch.rewards.device)
-        if compiled is not None:
+        if self._compiled is not None and (compiled := self._compiled_for(len(batch.rewards), batch.rewards.device)):
             assert self._flat is not None
             self._skipped_in_a_row = 0
             return Updated(*compiled.run(*self._flat.inputs(batch)))
