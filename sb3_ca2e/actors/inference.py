@@ -10,7 +10,7 @@ import torch as th
 
 from sb3_ca2e.actors.recorder import Steps
 
-#: Passes through the modules themselves before they are traced, which takes a tenth of a second.
+#: Passes through the modules themselves before they are traced, which takes as long as a thousand of them.
 TRACE_AFTER = 100
 
 
@@ -110,8 +110,13 @@ def _traced(
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", th.jit.TracerWarning)  # the trace would depend on what was traced
             trace = th.jit.trace(act, (observations,), check_trace=False)
-            for _ in range(3):  # the first passes are slow: it watches them, and optimises itself
-                trace(observations)
+            # Fused code is no faster on so little work, and takes longer to prepare than all the rest.
+            fused = th.jit.set_fusion_strategy([])
+            try:
+                for _ in range(3):  # the first passes are slow: it optimises itself
+                    trace(observations)
+            finally:
+                th.jit.set_fusion_strategy(fused)
     except Exception:  # whatever networks of a user's own may raise: they can be used as they are
         return None
     finally:

@@ -38,7 +38,10 @@ def main(control_fd: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the learner's to handle
     signal.signal(signal.SIGTERM, lambda *_: None)  # and so is this; what environments start does not inherit it so
-    import sb3_ca2e.actors.actor  # noqa: F401 - imported once here, for all actors
+    # Imported once here, for all actors; the first when tensors are unpickled.
+    import torch.utils.serialization.config  # noqa: F401
+
+    import sb3_ca2e.actors.actor  # noqa: F401
     from sb3_ca2e.actors.supervision import GRACE, GRACE_ALONE
 
     _die_with_parent(None)  # from here on it ends its actors first
@@ -138,8 +141,6 @@ def run_actor(fds: dict[str, int]) -> int:
     from sb3_ca2e.actors.transport import BlockBuffers, Board, Handover, MessageWriter
 
     th.set_num_threads(1)
-    # The learner's threads wait for each other in every layer: an actor in the place of one would hold up all of them.
-    os.nice(NICENESS)
     messages = MessageWriter(fds["messages"])
     actor: Actor | None = None
     spec: ActorSpec | None = None
@@ -155,6 +156,9 @@ def run_actor(fds: dict[str, int]) -> int:
             ways = fds["exchange"], fds["bell"], fds["replies"]
             remote = RemoteInference(spec.exchange, spec.process, *ways)
         actor = Actor(spec, board, BlockBuffers(spec.layout, spec.slots, fds["buffers"]), remote)
+        # The learner's threads wait for each other in every layer: an actor in the place of one would hold up all of
+        # them. So would threads that environments start, but not the little that was to be done until here.
+        os.nice(NICENESS)
         actor.open()
         with contextlib.suppress(LearnerGone):
             _collect(actor, messages, fds["wake"])
