@@ -60,6 +60,7 @@ class ForkServer:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._text = ""
         self._pidfds: list[int] = []
+        self._spoke = False
         with theirs:
             try:
                 self._process = subprocess.Popen(
@@ -125,6 +126,7 @@ class ForkServer:
                     break
                 raise ServerGone
         *lines, self._text = self._text.split(";")
+        self._spoke = self._spoke or bool(lines)
         return [self._report(*line.split()) for line in lines]
 
     def _report(self, what: str, serial: str, number: str) -> Started | Ended:
@@ -149,8 +151,30 @@ class ForkServer:
             self._process.kill()
         return self._process.wait()
 
-    def wait(self) -> None:
-        """Wait until it has ended, after :meth:`close`."""
+    def stop(self) -> list[Handle]:
+        """
+        End it, with the actors.
+
+        :return: those actors that the caller has to wait for, as the server can't, and that it may not know of
+        """
+        started = self._unread()
+        if self._spoke:
+            self.close()
+            self._wait()
+        else:  # it imports, which takes seconds, and would not notice before
+            self._process.kill()
+            self._process.wait()
+            started += self._unread()
+            self.close()
+        return started
+
+    def _unread(self) -> list[Handle]:
+        """The actors that it says it has started; those that it could not say so of end with it."""
+        with contextlib.suppress(ServerGone):
+            return [report.handle for report in self.reports() if isinstance(report, Started)]
+        return []
+
+    def _wait(self) -> None:
         try:
             self._process.wait(SHUTDOWN)
         except subprocess.TimeoutExpired:

@@ -403,8 +403,7 @@ class AsyncActors:
         if self._inference is not None:
             self._inference.stop()
         if server is not None:
-            server.close()
-            server.wait()
+            handles += server.stop()
         deadline = time.monotonic() + GRACE
         for handle in handles:  # where the server did not, or there is none any more
             if not handle.ended(deadline):

@@ -16,6 +16,7 @@ from recording_env import RecordingEnv, make_spec
 
 from sb3_ca2e import CA2EDQN, ActorError, BuilderVecEnv
 from sb3_ca2e.actors.actor import ActorSpec
+from sb3_ca2e.actors.forking import ForkServer
 from sb3_ca2e.actors.pool import AsyncActors, SyncActors
 from sb3_ca2e.actors.supervision import Supervision
 
@@ -248,6 +249,12 @@ def test_starting_and_stopping_leaves_nothing_behind():
         fds, shared, children = state()
         assert (fds, children) == (before[0], before[2])
         assert set(shared) <= set(before[1])
+
+
+def test_a_server_that_still_imports_is_killed_rather_than_waited_for():
+    server = ForkServer()
+    assert server.stop() == []  # it has not been asked for anything: so it can't have said that it is there
+    assert server.kill() == -signal.SIGKILL, "how it had ended before"
 
 
 LEARNER = """
