@@ -44,16 +44,20 @@ class ForkServer:
     Starts a server with this process's import path; the user's ``__main__`` is never imported.
 
     Nothing here waits for it: what is asked for waits in a socket until it is ready.
+
+    :param niceness: how much it yields to others from its start, where another has been before it: to import takes
+        seconds of a core that the learner and its actors are using
     """
 
-    def __init__(self) -> None:
+    def __init__(self, niceness: int = 0) -> None:
         code = (
             "import ctypes, json, os, sys; "
             # Until it has imported everything, which takes seconds, it can't notice that the learner is gone.
             "sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, 9); "  # PR_SET_PDEATHSIG, SIGKILL
             "os.getppid() == int(sys.argv[3]) or os._exit(1); "
+            "os.nice(int(sys.argv[4])); "
             "sys.path[:] = json.loads(sys.argv[1]); "
-            "from sb3_ca2e.actors.server import main; main(int(sys.argv[2]))"
+            "from sb3_ca2e.actors.server import main; main(int(sys.argv[2]), int(sys.argv[4]))"
         )
         path = [entry or str(pathlib.Path.cwd()) for entry in sys.path]
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -63,8 +67,9 @@ class ForkServer:
         self._spoke = False
         with theirs:
             try:
+                numbers = theirs.fileno(), os.getpid(), niceness
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", code, json.dumps(path), str(theirs.fileno()), str(os.getpid())],
+                    [sys.executable, "-c", code, json.dumps(path), *map(str, numbers)],
                     pass_fds=[theirs.fileno()],
                     env={**os.environ, **dict.fromkeys(names, "1"), "CUDA_VISIBLE_DEVICES": ""},
                     stdin=subprocess.DEVNULL,

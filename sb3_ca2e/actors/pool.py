@@ -21,6 +21,7 @@ from sb3_ca2e.actors.forking import ForkServer, ServerGone, Started
 from sb3_ca2e.actors.life import LOOK, Life, how_it_ended
 from sb3_ca2e.actors.limits import check_descriptors
 from sb3_ca2e.actors.messages import Handover
+from sb3_ca2e.actors.server import NICENESS
 from sb3_ca2e.actors.snapshot import ActorsState, restore, state_of
 from sb3_ca2e.actors.supervision import GRACE, KILLED, ActorError, ActorWarning, Budget
 from sb3_ca2e.actors.transport import BUFFERS, BlockBuffers, shared_file
@@ -173,7 +174,7 @@ class AsyncActors:
         """Start whatever is down and has been for long enough."""
         try:
             if self._server is None and now >= self._server_due:
-                self._server = ForkServer()
+                self._server = ForkServer(NICENESS if self._server_budget.used else 0)
                 self._selector.register(self._server, selectors.EVENT_READ)
                 for life in self._lives:
                     if life is not None and life.handle is not None:

@@ -30,11 +30,12 @@ NICENESS = 10
 FDS = ("spec", "board", "buffers", "wake", "messages", "exchange", "bell", "replies")
 
 
-def main(control_fd: int) -> None:
+def main(control_fd: int, niceness: int) -> None:
     """
     Serve until the learner closes the control channel.
 
     :param control_fd: a socket to the learner
+    :param niceness: how much this process yields to others already
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the learner's to handle
     signal.signal(signal.SIGTERM, lambda *_: None)  # and so is this; what environments start does not inherit it so
@@ -72,7 +73,8 @@ def main(control_fd: int) -> None:
             if int(message) < 0:
                 adopted += fds
             else:
-                children[_fork(int(message), dict(zip(FDS, fds, strict=False)), control)] = int(message)
+                named = dict(zip(FDS, fds, strict=False))
+                children[_fork(int(message), named, control, NICENESS - niceness)] = int(message)
         elif set(readable) - {wakeup_read}:
             break
     control.close()
@@ -86,7 +88,7 @@ def _pidfd(pid: int) -> list[int]:
     return []
 
 
-def _fork(serial: int, fds: dict[str, int], control: socket.socket) -> int:
+def _fork(serial: int, fds: dict[str, int], control: socket.socket, niceness: int) -> int:
     server = os.getpid()
     go_read, go_write = os.pipe()
     pid = os.fork()
@@ -101,7 +103,7 @@ def _fork(serial: int, fds: dict[str, int], control: socket.socket) -> int:
             if os.read(go_read, 1):  # the learner knows of this process: it may outlive the server now
                 _die_with_parent(None)
                 os.close(go_read)
-                status = run_actor(fds)
+                status = run_actor(fds, niceness)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -124,11 +126,12 @@ def _die_with_parent(parent: int | None) -> None:
             os._exit(1)
 
 
-def run_actor(fds: dict[str, int]) -> int:
+def run_actor(fds: dict[str, int], niceness: int) -> int:
     """
     An actor's life.
 
     :param fds: what the spawn request brought along
+    :param niceness: how much more it is to yield than now
     :return: exit status
     """
     import cloudpickle
@@ -160,7 +163,7 @@ def run_actor(fds: dict[str, int]) -> int:
         actor = Actor(spec, board, BlockBuffers(spec.layout, spec.slots, fds["buffers"]), remote)
         # The learner's threads wait for each other in every layer: an actor in the place of one would hold up all of
         # them. So would threads that environments start, but not the little that was to be done until here.
-        os.nice(NICENESS)
+        os.nice(niceness)
         actor.open()
         with contextlib.suppress(LearnerGone):
             _collect(actor, messages, fds["wake"])
