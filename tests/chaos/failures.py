@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from stable_baselines3.common.callbacks import BaseCallback
@@ -211,20 +211,20 @@ class Ages(Watch):
         return super()._on_step()
 
 
-def stopped_and_continued(times: int, seconds: float, timeouts: Sequence[float], slack: float = 1.0) -> str:
-    """F15: nothing older than the bound is committed, the rest keep training."""
+def stopped_and_continued(times: dict[float, int], seconds: float, slack: float = 1.0) -> str:
+    """F15: nothing older than the bound is committed, the rest keep training; how often, for each bound."""
     lines = []
-    for timeout in timeouts:
+    for timeout, n_times in times.items():
         model = learner(
             3_000_000, env=Dated, actor_timeout=timeout, info_keys=("made",), learning_starts=MANY, train_freq=100
         )
         made: list[int] = []
         done = threading.Event()
 
-        def stop_and_continue(model=model, made=made, done=done) -> None:
+        def stop_and_continue(n_times=n_times, model=model, made=made, done=done) -> None:
             while model.num_timesteps < 1000:
                 done.wait(0.05)
-            for _ in range(times):
+            for _ in range(n_times):
                 victim = random.choice(actors(os.getpid()))
                 send(victim, signal.SIGSTOP)
                 done.wait(seconds / 2)
@@ -232,7 +232,7 @@ def stopped_and_continued(times: int, seconds: float, timeouts: Sequence[float],
                 done.wait(seconds / 2)
                 made.append(model.num_timesteps - before)
                 send(victim, signal.SIGCONT)
-                done.wait(seconds / 10)  # in which it may hand over what it had begun
+                done.wait(seconds / 30)  # in which it may hand over what it had begun
             done.set()
 
         ages = Ages(done.is_set)
@@ -246,7 +246,7 @@ def stopped_and_continued(times: int, seconds: float, timeouts: Sequence[float],
                 thread.join()
         assert ages.oldest < timeout + 1.0 * slack, f"a step of {ages.oldest:.1f} s ago was committed"
         assert min(made) > 0, "the rest stood still"
-        assert len(heard) == (times if timeout < seconds else 0), heard
+        assert len(heard) == (n_times if timeout < seconds else 0), heard
         audit(model)
         lines.append(f"actor_timeout={timeout:g}: oldest step {ages.oldest:.1f} s, {min(made)} made meanwhile")
     return "; ".join(lines)

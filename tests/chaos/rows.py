@@ -77,8 +77,8 @@ ROWS = {
     "F14": Row("wrong shapes, dtypes and spaces", limits.misfits, partial(limits.misfits, slack=10.0)),
     "F15": Row(
         "actors stopped and continued",
-        partial(failures.stopped_and_continued, times=3, seconds=60.0, timeouts=(10.0, 100.0)),
-        partial(failures.stopped_and_continued, times=1, seconds=6.0, timeouts=(1.0, 100.0), slack=10.0),
+        partial(failures.stopped_and_continued, times={10.0: 2, 100.0: 1}, seconds=60.0),
+        partial(failures.stopped_and_continued, times={1.0: 1, 100.0: 1}, seconds=6.0, slack=10.0),
     ),
     "F16": Row(
         "many actors, many runs",
