@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ca2e.actors.envs import as_env, recipe_from
 from sb3_ca2e.actors.exploration import Exploration
-from sb3_ca2e.arguments import check, check_space, refuse_misspelt
+from sb3_ca2e.arguments import as_list, check, check_space, refuse_misspelt
 from sb3_ca2e.fused import launches
 from sb3_ca2e.hooks import Hooks
 from sb3_ca2e.interrupts import Interrupts, Undisturbed
@@ -85,9 +85,10 @@ class CA2EMixin(Hooks, Saving):
         actor_timeout: float | None = 60.0,
     ) -> None:
         """Keep the arguments as given: ``load`` writes them back under their own names."""
-        if isinstance(prior_agents, str | pathlib.Path | BaseAlgorithm | PriorAgent):
-            raise TypeError(f"prior_agents takes a list of agents, one a slot; write [{prior_agents!r}].")
-        self.prior_agents = [PriorAgent.of(a) if isinstance(a, BaseAlgorithm) else a for a in prior_agents]
+        agents = as_list("prior_agents", prior_agents, "agents, one a slot", PriorSource)
+        for agent in agents:
+            PriorAgent.of(agent)  # refuses what can't be one
+        self.prior_agents = [PriorAgent.of(each) if isinstance(each, BaseAlgorithm) else each for each in agents]
         self.n_actors = n_actors
         self.n_processes = n_processes
         self.execution = execution
@@ -96,7 +97,7 @@ class CA2EMixin(Hooks, Saving):
         self.local_buffer_size = local_buffer_size
         self.actor_update_interval = actor_update_interval
         self.rate_limit = rate_limit
-        self.info_keys = tuple(info_keys)
+        self.info_keys = tuple(as_list("info_keys", info_keys, "names", str))
         self.inference = inference
         self.compile = compile
         self.actor_restarts = actor_restarts

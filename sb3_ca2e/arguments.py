@@ -2,7 +2,8 @@
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from types import UnionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,14 @@ from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 
 if TYPE_CHECKING:
     from sb3_ca2e.algorithm import CA2EMixin
+
+#: Arguments that take one of a few values.
+_CHOICES: dict[str, tuple[bool | str, ...]] = {
+    "rate_limit": (True, False),
+    "compile": (True, False, "auto"),
+    "inference": ("actor", "device", "auto"),
+    "execution": ("async", "sync"),
+}
 
 
 def refuse_misspelt(algorithm: type, given: Mapping[str, Any]) -> None:
@@ -50,35 +59,40 @@ def _is_bounded(space: spaces.Box) -> bool:
         return bool(np.isfinite(space.high - space.low).all())
 
 
+def as_list(name: str, value: Any, of_what: str, one: type | UnionType) -> list[Any]:
+    """
+    :param name: the argument's name
+    :param value: what was given for it
+    :param of_what: what it should be a list of
+    :param one: types of which the user may have forgotten to make a list
+    :return: the list
+    :raises TypeError: if it is none
+    """
+    if isinstance(value, one):
+        raise TypeError(f"{name} takes a list of {of_what}; write [{value!r}].")
+    if not isinstance(value, Iterable):
+        raise TypeError(f"{name} takes a list of {of_what}, not {value!r}; leave it out for none.")
+    return list(value)
+
+
 def check(model: "CA2EMixin") -> None:
     """
     :param model: with its arguments as they were given, but for ``train_freq``, which is SB3's tuple
     :raises ValueError: if it can't learn with them
     """
-    counts = ("local_buffer_size", "actor_update_interval", "prior_patience", "n_steps", "n_slots")
-    for name in (*counts, *(["n_processes"] if model.n_processes is not None else [])):
-        value = getattr(model, name)
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-            name = name.replace("n_slots", "n_actors")
-            raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
-    if model.compile not in (True, False, "auto"):
-        raise ValueError(f"compile must be True, False or 'auto', not {model.compile!r}.")
-    if not isinstance(model.actor_restarts, int) or model.actor_restarts < 0:
-        raise ValueError(f"actor_restarts must be a whole number of at least 0, not {model.actor_restarts!r}.")
-    if model.actor_timeout is not None and not model.actor_timeout > 0:
-        raise ValueError(f"actor_timeout must be a number of seconds, or None, not {model.actor_timeout!r}.")
-    if model.inference not in ("actor", "device", "auto"):
-        raise ValueError(f"inference must be 'actor', 'device' or 'auto', not {model.inference!r}.")
-    if model.execution not in ("async", "sync"):
-        raise ValueError(f"execution must be 'async' or 'sync', not {model.execution!r}.")
+    if not hasattr(model, "n_envs"):
+        raise ValueError("env is None: give an id, an environment or a VecEnv; CA2E needs it to make the model.")
+    _check_numbers(model)
+    _check_choices(model)
     if model.n_slots <= len(model.prior_agents):
         raise ValueError(
             f"{len(model.prior_agents)} prior agents leave no nature slot of n_actors={model.n_slots}; each prior "
             f"takes one slot, and the learner needs at least one: set n_actors >= {len(model.prior_agents) + 1}."
         )
-    if not (model.replay_buffer_class is None or issubclass(model.replay_buffer_class, PrioritizedReplayBuffer)):
+    memory = model.replay_buffer_class
+    if not (memory is None or (isinstance(memory, type) and issubclass(memory, PrioritizedReplayBuffer))):
         raise ValueError(
-            f"replay_buffer_class={model.replay_buffer_class.__name__} can't take blocks from actors; "
+            f"replay_buffer_class={getattr(memory, '__name__', repr(memory))} can't take blocks from actors; "
             "leave it out, or subclass sb3_ca2e.PrioritizedReplayBuffer."
         )
     assert isinstance(model.train_freq, TrainFreq)
@@ -87,3 +101,40 @@ def check(model: "CA2EMixin") -> None:
             f"train_freq=({model.train_freq.frequency}, 'episode') can't be held: many actors are in many episodes "
             "at once. Give a number of steps."
         )
+    if not _is_whole(model.train_freq.frequency) or model.train_freq.frequency < 1:
+        raise ValueError(f"train_freq must be a whole number of at least 1, not {model.train_freq.frequency!r}.")
+
+
+def _check_numbers(model: "CA2EMixin") -> None:
+    counts = ("local_buffer_size", "actor_update_interval", "prior_patience", "n_steps", "buffer_size", "batch_size")
+    for name in (*counts, "n_slots", *(["n_processes"] if model.n_processes is not None else [])):
+        value = getattr(model, name)
+        if not _is_whole(value) or value < 1:
+            name = name.replace("n_slots", "n_actors")
+            raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
+    if not _is_whole(model.actor_restarts) or model.actor_restarts < 0:
+        raise ValueError(f"actor_restarts must be a whole number of at least 0, not {model.actor_restarts!r}.")
+    if model.actor_timeout is not None and not (_is_number(model.actor_timeout) and model.actor_timeout > 0):
+        raise ValueError(f"actor_timeout must be a number of seconds, or None, not {model.actor_timeout!r}.")
+    if not (_is_number(model.prior_alpha) and np.isfinite(model.prior_alpha)):
+        raise ValueError(f"prior_alpha must be a finite number, not {model.prior_alpha!r}.")
+    for name in {"alpha", "beta"} & model.replay_buffer_kwargs.keys():
+        value = model.replay_buffer_kwargs[name]
+        if not (_is_number(value) and 0 <= value < np.inf):
+            raise ValueError(f"replay_buffer_kwargs has {name}={value!r}; it must be a finite number of at least 0.")
+
+
+def _check_choices(model: "CA2EMixin") -> None:
+    for name, choices in _CHOICES.items():
+        value = getattr(model, name)
+        if not isinstance(value, str | bool | np.bool_) or value not in choices:
+            *first, last = map(repr, choices)
+            raise ValueError(f"{name} must be {', '.join(first)} or {last}, not {value!r}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

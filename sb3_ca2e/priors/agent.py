@@ -68,12 +68,14 @@ class PriorAgent:
         self._deterministic = True
         if sha256 is not None and re.fullmatch("[0-9a-fA-F]{64}", sha256) is None:
             raise ValueError(f"sha256 takes 64 hexadecimal digits, not {sha256!r}.")
+        if mean_reward is not None and not isinstance(mean_reward, int | float | np.number):
+            raise TypeError(f"mean_reward takes a number, or None to measure it, not {mean_reward!r}.")
         if isinstance(source, BaseAlgorithm):
             refuse_recurrent(self.name, [each.__module__ for each in type(source.policy).__mro__])
         elif source is not None and not isinstance(source, str | pathlib.Path):
             raise TypeError(
                 f"A prior agent can be a model object, a path, 'zoo:<algorithm>' or 'hub:<owner>/<name>', not "
-                f"{source!r} ({type(source).__name__}); for a bare policy, wrap it in its model."
+                f"{source!r} ({type(source).__name__}); for a bare policy or a class, give its trained model."
             )
 
     @classmethod

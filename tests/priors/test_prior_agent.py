@@ -249,7 +249,7 @@ def test_pickling_an_agent_of_a_path_keeps_the_path(tmp_path):
 
 
 def test_what_is_no_agent_is_refused():
-    with pytest.raises(TypeError, match="wrap it in its model"):
+    with pytest.raises(TypeError, match="give its trained model"):
         PriorAgent(model_of(DQN, Reach(DISCRETE)).policy)
     with pytest.raises(TypeError, match="prior_agents takes a list"):
         CA2EDQN("MlpPolicy", "CartPole-v1", prior_agents="zoo:dqn")
