@@ -17,7 +17,7 @@ from stable_baselines3.common.save_util import open_path
 from sb3_ca2e.actors.envs import as_env
 from sb3_ca2e.checkpoints import MEMORY, MODEL, NORMALIZE, RUN, newest_whole
 from sb3_ca2e.files import add_sums, destination, replacing
-from sb3_ca2e.priors.reader import saved_attributes
+from sb3_ca2e.priors.reader.attributes import saved_attributes
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 from sb3_ca2e.resumption import Resumption, Snapshot, random_states
 
