@@ -95,7 +95,7 @@ class SyncActors:
         """Say which slot failed."""
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # whatever an environment raises
             failed_slot = self._actor.collecting if self._actor is not None else -1
             failure = Handover(self._spec.process, error=traceback.format_exc(), failed_slot=failed_slot)
             raise ActorError(_told(self._spec, failure)) from error
