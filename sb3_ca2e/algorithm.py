@@ -31,6 +31,7 @@ from sb3_ca2e.updates import Learner
 
 if TYPE_CHECKING:
     from sb3_ca2e.actors.collector import Collector
+    from sb3_ca2e.actors.ticks import Tick
 
 #: What a user may put into ``prior_agents``.
 PriorSource = str | pathlib.Path | BaseAlgorithm | PriorAgent
@@ -342,10 +343,11 @@ class CA2EMixin(Hooks, Saving):
         frequency = train_freq.frequency
         if not self.rate_limit:
             frequency = max(frequency, self.n_slots * self.local_buffer_size // self.n_envs)
-        while num_collected_steps < frequency and self._collect_for_tick(train_freq):
-            tick = self._collector.tick()
-            rewards, dones, infos = tick.rewards, tick.dones, tick.infos
-            actor_ids, actor_kinds = tick.actor_ids, tick.actor_kinds
+        while num_collected_steps < frequency:
+            tick = self._collector.tick() or self._collect_tick(train_freq)
+            if tick is None:
+                break
+            rewards, dones, infos, actor_ids, actor_kinds, n_episodes = tick
             num_collected_steps += 1
             self.num_timesteps += self.n_envs
             callback.update_locals(locals())
@@ -358,7 +360,7 @@ class CA2EMixin(Hooks, Saving):
                 self._update_info_buffer([infos[i] for i in nature], dones[nature])
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             self._on_step()
-            for _ in range(tick.n_episodes):
+            for _ in range(n_episodes):
                 num_collected_episodes += 1
                 self._episode_num += 1
                 if log_interval is not None and self._episode_num % log_interval == 0:
@@ -366,12 +368,10 @@ class CA2EMixin(Hooks, Saving):
         callback.on_rollout_end()
         return RolloutReturn(num_collected_steps * self.n_envs or 1, num_collected_episodes, continue_training=True)
 
-    def _collect_for_tick(self, train_freq: TrainFreq) -> bool:
-        """Have the transitions of a tick ready; False if there are none and the rate is not limited."""
+    def _collect_tick(self, train_freq: TrainFreq) -> "Tick | None":
+        """Collect until there is a tick; None if there are no transitions and the rate is not limited."""
         assert self._collector is not None
         collector = self._collector
-        if collector.has_tick:
-            return True
         group = train_freq.frequency * self.n_envs
         asked = self._total_timesteps - self._num_timesteps_at_start
         end = self._num_timesteps_at_start + -(-asked // group) * group  # where SB3's loop will stop
@@ -380,7 +380,7 @@ class CA2EMixin(Hooks, Saving):
             ready = collector.n_ready
             at_most = end - self.num_timesteps - ready
             if at_most <= 0:
-                return False
+                return None
             progress = self.num_timesteps / self._total_timesteps
             wait = self.rate_limit or not learning
             collector.collect(at_most, self.num_timesteps, progress, wait, self._interrupts.immediate)
@@ -388,8 +388,8 @@ class CA2EMixin(Hooks, Saving):
                 collector.just_retired.clear()
                 self._nature_slots_changed()
             if collector.n_ready == ready and not wait:  # else all steps of the blocks were refused
-                return False
-        return True
+                return None
+        return collector.tick()
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """

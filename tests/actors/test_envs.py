@@ -1,6 +1,7 @@
 """From the user's environment to those of the actors."""
 
 import itertools
+import pickle
 from typing import ClassVar
 
 import ale_py
@@ -209,6 +210,17 @@ def test_frames_of_several_channels_are_stacked_by_their_channels(order):
     for _ in range(3):
         expected, *_ = venv.step([0])
     assert np.array_equal(expected, observations.batch[OBSERVATION])
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_observations_are_checked_at_once_where_the_recipe_came_from_another_process(dtype):
+    env = of_space(spaces.Box(-np.inf, np.inf, (3,), dtype))
+    recipe = pickle.loads(pickle.dumps(recipe_from(env)))
+    stack = Observations(recipe, 1)._stacks[OBSERVATION]
+    assert stack.accepts(np.array([0, -1, np.finfo(dtype).max], dtype))
+    for wrong in ([0, 0, np.nan], [0, np.inf, -np.inf], [0, 0]):
+        assert not stack.accepts(np.array(wrong, dtype))
+    assert not stack.accepts(np.zeros(3, np.float16))
 
 
 def test_images_are_stored_alike_whichever_way_their_channels_came():
