@@ -344,7 +344,7 @@ class Actor:
     def _of_prior(self, prior: PriorAgent, slot: Slot, position: int) -> Any:
         """What a prior agent does, as the environment takes it."""
         if self._remote is not None:
-            return self._remote.prior_actions[position].copy()
+            return self._remote.prior_action(position)
         started = time.perf_counter()
         observation = plain({key: batch[position][None] for key, batch in self.observations.batch.items()})
         action, slot.state = prior.predict(observation, slot.state, np.array([slot.age == 0]))

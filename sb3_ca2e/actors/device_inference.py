@@ -19,7 +19,7 @@ import torch as th
 
 from sb3_ca2e.actors.actor import ActorSpec, stored_action
 from sb3_ca2e.actors.board import FlatParameters
-from sb3_ca2e.actors.exchange import Bell, ExchangeLayout, Part, Playing, Question
+from sb3_ca2e.actors.exchange import Bell, ExchangeLayout, Part, Playing, Question, write_text
 from sb3_ca2e.actors.inference import Behaviour, Inference
 from sb3_ca2e.actors.observations import plain
 from sb3_ca2e.actors.recorder import Steps
@@ -53,7 +53,6 @@ class DeviceInference:
         #: what the processes are started with: without the networks
         self.specs = [dataclasses.replace(spec, modules={}, exchange=self.layout) for spec in specs]
         self._policy = Inference(self._behaviour, self._modules, sum(self.layout.n_slots))
-        self._slots = [slot for spec in specs for slot in spec.slots]
         priors = [prior for spec in specs for prior in spec.priors]
         self._priors = {row: prior.on_device(device) for row, prior in enumerate(priors) if prior is not None}
         self._states: dict[int, Any] = {}
@@ -65,7 +64,6 @@ class DeviceInference:
         self._thread: threading.Thread | None = None
         self._fds: list[int] = []
         self._replies: dict[int, int] = {}
-        self._slot_asked: int | None = None
         #: why answering has ended, None while it goes on
         self.error: str | None = None
 
@@ -140,8 +138,7 @@ class DeviceInference:
                 while Bell.STOP not in (asking := Bell.rung(self._rung)):
                     self._answer(sorted(set(asking)))
         except Exception:  # it would be lost with the thread: the learner raises it
-            of = f"prior agent of slot {self._slot_asked}" if self._slot_asked is not None else "networks"
-            self.error = f"Inference on {self.device}, {of}, failed:\n{traceback.format_exc()}"
+            self.error = f"Inference on {self.device} failed:\n{traceback.format_exc()}"
             os.write(self._sounds_alarm, b"\0")
 
     def _answer(self, processes: list[int]) -> None:
@@ -170,9 +167,7 @@ class DeviceInference:
         self._pass(slice(0, sum(self.layout.n_slots)), mine)
         for row in (row for rows in mine for row in range(rows.start, rows.stop)):
             if self._views["playing"][row] != Playing.NATURE:
-                self._slot_asked = self._slots[row]
                 self._play(row, starts=self._views["playing"][row] == Playing.PRIOR_STARTS)
-                self._slot_asked = None
 
     def _pass(self, rows: slice, written: list[slice]) -> None:
         """Have the networks see rows, and write what they say about some of them: others may be read just now."""
@@ -202,9 +197,13 @@ class DeviceInference:
     def _play(self, row: int, starts: bool) -> None:
         name = "raw" if self.layout.raw else "observations"
         observation = plain({key: self._views[f"{name}/{key}"][row][None].copy() for key in self.layout.observations})
-        state = None if starts else self._states.get(row)
-        action, self._states[row] = self._priors[row].predict(observation, state, np.array([starts]))
-        self._views["prior_actions"][row] = action[0]
+        state, failure = None if starts else self._states.get(row), ""
+        try:
+            action, self._states[row] = self._priors[row].predict(observation, state, np.array([starts]))
+            self._views["prior_actions"][row] = action[0]
+        except Exception:  # the actor's to handle, as if the agent were its own
+            failure = traceback.format_exc()
+        write_text(failure, self._views["prior_failures"][row])
 
 
 def layout_for(specs: Sequence[ActorSpec], modules: dict[str, th.nn.Module], device: th.device) -> ExchangeLayout:

@@ -21,6 +21,8 @@ from sb3_ca2e.actors.recorder import Steps
 from sb3_ca2e.actors.transport import Field, map_file, size_of, views_of
 from sb3_ca2e.replay.block import OBSERVATION
 
+#: Bytes that tell how a prior agent failed.
+_REPORT = 4000
 _FLOAT = np.dtype(np.float32)
 _WORD = np.dtype(np.int64)
 
@@ -131,6 +133,7 @@ class ExchangeLayout:
         yield of("actions", n, self.actions)
         yield of("outputs", n, self.outputs)
         yield of("prior_actions", n, self.prior_actions)
+        yield of("prior_failures", n, Part((_REPORT,), np.dtype(np.uint8)))
         yield "rated/q_taken", (rated,), _FLOAT
         yield "rated/values", (rated,), _FLOAT
 
@@ -149,6 +152,28 @@ class ExchangeLayout:
 
 class LearnerGone(Exception):
     """The learner has ended, or wants its actors to end: there will be no answer."""
+
+
+class PriorFailed(Exception):
+    """A prior agent raised an exception in the learner's process; the message is its traceback."""
+
+
+def write_text(text: str, out: np.ndarray) -> None:
+    """
+    :param text: what to write; of a long one, the end
+    :param out: ``(n_bytes,)`` uint8, written
+    """
+    data = text.encode()[1 - len(out) :]
+    out[: len(data)] = np.frombuffer(data, np.uint8)
+    out[len(data)] = 0
+
+
+def read_text(written: np.ndarray) -> str:
+    """
+    :param written: by :func:`write_text`
+    :return: the text
+    """
+    return written.tobytes().split(b"\0", 1)[0].decode(errors="replace") if written[0] else ""
 
 
 class Bell:
@@ -214,10 +239,16 @@ class RemoteInference:
         for key in self._layout.raw:
             self._views[f"raw/{key}"][self._rows] = observations[key]
 
-    @property
-    def prior_actions(self) -> np.ndarray:
-        """``(n_slots, ...)`` what the prior agents do on the observations expected last."""
-        return self._views["prior_actions"][self._rows]
+    def prior_action(self, position: int) -> np.ndarray:
+        """
+        :param position: of a slot, among those of this process
+        :return: what its prior agent does on the observation expected last
+        :raises PriorFailed: if that raised an exception
+        """
+        failure = read_text(self._views["prior_failures"][self._rows][position])
+        if failure:
+            raise PriorFailed(failure)
+        return self._views["prior_actions"][self._rows][position].copy()
 
     def parameters_changed(self) -> None:
         """Of no matter here: whoever answers knows."""

@@ -1,6 +1,5 @@
 """Networks in the learner's process beside the same in the actors: equal blocks, and nobody waits for the dead."""
 
-import dataclasses
 import gc
 import os
 import signal
@@ -17,6 +16,7 @@ from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorError, ActorWarning, BuilderVecEnv,
 from sb3_ca2e.actors.board import FlatParameters
 from sb3_ca2e.actors.device_inference import DeviceInference, pays, seconds_of_passes
 from sb3_ca2e.actors.envs import recipe_from
+from sb3_ca2e.actors.exchange import read_text, write_text
 from sb3_ca2e.actors.inference import TRACE_AFTER
 from sb3_ca2e.actors.pool import AsyncActors, SyncActors
 from toy import RandomWalk, ddpg, dqn
@@ -140,14 +140,6 @@ def two_processes(**changes):
     return model, [make_spec(model, process=process, slots=[process], **changes) for process in range(2)]
 
 
-def run_until_it_fails(pool) -> str:
-    try:
-        while True:
-            pool.collect()
-    except ActorError as error:
-        return str(error)
-
-
 def collect_until_restarted(pool) -> None:
     while pool.restarts != {1: 1}:
         pool.collect()
@@ -221,29 +213,17 @@ class FailingDQN(CA2EDQN):
 
 def test_networks_that_fail_end_the_run_with_their_traceback():
     model = FailingDQN("MlpPolicy", BuilderVecEnv([RandomWalk] * 2), n_processes=2, device="cpu", inference="device")
-    with pytest.raises(ActorError, match=r"(?s)Inference on cpu, networks, failed:.*Traceback.*out of memory, say"):
+    with pytest.raises(ActorError, match=r"(?s)Inference on cpu failed:.*Traceback.*out of memory, say"):
         model.learn(100_000)
 
 
-class FailingPrior(PriorAgent):
-    def predict(self, *args, **kwargs):
-        raise ArithmeticError("too hard")
-
-    def on_device(self, device):
-        return self
-
-
-def test_a_prior_agent_that_fails_is_named_with_its_slot():
-    model, specs = two_processes()
-    specs[1] = dataclasses.replace(specs[1], priors=[FailingPrior(None)])
-    inference = DeviceInference(specs, FlatParameters(model.published_modules()), CPU)
-    pool = AsyncActors(inference.specs, inference=inference)
-    try:
-        message = run_until_it_fails(pool)
-    finally:
-        pool.stop()
-    assert message.startswith("Inference on cpu, prior agent of slot 1, failed:\nTraceback")
-    assert "ArithmeticError: too hard" in message
+@pytest.mark.parametrize("text", ["", "ab", "x" * 9, "äöü" * 5])
+def test_texts_come_back_or_their_ends(text):
+    written = np.full(10, 255, np.uint8)
+    write_text(text, written)
+    read = read_text(written)
+    assert len(read) >= min(len(text), 4)
+    assert text.endswith(read.lstrip("\ufffd"))
 
 
 @pytest.mark.parametrize("make", [dqn, ddpg])

@@ -144,13 +144,15 @@ class Failing(DQNPolicy):
         return super()._predict(observation, deterministic)
 
 
-@pytest.mark.parametrize("execution", ["sync", "async"])
-def test_a_prior_agent_that_fails_again_and_again_is_retired(execution):
+@pytest.mark.parametrize(("execution", "inference"), [("sync", "actor"), ("async", "actor"), ("async", "device")])
+def test_a_prior_agent_that_fails_again_and_again_is_retired(execution, inference):
     model = CA2EDQN(
         "MlpPolicy",
         "CartPole-v1",
         prior_agents=[DQN(Failing, "CartPole-v1", buffer_size=1)],
         execution=execution,
+        inference=inference,
+        device="cpu",
         n_processes=2,
         n_actors=2,
         local_buffer_size=10,
