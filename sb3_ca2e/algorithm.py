@@ -23,6 +23,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, 
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ca2e.actors.actor import ActorSpec
+from sb3_ca2e.actors.board import FlatParameters
 from sb3_ca2e.actors.bottleneck import cpu_count
 from sb3_ca2e.actors.collector import Collector
 from sb3_ca2e.actors.device_inference import DeviceInference, pays
@@ -32,7 +33,6 @@ from sb3_ca2e.actors.normalization import Statistics
 from sb3_ca2e.actors.pool import ActorPool, AsyncActors, SyncActors
 from sb3_ca2e.actors.recorder import Steps
 from sb3_ca2e.actors.supervision import Supervision
-from sb3_ca2e.actors.transport import FlatParameters
 from sb3_ca2e.fused import launches
 from sb3_ca2e.interrupts import Interrupts, Undisturbed
 from sb3_ca2e.priors.agent import PriorAgent

@@ -9,17 +9,19 @@ import numpy as np
 import torch as th
 
 from sb3_ca2e.actors.actions import ActionScale, stored_action
+from sb3_ca2e.actors.board import Board, FlatParameters
 from sb3_ca2e.actors.envs import EnvRecipe
 from sb3_ca2e.actors.exchange import ExchangeLayout, Playing, RemoteInference
 from sb3_ca2e.actors.exploration import Exploration, Explorer
 from sb3_ca2e.actors.inference import Behaviour, Inference
+from sb3_ca2e.actors.messages import Handover, Seconds
 from sb3_ca2e.actors.monitors import SlotMonitor
 from sb3_ca2e.actors.observations import Frames, Observations, plain
 from sb3_ca2e.actors.recorder import Recorder, as_tensors
 from sb3_ca2e.actors.refusals import PRIOR_FAILURES, NotFiniteError, Refusals, finite_reward, not_finite
 from sb3_ca2e.actors.seats import Seat
 from sb3_ca2e.actors.supervision import Phase, Supervision
-from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout, Board, FlatParameters, Handover, Seconds
+from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout
 from sb3_ca2e.priors.agent import PriorAgent
 
 #: Every so many episodes, a nature slot plays one without exploration, to measure the learner.

@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.logger import Logger
 
+from sb3_ca2e.actors.board import FlatParameters
 from sb3_ca2e.actors.bottleneck import Shares, advice, cpu_count
 from sb3_ca2e.actors.device_inference import DeviceInference
 from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.actors.messages import Handover, Seconds
 from sb3_ca2e.actors.normalization import Statistics
 from sb3_ca2e.actors.pool import ActorPool, SyncActors
 from sb3_ca2e.actors.refusals import PRIOR_FAILURES
 from sb3_ca2e.actors.snapshot import ActorsState
 from sb3_ca2e.actors.supervision import ActorWarning
 from sb3_ca2e.actors.ticks import Tick, Ticks
-from sb3_ca2e.actors.transport import FlatParameters, Handover, Seconds
 from sb3_ca2e.priors.retirement import Retirement
 from sb3_ca2e.replay.block import PRIOR, TRANSITION, Block
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer

@@ -18,11 +18,12 @@ import numpy as np
 import torch as th
 
 from sb3_ca2e.actors.actor import ActorSpec, stored_action
+from sb3_ca2e.actors.board import FlatParameters
 from sb3_ca2e.actors.exchange import Bell, ExchangeLayout, Part, Playing, Question
 from sb3_ca2e.actors.inference import Behaviour, Inference
 from sb3_ca2e.actors.observations import plain
 from sb3_ca2e.actors.recorder import Steps
-from sb3_ca2e.actors.transport import FlatParameters, shared_file
+from sb3_ca2e.actors.transport import shared_file
 
 #: Seconds that a question takes on its way, with the learner's updates on the same interpreter.
 ROUND_TRIP = 3e-4

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from sb3_ca2e.actors.actor import ActorSpec
 from sb3_ca2e.actors.forking import ForkServer
+from sb3_ca2e.actors.messages import Handover, MessageReader
 from sb3_ca2e.actors.supervision import STALLED, Handle, Phase
-from sb3_ca2e.actors.transport import BlockBuffers, Handover, MessageReader, shared_file
+from sb3_ca2e.actors.transport import BlockBuffers, shared_file
 
 #: Seconds between two looks at an actor's signs of life.
 LOOK = 0.25

@@ -15,13 +15,15 @@ from typing import Any, Protocol
 import cloudpickle
 
 from sb3_ca2e.actors.actor import Actor, ActorSpec
+from sb3_ca2e.actors.board import Board
 from sb3_ca2e.actors.device_inference import DeviceInference
 from sb3_ca2e.actors.forking import ForkServer, ServerGone, Started
 from sb3_ca2e.actors.life import LOOK, Life, how_it_ended
 from sb3_ca2e.actors.limits import check_descriptors
+from sb3_ca2e.actors.messages import Handover
 from sb3_ca2e.actors.snapshot import ActorsState, restore, state_of
 from sb3_ca2e.actors.supervision import GRACE, KILLED, ActorError, ActorWarning, Budget
-from sb3_ca2e.actors.transport import BUFFERS, BlockBuffers, Board, Handover, shared_file
+from sb3_ca2e.actors.transport import BUFFERS, BlockBuffers, shared_file
 from sb3_ca2e.replay.block import Block
 
 

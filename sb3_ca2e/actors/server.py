@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sb3_ca2e.actors.actor import Actor
-    from sb3_ca2e.actors.transport import MessageWriter
+    from sb3_ca2e.actors.messages import MessageWriter
 
 #: How much actors yield to the learner on cores that they share.
 NICENESS = 10
@@ -133,9 +133,11 @@ def run_actor(fds: dict[str, int]) -> int:
     from stable_baselines3.common.utils import set_random_seed
 
     from sb3_ca2e.actors.actor import Actor, ActorSpec
+    from sb3_ca2e.actors.board import Board
     from sb3_ca2e.actors.exchange import LearnerGone, RemoteInference
+    from sb3_ca2e.actors.messages import Handover, MessageWriter
     from sb3_ca2e.actors.refusals import HopelessError
-    from sb3_ca2e.actors.transport import BlockBuffers, Board, Handover, MessageWriter
+    from sb3_ca2e.actors.transport import BlockBuffers
 
     th.set_num_threads(1)
     # The learner's threads wait for each other in every layer: an actor in the place of one would hold up all of them.
@@ -171,8 +173,8 @@ def run_actor(fds: dict[str, int]) -> int:
 
 def _collect(actor: "Actor", messages: "MessageWriter", wake: int) -> None:
     """Fill blocks until the learner says stop, or is gone."""
+    from sb3_ca2e.actors.messages import wait_readable
     from sb3_ca2e.actors.supervision import Phase
-    from sb3_ca2e.actors.transport import wait_readable
 
     board = actor.board
     while not board.stopped:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sb3_ca2e.actors.transport import Handover
+from sb3_ca2e.actors.messages import Handover
 from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, Block
 
 

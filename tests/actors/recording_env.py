@@ -9,9 +9,10 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_ca2e.actors.actor import Actor, ActorSpec
+from sb3_ca2e.actors.board import Board, FlatParameters
 from sb3_ca2e.actors.envs import recipe_from
 from sb3_ca2e.actors.normalization import Statistics
-from sb3_ca2e.actors.transport import BlockBuffers, Board, FlatParameters
+from sb3_ca2e.actors.transport import BlockBuffers
 from sb3_ca2e.replay.block import Block
 
 

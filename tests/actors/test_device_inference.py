@@ -14,11 +14,11 @@ from stable_baselines3 import DDPG, DQN
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorError, ActorWarning, BuilderVecEnv, PriorAgent
+from sb3_ca2e.actors.board import FlatParameters
 from sb3_ca2e.actors.device_inference import DeviceInference, pays, seconds_of_passes
 from sb3_ca2e.actors.envs import recipe_from
 from sb3_ca2e.actors.inference import TRACE_AFTER
 from sb3_ca2e.actors.pool import AsyncActors, SyncActors
-from sb3_ca2e.actors.transport import FlatParameters
 from toy import RandomWalk, ddpg, dqn
 
 CPU = th.device("cpu")

@@ -13,17 +13,9 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sb3_ca2e.actors.transport import (
-    BUFFERS,
-    BlockBuffers,
-    BlockLayout,
-    Board,
-    FlatParameters,
-    Handover,
-    MessageReader,
-    MessageWriter,
-    shared_file,
-)
+from sb3_ca2e.actors.board import Board, FlatParameters
+from sb3_ca2e.actors.messages import Handover, MessageReader, MessageWriter
+from sb3_ca2e.actors.transport import BUFFERS, BlockBuffers, BlockLayout, shared_file
 from sb3_ca2e.replay.block import observation_columns
 
 

@@ -8,8 +8,9 @@ import signal
 import time
 
 from chaos.ledger import Ledger
+from sb3_ca2e.actors.board import Board
+from sb3_ca2e.actors.messages import MessageWriter
 from sb3_ca2e.actors.recorder import Blocks
-from sb3_ca2e.actors.transport import Board, MessageWriter
 
 
 def raises() -> None:
