@@ -159,7 +159,7 @@ def seen(folder, env_id):
     from learning.scores import Results
     from learning.verdicts import sooner_and_higher
 
-    return sooner_and_higher(Results(folder).all_curves()[env_id])[1]
+    return sooner_and_higher(Results(folder).all_curves[env_id])[1]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_bad_priors_and_teachers(folder):
     ran(folder, "Hopper-v5", ca2e=(SLOW, 1.0), ca2e_bad_priors=(SLOW, 0.89), ca2e_teachers=(SLOW, 0.6, (1, None, 3)))
     ran(folder, "Reacher-v5", ca2e_teachers=(SLOW, 0.5, (1, 2, 3)))  # 270 to 280; the best teacher has 270
     results = Results(folder)
-    found = results.all_curves()
+    found = results.all_curves
     assert bad_priors(found["Pendulum-v1"]) == ("final 0.92, without priors 1.01; 3 seeds", True)
     assert bad_priors(found["Hopper-v5"])[1] is False
     assert bad_priors(found["Reacher-v5"]) == ("not run", None)
@@ -216,7 +216,7 @@ def test_time_counts_for_the_same_work_alone_on_the_machine(folder):
     def told(jobs=1, updates=1000, seconds=50.0):
         curve(folder, "Hopper-v5/off-policy/101", SLOW, 1.0, jobs=jobs)
         curve(folder, "Hopper-v5/ca2e-zoo-settings/101", SLOW, 1.0, jobs=jobs, updates=updates, seconds=seconds)
-        return half_the_time(Results(folder).all_curves()["Hopper-v5"])
+        return half_the_time(Results(folder).all_curves["Hopper-v5"])
 
     assert told() == ("50 s, SB3 100 s", True)
     assert told(seconds=51.0) == ("51 s, SB3 100 s", False)

@@ -139,7 +139,7 @@ def draw(results: Results, folder: pathlib.Path) -> None:
     :param results: what was measured
     :param folder: for the figures
     """
-    whole, found = experiment(), results.all_curves()
+    whole, found = experiment(), results.all_curves
     for against in LABELS:
         for family in ("dqn", "ddpg"):
             tasks = [task for task in whole.tasks.values() if task.off_policy == family]

@@ -101,7 +101,7 @@ def report(results: Results) -> str:
     :param results: what was measured
     :return: the whole of it, as Markdown
     """
-    whole, found = experiment(), results.all_curves()
+    whole, found = experiment(), results.all_curves
     lines = [*introduction(), "## What was to be seen", "", "| goal | seen | |", "| --- | --- | --- |"]
     lines += [*map(str, verdicts(results)), ""]
     for family in ("dqn", "ddpg"):

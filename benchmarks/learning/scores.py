@@ -148,10 +148,9 @@ class Results:
             told=tuple(json.loads(cell.curve.with_suffix(".json").read_text(encoding="utf-8")) for cell in cells),
         )
 
+    @functools.cached_property
     def all_curves(self) -> dict[str, dict[str, Curves]]:
-        """
-        :return: by task and arm, what has run
-        """
+        """By task and arm, what has run."""
         whole = experiment()
         found: dict[str, dict[str, Curves]] = {env_id: {} for env_id in whole.tasks}
         for task in whole.tasks.values():

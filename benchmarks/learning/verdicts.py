@@ -140,8 +140,8 @@ def verdicts(results: Results) -> list[Verdict]:
     :param results: what was measured
     :return: the table
     """
-    whole, found = experiment(), results.all_curves()
-    timed = Results(results.folder / TIMED, results.references).all_curves()
+    whole, found = experiment(), results.all_curves
+    timed = Results(results.folder / TIMED, results.references).all_curves
     lines = []
     for family in ("dqn", "ddpg"):
         env_ids = [env_id for env_id, task in whole.tasks.items() if task.off_policy == family]
