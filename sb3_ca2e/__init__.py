@@ -10,7 +10,7 @@ from sb3_ca2e.native.atari import make_atari_env
 from sb3_ca2e.native.envpool import make_envpool_env
 from sb3_ca2e.native.vec_env import NativeVecEnv
 from sb3_ca2e.priors.agent import PriorAgent
-from sb3_ca2e.priors.reader import UntrustedAgentError
+from sb3_ca2e.priors.reader.errors import UntrustedAgentError
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 
 __version__ = "0.1.0"

@@ -1,46 +1,37 @@
 """What turns an off-policy algorithm of SB3 into a CA2E learner."""
 
-import copy
-import difflib
-import inspect
 import itertools
 import pathlib
-import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
-from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ca2e.actors.actor import ActorSpec
-from sb3_ca2e.actors.board import FlatParameters
-from sb3_ca2e.actors.bottleneck import cpu_count
-from sb3_ca2e.actors.collector import Collector
-from sb3_ca2e.actors.device_inference import DeviceInference, pays
 from sb3_ca2e.actors.envs import as_env, recipe_from
 from sb3_ca2e.actors.exploration import Exploration
-from sb3_ca2e.actors.normalization import Statistics
-from sb3_ca2e.actors.pool import ActorPool, AsyncActors, SyncActors
-from sb3_ca2e.actors.recorder import Steps
-from sb3_ca2e.actors.supervision import Supervision
+from sb3_ca2e.arguments import as_list, check, check_space, refuse_misspelt
 from sb3_ca2e.fused import launches
+from sb3_ca2e.hooks import Hooks
 from sb3_ca2e.interrupts import Interrupts, Undisturbed
 from sb3_ca2e.priors.agent import PriorAgent
 from sb3_ca2e.priors.retirement import Retirement
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer, PrioritizedReplaySamples
 from sb3_ca2e.resumption import Resumption
 from sb3_ca2e.saving import Saving
-from sb3_ca2e.updates import Learner, Networks, Result
+from sb3_ca2e.updates import Learner
+
+if TYPE_CHECKING:
+    from sb3_ca2e.actors.collector import Collector
+    from sb3_ca2e.actors.ticks import Tick
 
 #: What a user may put into ``prior_agents``.
 PriorSource = str | pathlib.Path | BaseAlgorithm | PriorAgent
@@ -50,77 +41,20 @@ DEFAULT_ACTORS = 8
 WORTH_COMPILING = 20_000
 
 
-class CA2EMixin(Saving):
+class CA2EMixin(Hooks, Saving):
     """
     Asynchronous actors, prioritized multi-step memory and prior agents for an off-policy algorithm of SB3.
 
     SB3's own ``learn`` drives it: ``collect_rollouts`` takes transitions that actors have made instead of making
-    them, and ``train`` adds importance weights and new priorities. An algorithm supplies six hooks:
-    :meth:`published_modules`, :meth:`trained_networks`, :meth:`explorations`, :meth:`act`, :meth:`evaluate` and
-    :meth:`update`.
+    them, and ``train`` adds importance weights and new priorities. An algorithm supplies the six
+    :class:`~sb3_ca2e.hooks.Hooks`.
     """
-
-    # The hooks.
-
-    def published_modules(self) -> dict[str, th.nn.Module]:
-        """
-        :return: the networks that actors need to act and to compute priorities
-        """
-        raise NotImplementedError
-
-    def explorations(self) -> list[Exploration]:
-        """
-        :return: the exploration of each of the ``n_slots`` slots
-        """
-        raise NotImplementedError
-
-    @staticmethod
-    def act(modules: dict[str, Any], observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """
-        :param modules: copies of the published networks
-        :param observations: ``(batch, ...)``
-        :return: ``(batch, ...)`` greedy actions, as the learner stores them, and what :meth:`evaluate` is to get
-        """
-        raise NotImplementedError
-
-    @staticmethod
-    def evaluate(modules: dict[str, Any], steps: Steps) -> tuple[th.Tensor, th.Tensor]:
-        """
-        :param modules: copies of the published networks
-        :param steps: consecutive steps of one slot
-        :return: ``(rows,)`` q(s, a) and ``(rows,)`` the value of s, for ``|R + gamma^k v(s_k) - q(s, a)|``
-        """
-        raise NotImplementedError
-
-    #: whether :meth:`update` does the same at every call, so that it can be compiled
-    compilable: ClassVar[bool] = False
-    #: the model's settings that :meth:`update` reads
-    update_settings: ClassVar[tuple[str, ...]] = ()
-
-    def trained_networks(self) -> tuple[dict[str, th.nn.Module], dict[str, th.optim.Optimizer]]:
-        """
-        :return: the networks that :meth:`update` names, and the optimisers of those that it optimises
-        """
-        raise NotImplementedError
-
-    def update(self, networks: Networks, batch: PrioritizedReplaySamples) -> Result:
-        """
-        :param networks: by the names of :meth:`trained_networks`
-        :param batch: a prioritized batch
-        :return: ``(batch,)`` TD errors, and scalars to log under ``train/``
-        """
-        raise NotImplementedError
 
     # Arguments.
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Refuse a misspelt argument with the nearest right name, which Python itself does not tell."""
-        parameters = inspect.signature(cls).parameters
-        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
-            for name in kwargs.keys() - parameters.keys():
-                nearest = difflib.get_close_matches(name, parameters, n=1, cutoff=0.5)
-                hint = f"Did you mean {nearest[0]!r}?" if nearest else f"It takes {', '.join(parameters)}."
-                raise TypeError(f"{cls.__name__} takes no argument {name!r}. {hint}")
+        refuse_misspelt(cls, kwargs)
         return super().__new__(cls)
 
     @staticmethod
@@ -130,13 +64,7 @@ class CA2EMixin(Saving):
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
-        space = wrapped.action_space
-        if isinstance(space, spaces.Box) and not _is_bounded(space):
-            raise ValueError(
-                f"Actions need finite bounds, those of {space} are not: actions are scaled to [-1, 1] between them. "
-                "Declare bounds in the environment, or wrap it in gymnasium.wrappers.RescaleAction or a wrapper of "
-                "your own."
-            )
+        check_space(wrapped.action_space)
         return wrapped
 
     def _set_ca2e_arguments(
@@ -158,9 +86,10 @@ class CA2EMixin(Saving):
         actor_timeout: float | None = 60.0,
     ) -> None:
         """Keep the arguments as given: ``load`` writes them back under their own names."""
-        if isinstance(prior_agents, str | pathlib.Path | BaseAlgorithm | PriorAgent):
-            raise TypeError(f"prior_agents takes a list of agents, one a slot; write [{prior_agents!r}].")
-        self.prior_agents = [PriorAgent.of(a) if isinstance(a, BaseAlgorithm) else a for a in prior_agents]
+        agents = as_list("prior_agents", prior_agents, "agents, one a slot", PriorSource)
+        for agent in agents:
+            PriorAgent.of(agent)  # refuses what can't be one
+        self.prior_agents = [PriorAgent.of(each) if isinstance(each, BaseAlgorithm) else each for each in agents]
         self.n_actors = n_actors
         self.n_processes = n_processes
         self.execution = execution
@@ -169,7 +98,7 @@ class CA2EMixin(Saving):
         self.local_buffer_size = local_buffer_size
         self.actor_update_interval = actor_update_interval
         self.rate_limit = rate_limit
-        self.info_keys = tuple(info_keys)
+        self.info_keys = tuple(as_list("info_keys", info_keys, "names", str))
         self.inference = inference
         self.compile = compile
         self.actor_restarts = actor_restarts
@@ -219,45 +148,11 @@ class CA2EMixin(Saving):
             retirement.add_prior(index)
         return retirement
 
-    def _check_arguments(self) -> None:
-        counts = ("local_buffer_size", "actor_update_interval", "prior_patience", "n_steps", "n_slots")
-        for name in (*counts, *(["n_processes"] if self.n_processes is not None else [])):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-                name = name.replace("n_slots", "n_actors")
-                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
-        if self.compile not in (True, False, "auto"):
-            raise ValueError(f"compile must be True, False or 'auto', not {self.compile!r}.")
-        if not isinstance(self.actor_restarts, int) or self.actor_restarts < 0:
-            raise ValueError(f"actor_restarts must be a whole number of at least 0, not {self.actor_restarts!r}.")
-        if self.actor_timeout is not None and not self.actor_timeout > 0:
-            raise ValueError(f"actor_timeout must be a number of seconds, or None, not {self.actor_timeout!r}.")
-        if self.inference not in ("actor", "device", "auto"):
-            raise ValueError(f"inference must be 'actor', 'device' or 'auto', not {self.inference!r}.")
-        if self.execution not in ("async", "sync"):
-            raise ValueError(f"execution must be 'async' or 'sync', not {self.execution!r}.")
-        if self.n_slots <= len(self.prior_agents):
-            raise ValueError(
-                f"{len(self.prior_agents)} prior agents leave no nature slot of n_actors={self.n_slots}; each prior "
-                f"takes one slot, and the learner needs at least one: set n_actors >= {len(self.prior_agents) + 1}."
-            )
-        if not (self.replay_buffer_class is None or issubclass(self.replay_buffer_class, PrioritizedReplayBuffer)):
-            raise ValueError(
-                f"replay_buffer_class={self.replay_buffer_class.__name__} can't take blocks from actors; "
-                "leave it out, or subclass sb3_ca2e.PrioritizedReplayBuffer."
-            )
-        self._convert_train_freq()
-        assert isinstance(self.train_freq, TrainFreq)
-        if self.train_freq.unit != TrainFrequencyUnit.STEP:
-            raise ValueError(
-                f"train_freq=({self.train_freq.frequency}, 'episode') can't be held: many actors are in many episodes "
-                "at once. Give a number of steps."
-            )
-
     # Setting up.
 
     def _setup_model(self) -> None:
-        self._check_arguments()
+        self._convert_train_freq()
+        check(self)
         self.explorations()  # refuses lists of the wrong length
         if self.env is not None:
             recipe_from(self.env)  # refuses what actors can't rebuild
@@ -400,65 +295,14 @@ class CA2EMixin(Saving):
                     self.prior_agents[index] = agent  # it keeps the commit and the hash, in the saved model too
                 retirement.set_baseline(index, agent.mean_reward)
                 priors[slot] = agent.for_actor()
-        explorations = self.explorations()
-        n_processes = min(self.n_processes or cpu_count(), self.n_slots) if self.execution == "async" else 1
-        modules = {name: _for_actors(module) for name, module in self.published_modules().items()}
-        seed = self.seed if self.seed is not None else secrets.randbits(31)
-        statistics = None
-        if recipe.normalization is not None:
-            assert self._vec_normalize_env is not None
-            statistics = Statistics(self._vec_normalize_env, recipe.normalization, recipe.columns)
-        specs = []
-        for process in range(n_processes):
-            slots = list(range(process, self.n_slots, n_processes))  # deals the prior slots out evenly
-            specs.append(
-                ActorSpec(
-                    process=process,
-                    slots=slots,
-                    n_slots=self.n_slots,
-                    seed=seed,
-                    recipe=recipe,
-                    behaviour=type(self),
-                    modules=modules,
-                    explorations=[explorations[slot] for slot in slots],
-                    priors=[priors[slot] for slot in slots],
-                    n_steps=self.n_steps,
-                    gamma=self.gamma,
-                    block_size=self.local_buffer_size,
-                    update_interval=self.actor_update_interval,
-                    warmup=self.learning_starts - self.num_timesteps,
-                    n_learns=self._n_learns,
-                    info_keys=self.info_keys,
-                    statistics=statistics.publish() if statistics is not None else np.zeros(0, dtype=np.float32),
-                    supervision=Supervision(self.actor_restarts, self.actor_timeout),
-                )
-            )
-        self._n_learns += going_on is None
         self.policy.set_training_mode(False)
-        parameters, on_device = FlatParameters(self.published_modules()), None
-        if self._infers_on_device(specs):
-            on_device = DeviceInference(specs, parameters, self.device)
-            specs = on_device.specs
-        sync = self.execution == "sync"
-        with Undisturbed():
-            pool: ActorPool = SyncActors(specs[0]) if sync else AsyncActors(specs, self.rate_limit, on_device)
-            self._collector = Collector(
-                pool,
-                self.replay_buffer,
-                self.n_envs,
-                explorations,
-                retirement,
-                prior_of,
-                parameters,
-                statistics,
-                on_device,
-            )
+        # Half of the package: who predicts, or loads a model, need not wait for it.
+        from sb3_ca2e.starting import prepared
 
-    def _infers_on_device(self, specs: list[ActorSpec]) -> bool:
-        """In one process, nothing is won by another one."""
-        if self.execution == "sync" or self.inference == "actor":
-            return False
-        return self.inference == "device" or pays(specs, self.device)
+        start = prepared(self, recipe, priors, prior_of, retirement, self._n_learns)
+        self._n_learns += going_on is None
+        with Undisturbed():
+            self._collector = start()
 
     def _stop_actors(self) -> None:
         if self._collector is not None:
@@ -499,10 +343,11 @@ class CA2EMixin(Saving):
         frequency = train_freq.frequency
         if not self.rate_limit:
             frequency = max(frequency, self.n_slots * self.local_buffer_size // self.n_envs)
-        while num_collected_steps < frequency and self._collect_for_tick(train_freq):
-            tick = self._collector.tick()
-            rewards, dones, infos = tick.rewards, tick.dones, tick.infos
-            actor_ids, actor_kinds = tick.actor_ids, tick.actor_kinds
+        while num_collected_steps < frequency:
+            tick = self._collector.tick() or self._collect_tick(train_freq)
+            if tick is None:
+                break
+            rewards, dones, infos, actor_ids, actor_kinds, n_episodes = tick
             num_collected_steps += 1
             self.num_timesteps += self.n_envs
             callback.update_locals(locals())
@@ -515,7 +360,7 @@ class CA2EMixin(Saving):
                 self._update_info_buffer([infos[i] for i in nature], dones[nature])
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             self._on_step()
-            for _ in range(tick.n_episodes):
+            for _ in range(n_episodes):
                 num_collected_episodes += 1
                 self._episode_num += 1
                 if log_interval is not None and self._episode_num % log_interval == 0:
@@ -523,12 +368,10 @@ class CA2EMixin(Saving):
         callback.on_rollout_end()
         return RolloutReturn(num_collected_steps * self.n_envs or 1, num_collected_episodes, continue_training=True)
 
-    def _collect_for_tick(self, train_freq: TrainFreq) -> bool:
-        """Have the transitions of a tick ready; False if there are none and the rate is not limited."""
+    def _collect_tick(self, train_freq: TrainFreq) -> "Tick | None":
+        """Collect until there is a tick; None if there are no transitions and the rate is not limited."""
         assert self._collector is not None
         collector = self._collector
-        if collector.has_tick:
-            return True
         group = train_freq.frequency * self.n_envs
         asked = self._total_timesteps - self._num_timesteps_at_start
         end = self._num_timesteps_at_start + -(-asked // group) * group  # where SB3's loop will stop
@@ -537,7 +380,7 @@ class CA2EMixin(Saving):
             ready = collector.n_ready
             at_most = end - self.num_timesteps - ready
             if at_most <= 0:
-                return False
+                return None
             progress = self.num_timesteps / self._total_timesteps
             wait = self.rate_limit or not learning
             collector.collect(at_most, self.num_timesteps, progress, wait, self._interrupts.immediate)
@@ -545,8 +388,8 @@ class CA2EMixin(Saving):
                 collector.just_retired.clear()
                 self._nature_slots_changed()
             if collector.n_ready == ready and not wait:  # else all steps of the blocks were refused
-                return False
-        return True
+                return None
+        return collector.tick()
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """
@@ -625,21 +468,3 @@ class CA2EMixin(Saving):
             elapsed = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
             self.logger.record("time/updates_per_second", (self._n_updates - self._n_updates_at_start) / elapsed)
         super().dump_logs()
-
-
-def _is_bounded(space: spaces.Box) -> bool:
-    """Whether the distances between the bounds are finite, which those of the largest numbers are not."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(space.high - space.low).all())
-
-
-def _for_actors(module: th.nn.Module) -> th.nn.Module:
-    """A copy on the CPU, without the optimiser that SB3 hangs onto networks."""
-    optimizer = module.__dict__.pop("optimizer", None)
-    try:
-        copied = copy.deepcopy(module).cpu()
-    finally:
-        if optimizer is not None:
-            module.optimizer = optimizer
-    copied.train(False)
-    return copied

@@ -34,6 +34,7 @@ class Interrupts:
         #: when the first of each came
         self._came: dict[int, float] = {}
         self._immediate = False
+        self._at_once = _Immediate(self)
         self._replaced: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -73,7 +74,7 @@ class Interrupts:
         :return: a context that is interrupted at once: code of others, or waiting, that may take long and leaves
             nothing half done
         """
-        return _Immediate(self)
+        return self._at_once
 
 
 class _Immediate(contextlib.AbstractContextManager[None]):

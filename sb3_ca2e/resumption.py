@@ -2,16 +2,18 @@
 
 import random
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ca2e.actors.collector import Collector
-from sb3_ca2e.actors.snapshot import ActorsState
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
+
+if TYPE_CHECKING:
+    from sb3_ca2e.actors.collector import Collector
+    from sb3_ca2e.actors.snapshot import ActorsState
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Snapshot:
 
     random: dict[str, Any]
     collector: dict[str, Any] | None
-    actors: ActorsState | None
+    actors: "ActorsState | None"
 
 
 def random_states(action_space: spaces.Space) -> dict[str, Any]:
@@ -94,7 +96,7 @@ class Resumption:
             setattr(normalize, name, theirs)
         self.normalize = None
 
-    def slots(self, execution: str, n_slots: int, memory: PrioritizedReplayBuffer) -> ActorsState | None:
+    def slots(self, execution: str, n_slots: int, memory: PrioritizedReplayBuffer) -> "ActorsState | None":
         """
         :param execution: of the resumed model
         :param n_slots: of the resumed model
@@ -105,7 +107,7 @@ class Resumption:
         alike = actors is not None and execution == "sync" and len(actors.slots) == n_slots
         return actors if alike and memory is self.memory and not self.changed else None
 
-    def put_back(self, collector: Collector, slots: ActorsState | None, action_space: spaces.Space) -> None:
+    def put_back(self, collector: "Collector", slots: "ActorsState | None", action_space: spaces.Space) -> None:
         """
         Put a run back to where it was, once its actors are there.
 

@@ -14,15 +14,16 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import open_path
 
-from sb3_ca2e.actors.collector import Collector
 from sb3_ca2e.actors.envs import as_env
-from sb3_ca2e.actors.pool import SyncActors
-from sb3_ca2e.actors.snapshot import ActorsState
 from sb3_ca2e.checkpoints import MEMORY, MODEL, NORMALIZE, RUN, newest_whole
 from sb3_ca2e.files import add_sums, destination, replacing
-from sb3_ca2e.priors.reader import saved_attributes
+from sb3_ca2e.priors.reader.attributes import saved_attributes
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 from sb3_ca2e.resumption import Resumption, Snapshot, random_states
+
+if TYPE_CHECKING:
+    from sb3_ca2e.actors.collector import Collector
+    from sb3_ca2e.actors.snapshot import ActorsState
 
 #: Attributes that are not saved.
 _OF_THIS_PROCESS = ("_collector", "_due", "_interrupts", "_last_batch", "_learner", "_resumption")
@@ -38,7 +39,7 @@ class Saving(OffPolicyAlgorithm):
         @property
         def n_slots(self) -> int: ...
 
-    _collector: Collector | None
+    _collector: "Collector | None"
     #: what :meth:`between_rounds` was given
     _due: list[Callable[[], None]]
     #: what is to be put back when a resumed model learns
@@ -185,7 +186,7 @@ class Saving(OffPolicyAlgorithm):
             model._resumption.set_statistics(model.get_vec_normalize_env())
         return model
 
-    def _slots_going_on(self) -> ActorsState | None:
+    def _slots_going_on(self) -> "ActorsState | None":
         """Slots of a resumed run that were in the middle of episodes."""
         if self._resumption is None:
             return None
@@ -233,5 +234,4 @@ class Saving(OffPolicyAlgorithm):
         collector = self._collector
         if collector is None:
             return Snapshot(random_states(self.action_space), None, None)
-        actors = collector.pool.state() if isinstance(collector.pool, SyncActors) else None
-        return Snapshot(random_states(self.action_space), collector.state(), actors)
+        return Snapshot(random_states(self.action_space), collector.state(), collector.pool.state())

@@ -290,5 +290,5 @@ class Learner:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 yield
-        except Exception as error:
+        except Exception as error:  # whatever a compiler, or what a user put into networks, may raise
             self.obstacle = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"

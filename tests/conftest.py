@@ -3,6 +3,7 @@
 import signal
 import uuid
 from collections.abc import Iterator
+from multiprocessing import forkserver
 
 import pytest
 import torch as th
@@ -25,6 +26,13 @@ def process_mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv(MARK, mark)
     yield mark
     assert processes_marked(mark) == []
+
+
+@pytest.fixture(scope="session")
+def _forkserver() -> None:
+    """Python's, to fork the workers of ``SubprocVecEnv``: never this process, which has run PyTorch. It stays."""
+    forkserver.set_forkserver_preload(["stable_baselines3.common.vec_env"])
+    forkserver.ensure_running()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Small sizes of what ``make chaos`` does."""
+"""Small sizes of what ``make chaos`` does: each row asserts what must be seen, and returns the figures that it saw."""
 
 import pytest
 
@@ -7,4 +7,6 @@ from chaos.rows import ROWS
 
 @pytest.mark.parametrize("name", ROWS)
 def test_chaos(name):
-    print(ROWS[name].small())
+    figures = ROWS[name].small()
+    assert figures
+    print(figures)

@@ -13,9 +13,9 @@ from gymnasium import spaces
 
 from sb3_ca2e import CA2EDQN
 from sb3_ca2e.actors.recorder import PRIORITY_FLOOR
-from sb3_ca2e.algorithm import _for_actors
 from sb3_ca2e.compiled import FlatUpdate
 from sb3_ca2e.replayed import Replayed
+from sb3_ca2e.starting import for_actors
 from sb3_ca2e.updates import Learner
 from test_updates import make_ddpg, make_dqn
 from toy import RandomWalk
@@ -79,10 +79,10 @@ def test_what_a_user_puts_in_the_place_of_a_network_or_an_optimiser_is_trained()
 
 def test_an_actor_gets_no_more_than_its_networks():
     model = make_ddpg(sgd=False, compile=True)
-    size = len(pickle.dumps(_for_actors(model.critic)))
+    size = len(pickle.dumps(for_actors(model.critic)))
     model.train(1, 64)
     assert model._learner.compiled, model._learner.obstacle
-    assert len(pickle.dumps(_for_actors(model.critic))) == pytest.approx(size, rel=0.01)
+    assert len(pickle.dumps(for_actors(model.critic))) == pytest.approx(size, rel=0.01)
 
 
 class Seeing(gym.Env):

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, PPO, HerReplayBuffer
 
-from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorError, BuilderVecEnv, PriorAgent
+from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorError, BuilderVecEnv, NativeVecEnv, PriorAgent
 from toy import RandomWalk
 
 
@@ -30,11 +30,42 @@ class Unbounded(RandomWalk):
         (CA2EDQN, "CartPole-v1", {"train_freq": (1, "episode")}, ValueError, "Give a number of steps"),
         (CA2EDQN, "CartPole-v1", {"replay_buffer_class": HerReplayBuffer}, ValueError, "HerReplayBuffer.*leave it out"),
         (CA2EDDPG, Unbounded(), {}, ValueError, "need finite bounds.*Declare bounds"),
+        (CA2EDQN, None, {}, ValueError, "env is None: give an id"),
+        (CA2EDQN, "CartPole-v1", {"n_actors": 2.0}, ValueError, "n_actors must be a whole number of at least 1"),
+        (CA2EDQN, "CartPole-v1", {"buffer_size": 1e5}, ValueError, "buffer_size must be a whole number.*not 100000.0"),
+        (CA2EDQN, "CartPole-v1", {"batch_size": 0}, ValueError, "batch_size must be a whole number of at least 1"),
+        (CA2EDQN, "CartPole-v1", {"train_freq": 0}, ValueError, "train_freq must be a whole number of at least 1"),
+        (CA2EDQN, "CartPole-v1", {"actor_timeout": "60"}, ValueError, "actor_timeout must be a number of seconds"),
+        (CA2EDQN, "CartPole-v1", {"actor_restarts": True}, ValueError, "actor_restarts must be a whole number"),
+        (CA2EDQN, "CartPole-v1", {"prior_alpha": np.nan}, ValueError, "prior_alpha must be a finite number, not nan"),
+        (CA2EDQN, "CartPole-v1", {"prior_agents": None}, TypeError, "takes a list of agents.*leave it out"),
+        (CA2EDQN, "CartPole-v1", {"prior_agents": "zoo:ppo"}, TypeError, r"takes a list.*write \['zoo:ppo'\]"),
+        (CA2EDQN, "CartPole-v1", {"prior_agents": [PPO]}, TypeError, "or a class, give its trained model"),
+        (CA2EDQN, "CartPole-v1", {"info_keys": "lives"}, TypeError, r"takes a list of names; write \['lives'\]"),
+        (CA2EDQN, "CartPole-v1", {"rate_limit": "no"}, ValueError, "rate_limit must be True or False, not 'no'"),
+        (CA2EDQN, "CartPole-v1", {"compile": [True]}, ValueError, "compile must be True, False or 'auto'"),
+        (CA2EDQN, "CartPole-v1", {"replay_buffer_class": "HER"}, ValueError, "replay_buffer_class='HER'.*leave it out"),
+        (CA2EDQN, "CartPole-v1", {"replay_buffer_kwargs": {"beta": "1"}}, ValueError, "beta='1'; it must be a finite"),
+        (CA2EDDPG, "Pendulum-v1", {"action_noise": 0.1}, TypeError, "takes an ActionNoise of SB3"),
     ],
 )
 def test_arguments_are_refused_with_the_way_out(algorithm, env, arguments, error, message):
     with pytest.raises(error, match=message):
         algorithm("MlpPolicy", env, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: BuilderVecEnv([]), "takes a list of functions"),
+        (lambda: BuilderVecEnv(RandomWalk), "takes a list of functions"),
+        (lambda: NativeVecEnv(RandomWalk()), "takes a function of n_envs and seed"),
+        (lambda: PriorAgent("zoo:ppo", mean_reward="120"), "takes a number, or None to measure it"),
+    ],
+)
+def test_other_arguments_are_refused_with_what_was_expected(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
 
 
 def files(path):

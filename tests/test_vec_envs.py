@@ -24,6 +24,8 @@ from stable_baselines3.common.vec_env import (
 from sb3_ca2e import CA2EDDPG, CA2EDQN
 from toy import RandomWalk
 
+pytestmark = pytest.mark.usefixtures("_forkserver")
+
 
 class Pictures(gym.ObservationWrapper):
     """A random walk seen as images, and beside its vectors where asked for."""
@@ -58,7 +60,7 @@ def dictionaries() -> VecEnv:
 
 
 def in_workers(**kwargs) -> VecEnv:
-    return walks(vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": "fork"}, **kwargs)
+    return walks(vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": "forkserver"}, **kwargs)
 
 
 STACKS = {

@@ -300,7 +300,7 @@ class Actor:
             if slot.prior is not None:
                 try:
                     actions[position] = self._scale.bounded(self._of_prior(slot.prior, slot, position))
-                except Exception:
+                except Exception:  # whatever a policy of others raises: the learner warns of it
                     failed[position] = f"The prior agent {slot.prior.name} failed:\n{traceback.format_exc()}"
                 else:
                     stored[position] = self._scale.scaled(actions[position])

@@ -82,6 +82,8 @@ class Collector:
         for slot, index in prior_of.items():
             self.stats[slot].kind = "nature" if retirement.retired(index) else "prior"
         self._ticks = Ticks(n_envs)
+        #: the next tick, None if there are no transitions for one
+        self.tick: Callable[[], Tick | None] = self._ticks.pop
         self._shown: np.ndarray | None = None
         self.just_retired: list[int] = []
         #: seconds since the first blocks were stored, which wait for environments and for code to be compiled
@@ -93,11 +95,6 @@ class Collector:
     def n_ready(self) -> int:
         """Transitions committed that have not been ticked."""
         return len(self._ticks)
-
-    @property
-    def has_tick(self) -> bool:
-        """Whether :meth:`tick` has one."""
-        return self._ticks.has_tick
 
     def collect(
         self,
@@ -158,12 +155,6 @@ class Collector:
         if changed or self._shown is None or not np.array_equal(published.view(np.int32), self._shown.view(np.int32)):
             self.pool.board.publish(published)
             self._shown = published
-
-    def tick(self) -> Tick:
-        """
-        :return: the next tick; there must be enough transitions ready
-        """
-        return self._ticks.pop()
 
     def _count(self, handover: Handover, blocks: list[Block], timestep: int) -> None:
         self._actors += handover.seconds

@@ -42,7 +42,7 @@ def copies_of(base: Base) -> tuple[tuple[bytes, ...], EnvIdentity]:
 def _function(build: Build) -> bytes:
     try:
         return dumps(build)
-    except Exception as error:
+    except Exception as error:  # whatever a user's own objects raise that can't be pickled; here and below it is told
         raise ValueError(
             f"Actors need the function given to NativeVecEnv, and it can't be pickled ({type(error).__name__}: "
             f"{error}). Let that function make what it needs instead of holding it."

@@ -139,7 +139,7 @@ class DeviceInference:
             with th.inference_mode(), th.cuda.stream(self._stream):
                 while Bell.STOP not in (asking := Bell.rung(self._rung)):
                     self._answer(sorted(set(asking)))
-        except Exception:
+        except Exception:  # it would be lost with the thread: the learner raises it
             of = f"prior agent of slot {self._slot_asked}" if self._slot_asked is not None else "networks"
             self.error = f"Inference on {self.device}, {of}, failed:\n{traceback.format_exc()}"
             os.write(self._sounds_alarm, b"\0")

@@ -38,9 +38,12 @@ class BuilderVecEnv(DummyVecEnv):
     A ``DummyVecEnv`` that keeps the functions its environments were made with, so that actors can make more.
 
     :param env_fns: functions that each return a new environment
+    :raises TypeError: if it is no list of at least one
     """
 
     def __init__(self, env_fns: list[Callable[[], gym.Env]]):
+        if not isinstance(env_fns, list | tuple) or not env_fns or not all(map(callable, env_fns)):
+            raise TypeError(f"BuilderVecEnv takes a list of functions that each make an environment, not {env_fns!r}.")
         super().__init__(env_fns)
         self.env_fns = env_fns
 

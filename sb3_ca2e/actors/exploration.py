@@ -250,11 +250,14 @@ def noise_ladder(n_slots: int, action_space: spaces.Box, noise: ActionNoise | No
     :param action_space: the action space
     :param noise: a noise to copy for each slot; None for Gaussian noise with sigma evenly from 0.05 to 0.4
     :return: the settings, in the order of the slots
+    :raises TypeError: if it is no action noise
     :raises ValueError: if its values do not have the shape of actions
     """
     shape = action_space.shape
     if noise is None:
         return [GaussianNoise(shape, float(sigma)) for sigma in np.linspace(0.05, 0.4, n_slots)]
+    if not isinstance(noise, ActionNoise):
+        raise TypeError(f"action_noise takes an ActionNoise of SB3, such as NormalActionNoise, not {noise!r}.")
     if isinstance(noise, VectorizedActionNoise):
         noise = noise.base_noise  # each slot has its own anyway
     _check_noise(noise, shape)

@@ -116,7 +116,7 @@ def _traced(
         return None
     finally:
         th.set_rng_state(random_state)
-    return trace  # type: ignore[no-any-return]
+    return trace.forward  # type: ignore[no-any-return]  # to call the module takes a tenth longer
 
 
 def _same(ours: tuple[th.Tensor, ...], theirs: tuple[th.Tensor, ...]) -> bool:

@@ -32,20 +32,18 @@ class _Stack:
         self.newest = self.batch[(slice(None), *before, slice(-frame_size, None))] if frame_size else self.batch
         self._older = (*before, slice(None, -frame_size))
         self._kept = (*before, slice(frame_size, None))
-        self._zeros = np.zeros(int(np.prod(column.frame_shape)), column.dtype) if column.dtype.kind == "f" else None
+        self._zeros = np.zeros(column.frame_shape, column.dtype) if column.dtype.kind == "f" else None
         self._any_value = any_value
 
     def accepts(self, raw: Any) -> bool:
         """Whether what an environment returned is a frame as declared; if that can't be told at once, no."""
         if not self._any_value or type(raw) is not np.ndarray:
             return False
-        if raw.dtype is not self.column.dtype or raw.shape != self.column.frame_shape:
+        # Equal, as a dtype that came from another process is not identical with those made here.
+        if raw.dtype != self.column.dtype or raw.shape != self.column.frame_shape:
             return False
-        if self._zeros is None:
-            return True
-        with np.errstate(invalid="ignore"):  # of infinity
-            # Zero times what is not finite is not zero: a fraction of the time of isfinite and all.
-            return bool(raw.ravel().dot(self._zeros) == 0.0)
+        # Zero times what is not finite is not zero: a fraction of the time of isfinite and all, and no warning.
+        return self._zeros is None or bool(np.vdot(raw, self._zeros) == 0.0)
 
     def reset(self, slot: int, frame: np.ndarray) -> None:
         if self.column.n_stack > 1:
@@ -77,6 +75,7 @@ class Observations:
         self._stacks = {
             key: _Stack(column, n_slots, key not in recipe.ranges) for key, column in recipe.columns.items()
         }
+        self._only = self._stacks.get(OBSERVATION)
         self.batch = {key: stack.batch for key, stack in self._stacks.items()}
         #: of each key ``(slots, *frame_shape)`` the newest frames, a part of the batch
         self.newest = {key: stack.newest for key, stack in self._stacks.items()}
@@ -140,7 +139,7 @@ class Observations:
         :param raw: what the environment returned
         :raises ValueError: as :meth:`frames` does; nothing has changed then
         """
-        stack = self._stacks.get(OBSERVATION)
+        stack = self._only
         if stack is not None and stack.accepts(raw):
             stack.push(slot, raw)
             return

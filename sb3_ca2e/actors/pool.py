@@ -49,6 +49,11 @@ class ActorPool(Protocol):
         :raises ActorError: if an actor failed, and more often than it may
         """
 
+    def state(self) -> ActorsState | None:
+        """
+        :return: what the slots are in the middle of, None if they, or an environment, can't give it
+        """
+
     def stop(self) -> None:
         """End the actors. May be called twice."""
 
@@ -90,15 +95,12 @@ class SyncActors:
         """Say which slot failed."""
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # whatever an environment raises
             failed_slot = self._actor.collecting if self._actor is not None else -1
             failure = Handover(self._spec.process, error=traceback.format_exc(), failed_slot=failed_slot)
             raise ActorError(_told(self._spec, failure)) from error
 
     def state(self) -> ActorsState | None:
-        """
-        :return: what the slots are in the middle of, None if an environment can't give its state
-        """
         return state_of(self._actor) if self._actor is not None else None
 
     def restore(self, state: ActorsState) -> None:
@@ -166,6 +168,9 @@ class AsyncActors:
     def restarts(self) -> dict[int, int]:
         processes = zip(self._specs, self._budgets, strict=True)
         return {slot: budget.used for spec, budget in processes if budget.used for slot in spec.slots}
+
+    def state(self) -> ActorsState | None:
+        return None  # they don't wait to be asked
 
     # Starting.
 

@@ -192,7 +192,7 @@ class Recorder:
         """
         n = self.n_steps
         ended = self._flags[:n] & (TERMINATED | TRUNCATED) > 0
-        n_rows = n + np.count_nonzero(ended, axis=0)
+        n_rows = n + ended.sum(axis=0)
         # Each episode that ends inserts a row for its last observation.
         rows = np.arange(n)[:, None] + np.cumsum(ended, axis=0) - ended
         end_rows = (rows + 1)[ended]  # by step and slot, as the endings came

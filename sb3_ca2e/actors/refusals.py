@@ -1,5 +1,6 @@
 """What slots give that can't be learned from: steps with numbers that are not finite are left out, and counted."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,8 @@ def not_finite(actions: np.ndarray) -> list[int]:
     :param actions: ``(slots, ...)`` as the learner stores them
     :return: positions of the slots whose actions are not finite
     """
-    if actions.dtype.kind != "f" or np.isfinite(actions).all():
+    # The sum of squares takes a third of the time of isfinite and all; of finite numbers it may be infinite.
+    if actions.dtype.kind != "f" or math.isfinite(np.vdot(actions, actions)) or np.isfinite(actions).all():
         return []
     positions: list[int] = np.flatnonzero(~np.isfinite(actions).reshape(len(actions), -1).all(axis=1)).tolist()
     return positions

@@ -99,7 +99,7 @@ def _fork(serial: int, fds: dict[str, int], control: socket.socket) -> int:
                 _die_with_parent(None)
                 os.close(go_read)
                 status = run_actor(fds)
-        except BaseException:
+        except BaseException:  # this process is a copy of the server, and must not go on as one
             traceback.print_exc()
         finally:
             sys.stdout.flush()
@@ -161,7 +161,7 @@ def run_actor(fds: dict[str, int]) -> int:
         with contextlib.suppress(LearnerGone):
             _collect(actor, messages, fds["wake"])
         actor.close()
-    except Exception as error:
+    except Exception as error:  # whatever an environment raises: the learner tells it
         slot, process = actor.collecting if actor is not None else -1, spec.process if spec is not None else -1
         hopeless = isinstance(error, HopelessError)
         failed = Handover(process, error=traceback.format_exc(), failed_slot=slot, hopeless=hopeless)

@@ -70,11 +70,6 @@ class Ticks:
         """Number of transitions."""
         return len(self._ready) * self.n_envs + len(self._infos)
 
-    @property
-    def has_tick(self) -> bool:
-        """Whether there are transitions for a tick."""
-        return len(self._ready) > 0
-
     def extend(self, handover: Handover, blocks: list[Block]) -> None:
         """
         Line up the transitions of slots that stepped together: first steps first, and among them first slots.
@@ -92,9 +87,13 @@ class Ticks:
         self._rewards = np.concatenate([self._rewards, rewards])
         self._flags = np.concatenate([self._flags, flags])
         self._slots = np.concatenate([self._slots, np.array([block.slot for block in blocks])[positions]])
-        keys = zip(steps[order].tolist(), positions.tolist(), strict=True)
-        informed = handover.infos
-        self._infos += [dict(informed[key]) if key in informed else {} for key in keys]
+        infos: list[dict[str, Any]] = [{} for _ in range(len(order))]
+        if handover.infos:  # few steps come with any
+            ranks, starts = np.argsort(order), np.cumsum(counts) - counts
+            for (t, position), info in handover.infos.items():
+                if t < counts[position]:
+                    infos[ranks[starts[position] + t]] = dict(info)
+        self._infos += infos
         self._make()
 
     def _make(self) -> None:
@@ -103,7 +102,7 @@ class Ticks:
         n = n_ticks * n_envs
         flags = self._flags[:n].reshape(n_ticks, n_envs)
         dones = flags & (TERMINATED | TRUNCATED) > 0
-        kinds = [["prior" if prior else "nature" for prior in each] for each in (flags & PRIOR).tolist()]
+        kinds = np.where(flags & PRIOR, "prior", "nature").tolist()
         self._ready += map(
             Tick,
             self._rewards[:n].reshape(n_ticks, n_envs),
@@ -116,8 +115,8 @@ class Ticks:
         self._rewards, self._flags, self._slots = self._rewards[n:], self._flags[n:], self._slots[n:]
         del self._infos[:n]
 
-    def pop(self) -> Tick:
+    def pop(self) -> Tick | None:
         """
-        :return: the next tick; there must be one
+        :return: the next tick, None if there are no transitions for one
         """
-        return self._ready.popleft()
+        return self._ready.popleft() if self._ready else None

@@ -28,6 +28,8 @@ class NativeVecEnv(VecEnvWrapper):
     """
 
     def __init__(self, build: Build, n_envs: int = 1, seed: int | None = None):
+        if not callable(build):
+            raise TypeError(f"NativeVecEnv takes a function of n_envs and seed that makes a VecEnv, not {build!r}.")
         super().__init__(built(build, n_envs, seed))
         self.build = build
 

@@ -4,7 +4,7 @@ import hashlib
 import pathlib
 import re
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -17,11 +17,13 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, is_vecenv_wrapped
 
 from sb3_ca2e.actors.identity import EnvIdentity, identity_of_vec
-from sb3_ca2e.priors import hub
-from sb3_ca2e.priors.loading import load_policy, load_trained_on, refuse_recurrent
 from sb3_ca2e.priors.preprocessing import Preprocessing, alike
+from sb3_ca2e.priors.recurrent import refuse_recurrent
 from sb3_ca2e.priors.trained_on import TrainedOn
-from sb3_ca2e.priors.zoo import AgentFiles, find_agent
+
+# What finds and reads files is imported when there are some: it is a third of the package.
+if TYPE_CHECKING:
+    from sb3_ca2e.priors.zoo import AgentFiles
 
 
 class PriorAgent:
@@ -68,12 +70,14 @@ class PriorAgent:
         self._deterministic = True
         if sha256 is not None and re.fullmatch("[0-9a-fA-F]{64}", sha256) is None:
             raise ValueError(f"sha256 takes 64 hexadecimal digits, not {sha256!r}.")
+        if mean_reward is not None and not isinstance(mean_reward, int | float | np.number):
+            raise TypeError(f"mean_reward takes a number, or None to measure it, not {mean_reward!r}.")
         if isinstance(source, BaseAlgorithm):
             refuse_recurrent(self.name, [each.__module__ for each in type(source.policy).__mro__])
         elif source is not None and not isinstance(source, str | pathlib.Path):
             raise TypeError(
                 f"A prior agent can be a model object, a path, 'zoo:<algorithm>' or 'hub:<owner>/<name>', not "
-                f"{source!r} ({type(source).__name__}); for a bare policy, wrap it in its model."
+                f"{source!r} ({type(source).__name__}); for a bare policy or a class, give its trained model."
             )
 
     @classmethod
@@ -89,6 +93,8 @@ class PriorAgent:
         """Name of the algorithm that trained it, in lower case."""
         if isinstance(self.source, BaseAlgorithm):
             return type(self.source).__name__.lower()
+        from sb3_ca2e.priors.zoo import AgentFiles
+
         return AgentFiles.algorithm_of(self.source)
 
     def resolve(
@@ -134,6 +140,8 @@ class PriorAgent:
                 f"{self.name} was given to the model as an object and is not saved with it; "
                 "set model.prior_agents to the agents again before learn()."
             )
+        from sb3_ca2e.priors.loading import load_policy, load_trained_on
+
         files = self._files(str(self.source), env_id)
         trained_on = load_trained_on(files, self.trust)
         policy = load_policy(files, self.trust, observation_space, action_space)
@@ -141,8 +149,11 @@ class PriorAgent:
             self.mean_reward = files.recorded_reward
         return policy, trained_on
 
-    def _files(self, source: str, env_id: str | None) -> AgentFiles:
+    def _files(self, source: str, env_id: str | None) -> "AgentFiles":
         """The agent's files; those of the hub as they were when it was first loaded."""
+        from sb3_ca2e.priors import hub
+        from sb3_ca2e.priors.zoo import find_agent
+
         if not source.startswith(hub.PREFIX):
             files = find_agent(source, self.env_id or env_id)
             if self.sha256 is not None:

@@ -4,7 +4,11 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_ca2e.priors import converted, trusted
-from sb3_ca2e.priors.reader import RECURRENT, UntrustedAgentError, read_agent, read_vec_normalize, read_yaml
+from sb3_ca2e.priors.reader.config import read_yaml
+from sb3_ca2e.priors.reader.errors import UntrustedAgentError
+from sb3_ca2e.priors.reader.model import read_agent
+from sb3_ca2e.priors.reader.statistics import read_vec_normalize
+from sb3_ca2e.priors.recurrent import RECURRENT, refuse_recurrent
 from sb3_ca2e.priors.trained_on import TrainedOn, frozen
 from sb3_ca2e.priors.zoo import AgentFiles, algorithms_with
 
@@ -57,21 +61,6 @@ def load_trained_on(files: AgentFiles, trust: bool) -> TrainedOn:
         return TrainedOn.from_config(config, files.env_id, statistics)
     except ValueError as error:
         raise ValueError(f"{files.config} can't be followed: {error}.") from error
-
-
-def refuse_recurrent(name: str, modules: list[str]) -> None:
-    """
-    A prior's transitions are learned from one by one: what it remembered when it acted is not in them.
-
-    :param name: of the agent
-    :param modules: where its policy's classes are
-    :raises ValueError: if one is recurrent
-    """
-    if any(module.startswith(RECURRENT) for module in modules):
-        raise ValueError(
-            f"{name} has a recurrent policy, which can't be a prior agent. Give an agent without memory, e.g. of PPO "
-            "or DQN, where needed trained on stacked frames."
-        )
 
 
 def _refuse_misnamed(files: AgentFiles, policy_module: str) -> None:

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ca2e.priors.reader import saved_attributes
+from sb3_ca2e.priors.reader.attributes import saved_attributes
 from sb3_ca2e.priors.zoo import AgentFiles, algorithm_class
 
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ca2e.replay.block import OBSERVATION, TRANSITION, Block, ObservationColumn, described, observation_columns
-from sb3_ca2e.replay.multi_steps import multi_steps
+from sb3_ca2e.replay.multi_steps import Terms, multi_steps
 from sb3_ca2e.replay.prefetch import Prefetch
 from sb3_ca2e.replay.rows import take
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
@@ -335,8 +335,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         """The same where the memory is."""
         assert self._storage is not None
         normalize = None if env is None else env.normalize_reward
-        beta = self.beta if beta is None else beta
-        steps = multi_steps(self._storage, batch_inds, self.n_steps, self.gamma, beta, normalize)
+        terms = Terms(self.n_steps, self.gamma, self.beta if beta is None else beta, normalize)
+        steps = multi_steps(self._storage, batch_inds, terms)
         observations, next_observations = self._observations(steps.rows, env)
         return PrioritizedReplaySamples(
             observations=observations,

@@ -31,39 +31,39 @@ class MultiSteps(NamedTuple):
     generations: th.Tensor
 
 
-def multi_steps(
-    storage: SegmentStorage,
-    indices: th.Tensor,
-    n_steps: int,
-    gamma: float,
-    beta: float | th.Tensor,
-    normalize: Normalize | None,
-) -> MultiSteps:
+class Terms(NamedTuple):
+    """
+    How transitions are formed of single steps.
+
+    :param n_steps: steps in a return
+    :param gamma: discount factor of one step
+    :param beta: exponent of the importance-sampling weights, a scalar tensor where it changes within a recording
+    :param normalize: what to do to rewards before they are summed
+    """
+
+    n_steps: int
+    gamma: float
+    beta: float | th.Tensor
+    normalize: Normalize | None
+
+
+def multi_steps(storage: SegmentStorage, indices: th.Tensor, terms: Terms) -> MultiSteps:
     """
     Form the multi-step transitions that begin with the steps of rows.
 
     :param storage: the memory
     :param indices: ``(batch,)`` int64 rows
-    :param n_steps: steps in a return
-    :param gamma: discount factor of one step
-    :param beta: exponent of the importance-sampling weights, a scalar tensor where it changes within a recording
-    :param normalize: what to do to rewards before they are summed
+    :param terms: how
     :return: the transitions
     """
     form = tensor_multi_steps if storage.rows.host is None else compiled_multi_steps
-    return form(storage, indices, n_steps, gamma, beta, normalize)
+    return form(storage, indices, terms)
 
 
-def tensor_multi_steps(
-    storage: SegmentStorage,
-    indices: th.Tensor,
-    n_steps: int,
-    gamma: float,
-    beta: float | th.Tensor,
-    normalize: Normalize | None,
-) -> MultiSteps:
+def tensor_multi_steps(storage: SegmentStorage, indices: th.Tensor, terms: Terms) -> MultiSteps:
     """:func:`multi_steps` on any device."""
     rows = storage.rows
+    n_steps, gamma, beta, normalize = terms
     windows = rows.windows(indices, n_steps)
     available, ended, terminated, prior = rows.read_flags(windows)
     rewards = rows.rewards.take(windows)
@@ -85,18 +85,12 @@ def tensor_multi_steps(
     )
 
 
-def compiled_multi_steps(
-    storage: SegmentStorage,
-    indices: th.Tensor,
-    n_steps: int,
-    gamma: float,
-    beta: float | th.Tensor,
-    normalize: Normalize | None,
-) -> MultiSteps:
+def compiled_multi_steps(storage: SegmentStorage, indices: th.Tensor, terms: Terms) -> MultiSteps:
     """:func:`multi_steps` on the CPU."""
     # Imported when the memory was made: who has none need not wait for numba.
     from sb3_ca2e.replay import kernels
 
+    n_steps, gamma, beta, normalize = terms
     columns, batch_size = storage.rows.host, len(indices)
     assert columns is not None
     # Few arrays: to make one, and a tensor of it, takes as long as to fill it for a small batch.

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 from sb3_ca2e.actors.identity import identity_of_vec
 from sb3_ca2e.priors.agent import PriorAgent
 from sb3_ca2e.priors.loading import load_trained_on
-from sb3_ca2e.priors.reader import UntrustedAgentError
+from sb3_ca2e.priors.reader.errors import UntrustedAgentError
 from sb3_ca2e.priors.zoo import AgentFiles, candidates, search_path
 
 #: Mean of a reward and its standard deviation.

@@ -1,6 +1,7 @@
 """From the user's environment to those of the actors."""
 
 import itertools
+import pickle
 from typing import ClassVar
 
 import ale_py
@@ -30,6 +31,8 @@ from sb3_ca2e.actors.observations import Observations, plain
 from sb3_ca2e.actors.pool import AsyncActors
 from sb3_ca2e.replay.block import OBSERVATION
 
+pytestmark = pytest.mark.usefixtures("_forkserver")
+
 gym.register_envs(ale_py)
 
 
@@ -49,7 +52,7 @@ def monitored(tmp_path) -> gym.Env:
 
 
 def in_workers(make, **kwargs) -> VecEnv:
-    return make(vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": "fork"}, **kwargs)
+    return make(vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": "forkserver"}, **kwargs)
 
 
 class Spaces(RecordingEnv):
@@ -101,11 +104,11 @@ CHAINS = {
         120,
     ),
     "workers, pong": (
-        lambda _: VecFrameStack(in_workers(make_atari_env, env_id="PongNoFrameskip-v4"), 4),
+        lambda _: VecFrameStack(in_workers(make_atari_env, env_id="ale_py:PongNoFrameskip-v4"), 4),
         "CnnPolicy",
         10,
     ),
-    "workers, no wrapper": (lambda _: SubprocVecEnv([RecordingEnv], start_method="fork"), "MlpPolicy", 20),
+    "workers, no wrapper": (lambda _: SubprocVecEnv([RecordingEnv], start_method="forkserver"), "MlpPolicy", 20),
     "vec monitor": (lambda path: VecMonitor(of_space(VECTOR), str(path / "all")), "MlpPolicy", 20),
     "checked": (lambda _: VecCheckNan(make_vec_env("CartPole-v1", 2)), "MlpPolicy", 120),
     "vector of float64": (lambda _: of_space(VECTOR), "MlpPolicy", 20),
@@ -115,7 +118,7 @@ CHAINS = {
     "image, channels first": (lambda _: VecFrameStack(of_space(IMAGE_FIRST), 2), "CnnPolicy", 20),
     "dict": (lambda _: of_space(DICT), "MultiInputPolicy", 20),
     "dict in workers": (
-        lambda _: SubprocVecEnv([lambda: Spaces(DICT)] * 2, start_method="fork"),
+        lambda _: SubprocVecEnv([lambda: Spaces(DICT)] * 2, start_method="forkserver"),
         "MultiInputPolicy",
         20,
     ),
@@ -209,6 +212,17 @@ def test_frames_of_several_channels_are_stacked_by_their_channels(order):
     assert np.array_equal(expected, observations.batch[OBSERVATION])
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_observations_are_checked_at_once_where_the_recipe_came_from_another_process(dtype):
+    env = of_space(spaces.Box(-np.inf, np.inf, (3,), dtype))
+    recipe = pickle.loads(pickle.dumps(recipe_from(env)))
+    stack = Observations(recipe, 1)._stacks[OBSERVATION]
+    assert stack.accepts(np.array([0, -1, np.finfo(dtype).max], dtype))
+    for wrong in ([0, 0, np.nan], [0, np.inf, -np.inf], [0, 0]):
+        assert not stack.accepts(np.array(wrong, dtype))
+    assert not stack.accepts(np.zeros(3, np.float16))
+
+
 def test_images_are_stored_alike_whichever_way_their_channels_came():
     last, first = VecTransposeImage(of_space(IMAGE)), of_space(IMAGE_FIRST)
     assert recipe_from(last).columns == recipe_from(first).columns
@@ -262,7 +276,7 @@ def test_observations_that_sb3_does_not_support_are_refused_in_its_words(space):
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_what_a_worker_cannot_pickle_is_refused_and_the_worker_lives_on(wrapped):
-    venv = SubprocVecEnv([lambda: Monitor(NotPicklable()) if wrapped else NotPicklable()], start_method="fork")
+    venv = SubprocVecEnv([lambda: Monitor(NotPicklable()) if wrapped else NotPicklable()], start_method="forkserver")
     try:
         with pytest.raises(ValueError, match=r"(?s)environment 0 of the SubprocVecEnv.*generator.*BuilderVecEnv"):
             model_of(venv)
@@ -274,7 +288,7 @@ def test_what_a_worker_cannot_pickle_is_refused_and_the_worker_lives_on(wrapped)
 
 def test_environments_of_workers_are_copied_with_classes_that_exist_only_here():
     made = with_closure()
-    venv = SubprocVecEnv([made, lambda: Monitor(made())], start_method="fork")
+    venv = SubprocVecEnv([made, lambda: Monitor(made())], start_method="forkserver")
     try:
         venv.reset()
         recipe = recipe_from(venv)

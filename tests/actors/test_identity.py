@@ -9,13 +9,15 @@ from sb3_ca2e.actors.envs import recipe_from
 from sb3_ca2e.actors.identity import EnvIdentity, identity_of, identity_of_vec
 from toy import RandomWalk
 
+pytestmark = pytest.mark.usefixtures("_forkserver")
+
 
 def clipped() -> gym.Env:
     return ClipRewardEnv(gym.make("CartPole-v1", max_episode_steps=70))
 
 
 def in_workers(env_fns: list) -> SubprocVecEnv:
-    return SubprocVecEnv(env_fns, start_method="fork")
+    return SubprocVecEnv(env_fns, start_method="forkserver")
 
 
 @pytest.fixture(params=[DummyVecEnv, in_workers])

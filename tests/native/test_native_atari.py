@@ -29,7 +29,7 @@ def pair(env_id: str, wrapper_kwargs: dict | None = None, env_kwargs: dict | Non
     return [make_atari_env(env_id, 1, seed=0, native=native, **kwargs) for native in (True, False)]
 
 
-def compare(envs: list[VecEnv], n_steps: int, other_pixels: float = SHARE_OF_OTHER_PIXELS) -> list[dict]:
+def assert_alike(envs: list[VecEnv], n_steps: int, other_pixels: float = SHARE_OF_OTHER_PIXELS) -> list[dict]:
     """
     Take the same steps in both, and compare all that they return.
 
@@ -66,7 +66,7 @@ def compare(envs: list[VecEnv], n_steps: int, other_pixels: float = SHARE_OF_OTH
 
 def test_lives_are_episodes_of_whole_games():
     """Breakout has five lives, each of which begins with FIRE, and its frames are the same to the last pixel."""
-    ends = compare(pair("BreakoutNoFrameskip-v4"), 300, other_pixels=0)
+    ends = assert_alike(pair("BreakoutNoFrameskip-v4"), 300, other_pixels=0)
     games = [info["episode"] for info in ends if "episode" in info]
     assert len(games) >= 2
     assert len(ends) >= 5 * len(games)
@@ -74,12 +74,12 @@ def test_lives_are_episodes_of_whole_games():
 
 def test_returns_are_not_clipped():
     """Qbert scores 25 points and more at once."""
-    games = [info["episode"] for info in compare(pair("QbertNoFrameskip-v4"), 400) if "episode" in info]
+    games = [info["episode"] for info in assert_alike(pair("QbertNoFrameskip-v4"), 400) if "episode" in info]
     assert games[0]["r"] >= 25
 
 
 def test_a_game_without_lives():
-    (game,) = [info["episode"] for info in compare(pair("PongNoFrameskip-v4"), 900)]
+    (game,) = [info["episode"] for info in assert_alike(pair("PongNoFrameskip-v4"), 900)]
     assert game["r"] in (-20, -21)
 
 
@@ -93,11 +93,11 @@ def test_a_game_without_lives():
     ],
 )
 def test_arguments_mean_what_they_mean_to_sb3(env_id, wrapper_kwargs, env_kwargs):
-    compare(pair(env_id, wrapper_kwargs, env_kwargs), 150)
+    assert_alike(pair(env_id, wrapper_kwargs, env_kwargs), 150)
 
 
 def test_long_games_are_truncated():
-    ends = compare(pair("PongNoFrameskip-v4", env_kwargs={"max_num_frames_per_episode": 200}), 150)
+    ends = assert_alike(pair("PongNoFrameskip-v4", env_kwargs={"max_num_frames_per_episode": 200}), 150)
     assert [info["TimeLimit.truncated"] for info in ends] == [True] * 3
     assert [info["episode"]["l"] for info in ends] == [200] * 3
 

@@ -17,7 +17,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ca2e import CA2EDQN, PriorAgent
-from sb3_ca2e.priors.reader import UntrustedAgentError
+from sb3_ca2e.priors.reader.errors import UntrustedAgentError
 from sb3_ca2e.priors.zoo import BUNDLED
 
 
@@ -249,7 +249,7 @@ def test_pickling_an_agent_of_a_path_keeps_the_path(tmp_path):
 
 
 def test_what_is_no_agent_is_refused():
-    with pytest.raises(TypeError, match="wrap it in its model"):
+    with pytest.raises(TypeError, match="give its trained model"):
         PriorAgent(model_of(DQN, Reach(DISCRETE)).policy)
     with pytest.raises(TypeError, match="prior_agents takes a list"):
         CA2EDQN("MlpPolicy", "CartPole-v1", prior_agents="zoo:dqn")

@@ -6,11 +6,10 @@ import sys
 
 import numpy as np
 import pytest
-import test_streams
 import test_sum_tree
 import torch as th
 from recorded_slot import RecordedSlot
-from test_streams import columns_of, make_memory, stored_rows
+from test_streams import columns_of, long_streams, make_memory, stored_rows
 from test_sum_tree import (  # noqa: F401 - the same tests again, of the tree that the fixture below puts in
     test_a_generator_repeats_its_draws,
     test_draws_are_independent,
@@ -24,7 +23,7 @@ from test_sum_tree import (  # noqa: F401 - the same tests again, of the tree th
 
 from sb3_ca2e.replay import kernels
 from sb3_ca2e.replay.binary_sum_tree import BinarySumTree
-from sb3_ca2e.replay.multi_steps import compiled_multi_steps, tensor_multi_steps
+from sb3_ca2e.replay.multi_steps import Terms, compiled_multi_steps, tensor_multi_steps
 from sb3_ca2e.replay.rows import Rows
 from sb3_ca2e.replay.sum_tree import SumTree
 
@@ -58,8 +57,8 @@ def test_batches_equal_those_of_tensors(which, n_stack):
     storage, indices = memory._storage, stored_rows(memory)
     for n_steps in range(1, 6):
         for normalize in (None, lambda rewards: (np.clip(rewards / 3.7, -1.5, 1.5)).astype(np.float32)):
-            settings = (n_steps, 0.97, 0.4, normalize)
-            got, expected = (form(storage, indices, *settings) for form in (compiled_multi_steps, tensor_multi_steps))
+            terms = Terms(n_steps, 0.97, 0.4, normalize)
+            got, expected = (form(storage, indices, terms) for form in (compiled_multi_steps, tensor_multi_steps))
             for name, value in expected._asdict().items():
                 assert getattr(got, name).dtype == value.dtype
                 # PyTorch adds four and more rewards in another order, and has a power function of its own.
@@ -134,7 +133,9 @@ def test_long_streams_without_the_kernels(seed, monkeypatch):
         rows.host, rows.priorities = None, SumTree(capacity, rows.device)
 
     monkeypatch.setattr(Rows, "_set_tree", set_tree)
-    test_streams.test_long_streams(seed)
+    streams = long_streams(seed)
+    assert streams.memory._storage.rows.host is None
+    assert streams.n_committed > 2 * streams.memory.buffer_size
 
 
 def test_a_memory_that_was_moved_reads_what_it_holds():

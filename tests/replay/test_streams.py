@@ -183,6 +183,15 @@ def check_observation(sampled, i, expected):
 @pytest.mark.parametrize("seed", range(14))
 def test_long_streams(seed):
     """Hypothesis finds the smallest failures, but rarely fills segments again and again."""
+    streams = long_streams(seed)
+    assert streams.n_committed > 2 * streams.memory.buffer_size
+
+
+def long_streams(seed: int) -> RecordedStreams:
+    """
+    :param seed: of what comes in which order
+    :return: streams that fill the memory several times, which held all the while what was recorded
+    """
     rng = np.random.default_rng(seed)
     streams = RecordedStreams()
     streams.start(
@@ -211,4 +220,4 @@ def test_long_streams(seed):
                 if len(streams.samples) > 3:
                     streams.write_back()
         streams.holds_what_was_recorded()
-    assert streams.n_committed > 2 * streams.memory.buffer_size
+    return streams

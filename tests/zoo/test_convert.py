@@ -21,7 +21,7 @@ from agents_clone import AGENTS, needs_agents
 from sb3_ca2e import CA2EDQN, PriorAgent
 from sb3_ca2e.priors.converted import ABOUT, MODEL, read_agent
 from sb3_ca2e.priors.loading import load_trained_on
-from sb3_ca2e.priors.reader import read_agent as read_zip
+from sb3_ca2e.priors.reader.model import read_agent as read_zip
 from sb3_ca2e.priors.zoo import BUNDLED as BUNDLED_FOLDER
 from sb3_ca2e.priors.zoo import AgentFiles, find_agent
 from sb3_ca2e.zoo.convert import convert

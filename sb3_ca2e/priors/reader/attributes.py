@@ -10,9 +10,6 @@ from stable_baselines3.common.save_util import open_path
 
 from sb3_ca2e.files import DamagedError, check_members
 
-#: Modules of policies that carry a state from step to step.
-RECURRENT = "sb3_contrib.common.recurrent"
-
 
 def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:
     """

@@ -32,12 +32,18 @@ def _that_call(members: dict[str, bytes], statistics: bytes) -> Iterator[Attack]
 
         return Attack(title, kind, write, reason, executes=True)
 
+    def in_attribute(title, attribute, build, **reason):
+        return calling(title, "agent", lambda canary: zip_of(with_pickle(members, attribute, build(canary))), **reason)
+
+    def reduce(canary):
+        return whole(calls(canary)["REDUCE"])
+
     for way in calls(pathlib.Path("canary")):
-        yield calling(
+        yield in_attribute(
             f"{way} in the observation space",
-            "agent",
-            lambda canary, way=way: zip_of(with_pickle(members, "observation_space", whole(calls(canary)[way]))),
-            _reason_of(way),
+            "observation_space",
+            lambda canary, way=way: whole(calls(canary)[way]),
+            reason=_reason_of(way),
         )
         yield calling(
             f"{way} as VecNormalize",
@@ -46,51 +52,38 @@ def _that_call(members: dict[str, bytes], statistics: bytes) -> Iterator[Attack]
             _reason_of(way),
         )
     for attribute in ("policy_class", "policy_kwargs", "action_space"):
-        yield calling(
-            f"REDUCE as {attribute}",
-            "agent",
-            lambda canary, attribute=attribute: zip_of(with_pickle(members, attribute, whole(calls(canary)["REDUCE"]))),
-        )
-    yield calling(
-        "a schedule, which is not decoded",
-        "agent",
-        lambda canary: zip_of(with_pickle(members, "lr_schedule", whole(calls(canary)["REDUCE"]))),
-        reason=None,
-    )
-    yield calling(
+        yield in_attribute(f"REDUCE as {attribute}", attribute, reduce)
+    yield in_attribute("a schedule, which is not decoded", "lr_schedule", reduce, reason=None)
+    yield in_attribute(
         "a result that is dropped before an honest space",
-        "agent",
-        lambda canary: zip_of(
-            with_pickle(members, "action_space", before(calls(canary)["REDUCE"], pickle_in(members, "action_space")))
-        ),
+        "action_space",
+        lambda canary: before(calls(canary)["REDUCE"], pickle_in(members, "action_space")),
     )
     yield calling(
         "a result that is dropped before honest statistics",
         "statistics",
         lambda canary: before(calls(canary)["REDUCE"], statistics),
     )
-    yield calling(
+    yield in_attribute(
         "a generator of random numbers in an honest space",
-        "agent",
-        lambda canary: zip_of(with_pickle(members, "action_space", _space_with_generator(members, canary))),
+        "action_space",
+        lambda canary: _space_with_generator(members, canary),
     )
-    yield calling(
+    yield in_attribute(
         "a function for a network's activation",
-        "agent",
-        lambda canary: zip_of(
-            with_pickle(members, "policy_kwargs", cloudpickle.dumps({"activation_fn": _opening(str(canary))}))
-        ),
+        "policy_kwargs",
+        lambda canary: cloudpickle.dumps({"activation_fn": _opening(str(canary))}),
     )
     for file in ("policy.pth", "pytorch_variables.pth", "policy.optimizer.pth"):
         yield calling(
             f"REDUCE in {file}",
             "agent",
-            lambda canary, file=file: zip_of(with_torch_pickle(members, file, whole(calls(canary)["REDUCE"]))),
+            lambda canary, file=file: zip_of(with_torch_pickle(members, file, reduce(canary))),
         )
         yield calling(
             f"{file} as a bare pickle",
             "agent",
-            lambda canary, file=file: zip_of(members | {file: whole(calls(canary)["REDUCE"])}),
+            lambda canary, file=file: zip_of(members | {file: reduce(canary)}),
         )
     yield calling(
         "a tensor's hooks",

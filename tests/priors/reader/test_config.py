@@ -5,7 +5,8 @@ from collections import OrderedDict
 import pytest
 import yaml
 
-from sb3_ca2e.priors.reader import UntrustedAgentError, read_yaml
+from sb3_ca2e.priors.reader.config import read_yaml
+from sb3_ca2e.priors.reader.errors import UntrustedAgentError
 
 
 def written(tmp_path, text):

@@ -9,7 +9,9 @@ import pytest
 from gymnasium import spaces
 
 from agents_clone import AGENTS, needs_agents
-from sb3_ca2e.priors.reader import read_agent, read_vec_normalize, read_yaml
+from sb3_ca2e.priors.reader.config import read_yaml
+from sb3_ca2e.priors.reader.model import read_agent
+from sb3_ca2e.priors.reader.statistics import read_vec_normalize
 from sb3_ca2e.priors.zoo import algorithm_class
 
 pytestmark = needs_agents

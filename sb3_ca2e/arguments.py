@@ -1,0 +1,140 @@
+"""Errors in what a user passes: they say what was wrong, what was expected, and what to do."""
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from types import UnionType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+
+from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
+
+if TYPE_CHECKING:
+    from sb3_ca2e.algorithm import CA2EMixin
+
+#: Arguments that take one of a few values.
+_CHOICES: dict[str, tuple[bool | str, ...]] = {
+    "rate_limit": (True, False),
+    "compile": (True, False, "auto"),
+    "inference": ("actor", "device", "auto"),
+    "execution": ("async", "sync"),
+}
+
+
+def refuse_misspelt(algorithm: type, given: Mapping[str, Any]) -> None:
+    """
+    Tell the nearest right name, which Python itself does not.
+
+    :param algorithm: the class
+    :param given: keyword arguments for its constructor
+    :raises TypeError: if it does not take one of them
+    """
+    parameters = inspect.signature(algorithm).parameters
+    if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+        for name in given.keys() - parameters.keys():
+            nearest = difflib.get_close_matches(name, parameters, n=1, cutoff=0.5)
+            hint = f"Did you mean {nearest[0]!r}?" if nearest else f"It takes {', '.join(parameters)}."
+            raise TypeError(f"{algorithm.__name__} takes no argument {name!r}. {hint}")
+
+
+def check_space(action_space: spaces.Space) -> None:
+    """
+    :param action_space: of the environment
+    :raises ValueError: if it has no finite bounds
+    """
+    if isinstance(action_space, spaces.Box) and not _is_bounded(action_space):
+        raise ValueError(
+            f"Actions need finite bounds, those of {action_space} are not: actions are scaled to [-1, 1] between them. "
+            "Declare bounds in the environment, or wrap it in gymnasium.wrappers.RescaleAction or a wrapper of your "
+            "own."
+        )
+
+
+def _is_bounded(space: spaces.Box) -> bool:
+    """Whether the distances between the bounds are finite, which those of the largest numbers are not."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(space.high - space.low).all())
+
+
+def as_list(name: str, value: Any, of_what: str, one: type | UnionType) -> list[Any]:
+    """
+    :param name: the argument's name
+    :param value: what was given for it
+    :param of_what: what it should be a list of
+    :param one: types of which the user may have forgotten to make a list
+    :return: the list
+    :raises TypeError: if it is none
+    """
+    if isinstance(value, one):
+        raise TypeError(f"{name} takes a list of {of_what}; write [{value!r}].")
+    if not isinstance(value, Iterable):
+        raise TypeError(f"{name} takes a list of {of_what}, not {value!r}; leave it out for none.")
+    return list(value)
+
+
+def check(model: "CA2EMixin") -> None:
+    """
+    :param model: with its arguments as they were given, but for ``train_freq``, which is SB3's tuple
+    :raises ValueError: if it can't learn with them
+    """
+    if not hasattr(model, "n_envs"):
+        raise ValueError("env is None: give an id, an environment or a VecEnv; CA2E needs it to make the model.")
+    _check_numbers(model)
+    _check_choices(model)
+    if model.n_slots <= len(model.prior_agents):
+        raise ValueError(
+            f"{len(model.prior_agents)} prior agents leave no nature slot of n_actors={model.n_slots}; each prior "
+            f"takes one slot, and the learner needs at least one: set n_actors >= {len(model.prior_agents) + 1}."
+        )
+    memory = model.replay_buffer_class
+    if not (memory is None or (isinstance(memory, type) and issubclass(memory, PrioritizedReplayBuffer))):
+        raise ValueError(
+            f"replay_buffer_class={getattr(memory, '__name__', repr(memory))} can't take blocks from actors; "
+            "leave it out, or subclass sb3_ca2e.PrioritizedReplayBuffer."
+        )
+    assert isinstance(model.train_freq, TrainFreq)
+    if model.train_freq.unit != TrainFrequencyUnit.STEP:
+        raise ValueError(
+            f"train_freq=({model.train_freq.frequency}, 'episode') can't be held: many actors are in many episodes "
+            "at once. Give a number of steps."
+        )
+    if not _is_whole(model.train_freq.frequency) or model.train_freq.frequency < 1:
+        raise ValueError(f"train_freq must be a whole number of at least 1, not {model.train_freq.frequency!r}.")
+
+
+def _check_numbers(model: "CA2EMixin") -> None:
+    counts = ("local_buffer_size", "actor_update_interval", "prior_patience", "n_steps", "buffer_size", "batch_size")
+    for name in (*counts, "n_slots", *(["n_processes"] if model.n_processes is not None else [])):
+        value = getattr(model, name)
+        if not _is_whole(value) or value < 1:
+            name = name.replace("n_slots", "n_actors")
+            raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
+    if not _is_whole(model.actor_restarts) or model.actor_restarts < 0:
+        raise ValueError(f"actor_restarts must be a whole number of at least 0, not {model.actor_restarts!r}.")
+    if model.actor_timeout is not None and not (_is_number(model.actor_timeout) and model.actor_timeout > 0):
+        raise ValueError(f"actor_timeout must be a number of seconds, or None, not {model.actor_timeout!r}.")
+    if not (_is_number(model.prior_alpha) and np.isfinite(model.prior_alpha)):
+        raise ValueError(f"prior_alpha must be a finite number, not {model.prior_alpha!r}.")
+    for name in {"alpha", "beta"} & model.replay_buffer_kwargs.keys():
+        value = model.replay_buffer_kwargs[name]
+        if not (_is_number(value) and 0 <= value < np.inf):
+            raise ValueError(f"replay_buffer_kwargs has {name}={value!r}; it must be a finite number of at least 0.")
+
+
+def _check_choices(model: "CA2EMixin") -> None:
+    for name, choices in _CHOICES.items():
+        value = getattr(model, name)
+        if not isinstance(value, str | bool | np.bool_) or value not in choices:
+            *first, last = map(repr, choices)
+            raise ValueError(f"{name} must be {', '.join(first)} or {last}, not {value!r}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
