@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test chaos bench bench-gpu check lint format types docs clean
+.PHONY: help demo test chaos bench bench-gpu figures check lint format types docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,10 @@ bench: $(VENV)/.installed ## speed beside the peers, half an hour on a quiet mac
 # With the user's own Python: one that has PyTorch with CUDA, and SB3 and ale-py, on a machine without a network
 bench-gpu: ## the same on a GPU, with PYTHON; QUICK=1 for shorter measurements
 	$(PYTHON) benchmarks/run.py --gpu $(if $(QUICK),--quick)
+
+figures: $(VENV)/.installed ## tables and figures of the learning benchmark, from the committed curves
+	$(BIN)/python benchmarks/learn.py report
+	$(BIN)/python benchmarks/learn.py figures
 
 check: test lint types docs ## everything that a change must pass
 

@@ -39,7 +39,7 @@ class Hooks:
         """
         :param modules: copies of the published networks
         :param steps: consecutive steps of one slot
-        :return: ``(rows,)`` q(s, a) and ``(rows,)`` the value of s, for |R + gamma^k v(s_k) - q(s, a)|
+        :return: ``(rows,)`` q(s, a) and ``(rows,)`` the value of s, for ``|R + gamma^k v(s_k) - q(s, a)|``
         """
         raise NotImplementedError
 

@@ -152,6 +152,49 @@ def learning_curve(
     return figure
 
 
+def run_picture(
+    folder: str | pathlib.Path,
+    agents: Mapping[int, str] | None = None,
+    title: str = "",
+    evaluations: tuple[np.ndarray, np.ndarray] | None = None,
+) -> "Figure":
+    """
+    All of a run: each actor's returns with the priors' baselines and retirements and the evaluations, exploration, the
+    share of prior data stored and sampled, throughput.
+
+    :param folder: the run's, with a ``progress.csv``; see :meth:`RunLog.read`
+    :param agents: names of the prior agents by slot
+    :param title: title of the picture
+    :param evaluations: ``(evaluations,)`` transitions and ``(evaluations, episodes)`` returns, where the folder has
+        no ``evaluations.npz``
+    :return: the figure, to be saved with its ``savefig``
+    :raises ImportError: if matplotlib is missing
+    """
+    log = RunLog.read(folder)
+    if evaluations is not None:
+        log.timesteps, log.results = evaluations
+    figure = _actors(log, agents, title, 10.4, [4, 2, 2, 2])
+    returns, _, fraction, throughput = figure.axes
+    fraction.set_xlabel("")
+    if len(log.timesteps):
+        mean = log.results.mean(axis=1)
+        returns.plot(log.timesteps, mean, color=EVALUATION_COLOUR, lw=2, marker="o", ms=3.5, label="evaluation, greedy")
+    for slot, colour, name in _priors(log, agents):
+        baseline = log.last(f"priors/{slot}/baseline")
+        if baseline is not None:
+            returns.axhline(baseline, color=colour, lw=1.2, ls="--", label=f"{name}'s own mean: {baseline:.0f}")
+    returns.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8.5, frameon=False)
+
+    _transitions_axis(throughput, log.end)
+    throughput.set(ylabel="a second", xlabel="transitions of all actors")
+    throughput.plot(*log.series("time/fps"), color=EVALUATION_COLOUR, lw=2.0, label="transitions, since the start")
+    throughput.plot(*log.series("time/updates_per_second"), color=NATURE_COLOUR, lw=2.0, label="updates")
+    throughput.set_ylim(bottom=0)
+    _mark_retirements(throughput, log, agents, text_at=None)
+    throughput.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8.5, frameon=False)
+    return figure
+
+
 def actors_picture(folder: str | pathlib.Path, agents: Mapping[int, str] | None = None, title: str = "") -> "Figure":
     """
     What each actor did: its returns, its exploration, and how much of the memory the priors filled.
@@ -162,9 +205,17 @@ def actors_picture(folder: str | pathlib.Path, agents: Mapping[int, str] | None 
     :return: the figure, to be saved with its ``savefig``
     :raises ImportError: if matplotlib is missing
     """
-    log = RunLog.read(folder)
-    figure = _new_figure(8.4)
-    returns, exploration, fraction = figure.subplots(3, 1, sharex=True, height_ratios=[3, 2, 2])
+    return _actors(RunLog.read(folder), agents, title, 8.4, [3, 2, 2])
+
+
+def _actors(
+    log: RunLog, agents: Mapping[int, str] | None, title: str, height: float, height_ratios: Sequence[int]
+) -> "Figure":
+    """The picture of :func:`actors_picture`, with room for more below it."""
+    figure = _new_figure(height)
+    returns, exploration, fraction, *_ = figure.subplots(
+        len(height_ratios), 1, height_ratios=height_ratios, sharex=True
+    )
     returns.set(title=title, ylabel="return, last 100 games")
     exploration.set(ylabel="exploration")
     fraction.set(ylabel="share of priors", xlabel="transitions of all actors", ylim=(-0.03, 1.03))

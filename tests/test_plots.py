@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from stable_baselines3.common.logger import configure
 
-from sb3_ca2e.plots import PRIOR_COLOURS, RunLog, _spread, actors_picture, learning_curve
+from sb3_ca2e.plots import PRIOR_COLOURS, RunLog, _spread, actors_picture, learning_curve, run_picture
 
 TIMESTEPS = np.arange(1000, 20_001, 500)
 BASELINES = {5: 112.0, 6: 245.0, 7: 245.0}
@@ -46,6 +46,8 @@ def run(tmp_path, nature_returns, evaluations):
             if timestep >= RETIRED_AT.get(slot, np.inf):  # a column that comes late
                 logger.record(f"priors/{slot}/retired_at", RETIRED_AT[slot])
         logger.record("replay/prior_fraction", 0.3)
+        logger.record("time/fps", timestep // 10)
+        logger.record("time/updates_per_second", 7.0)
         logger.dump(int(timestep))
         if timestep % 2000 == 0:  # rows without the columns above, as EvalCallback's
             logger.record("time/total_timesteps", int(timestep))
@@ -123,6 +125,21 @@ def test_the_actors_picture_tells_the_slots_apart(run):
     }
     assert shown == {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8}  # slot 6 never explored
     np.testing.assert_allclose(fraction.lines[0].get_ydata(), 0.3)
+
+
+def test_the_picture_of_a_run_adds_baselines_evaluations_and_throughput(run, evaluations):
+    elsewhere = evaluations[0] + 1, evaluations[1] + 1
+    for told, shown in ((None, evaluations), (elsewhere, elsewhere)):
+        returns, _, fraction, throughput = run_picture(run, AGENTS, evaluations=told).axes
+        labels = {line.get_label(): line for line in returns.lines}
+        np.testing.assert_array_equal(labels["evaluation, greedy"].get_xdata(), shown[0])
+        np.testing.assert_allclose(labels["evaluation, greedy"].get_ydata(), shown[1].mean(axis=1))
+    heights = {label: line.get_ydata()[0] for label, line in labels.items() if "own mean" in label}
+    assert heights == {f"{AGENTS[slot]}'s own mean: {mean:.0f}": mean for slot, mean in BASELINES.items()}
+    np.testing.assert_allclose(fraction.lines[0].get_ydata(), 0.3)
+    transitions, updates = throughput.lines[:2]
+    np.testing.assert_array_equal(transitions.get_ydata(), TIMESTEPS // 10)
+    np.testing.assert_allclose(updates.get_ydata(), 7.0)
 
 
 def test_half_the_files_will_do(run, nature_returns):

@@ -1,5 +1,6 @@
 """What the learning benchmark consists of, as tasks.yml says."""
 
+import dataclasses
 import functools
 import pathlib
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ class Arm:
     :param priors: which list of prior agents
     :param n_priors: how many of them, all without it
     :param set: arguments that replace those of the hyperparameters' file
+    :param settings_of: whose hyperparameters it has, ``ours`` or ``off_policy``; its own without it
     """
 
     name: str
@@ -32,6 +34,7 @@ class Arm:
     priors: str | None = None
     n_priors: int | None = None
     set: dict[str, Any] = field(default_factory=dict)
+    settings_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Task:
     :param off_policy: SB3's
     :param seeds: that are run
     :param priors: sources of good prior agents
-    :param entry: where the zoo's hyperparameters are, if not under ``env_id``
+    :param entries: where the zoo's hyperparameters are, if not under ``env_id``: the first that an algorithm has
     """
 
     env_id: str
@@ -54,14 +57,14 @@ class Task:
     off_policy: str
     seeds: tuple[int, ...]
     priors: tuple[str, ...]
-    entry: str | None = None
+    entries: tuple[str, ...] = ()
 
-    def algorithm(self, arm: Arm) -> str:
+    def algorithm(self, name: str) -> str:
         """
-        :param arm: an arm
-        :return: the name of its algorithm in the zoo
+        :param name: an arm's
+        :return: in the zoo
         """
-        return {"ours": self.ours, "off_policy": self.off_policy}.get(arm.algorithm, arm.algorithm)
+        return {"ours": self.ours, "off_policy": self.off_policy}.get(name, name)
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,13 @@ class Cell:
     :param task: the task
     :param arm: the arm
     :param seed: the seed
+    :param folder: for curves
     """
 
     task: Task
     arm: Arm
     seed: int
+    folder: pathlib.Path = CURVES
 
     def __str__(self) -> str:
         return f"{self.task.env_id}/{self.arm.name}/{self.seed}"
@@ -84,7 +89,12 @@ class Cell:
     @property
     def curve(self) -> pathlib.Path:
         """The file of its learning curve."""
-        return CURVES / f"{self}.csv"
+        return self.folder / f"{self}.csv"
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the first of its seeds, of which a picture is drawn."""
+        return self.seed == self.task.seeds[0]
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,7 @@ class Experiment:
 
     :param tasks: by environment
     :param arms: by name
+    :param controls: arms with hyperparameters of the other side, by name
     :param ablation: arms of the ablation, by name
     :param ablation_tasks: where it is run
     :param evaluations: number of evaluations in a run
@@ -105,6 +116,7 @@ class Experiment:
 
     tasks: dict[str, Task]
     arms: dict[str, Arm]
+    controls: dict[str, Arm]
     ablation: dict[str, Arm]
     ablation_tasks: tuple[str, ...]
     evaluations: int
@@ -125,24 +137,47 @@ class Experiment:
             return list(task.priors[: arm.n_priors])
         return [str(made_prior(task.env_id, name)) for name in self.made_priors[arm.priors]]
 
-    def cells(self, tasks: list[str] | None, arms: list[str] | None, seeds: list[int] | None) -> list[Cell]:
+    def missing_priors(self, task: Task, arm: Arm) -> list[str]:
+        """
+        :param task: a task
+        :param arm: an arm
+        :return: those of its prior agents that are made for this benchmark, and have not been
+        """
+        return [each for each in self.priors(task, arm) if each.endswith(".zip") and not pathlib.Path(each).exists()]
+
+    @property
+    def all_arms(self) -> dict[str, Arm]:
+        """Arms, controls and ablation."""
+        return {**self.arms, **self.controls, **self.ablation}
+
+    def cells(
+        self,
+        tasks: list[str] | None = None,
+        arms: list[str] | None = None,
+        seeds: list[int] | None = None,
+        transitions: int | None = None,
+        folder: pathlib.Path = CURVES,
+    ) -> list[Cell]:
         """
         The runs, all arms of a seed before the next seed, so that what is there can be compared early.
 
         :param tasks: only these; None for all
-        :param arms: only these; None for all that are no ablation
+        :param arms: only these; None for all that are neither control nor ablation
         :param seeds: only these; None for the task's
+        :param transitions: another budget than the task's
+        :param folder: for curves
         :return: the runs
         """
         chosen = []
+        known = self.all_arms
         for arm_name in arms or self.arms:
-            known = {**self.arms, **self.ablation}
             if arm_name not in known:
                 raise ValueError(f"There is no arm {arm_name!r}, only {', '.join(known)}.")
             for task in self.tasks.values():
                 ablated = arm_name in self.ablation and task.env_id not in self.ablation_tasks
                 if (tasks is None or task.env_id in tasks) and not ablated:
-                    chosen += [Cell(task, known[arm_name], seed) for seed in seeds or task.seeds]
+                    told = task if transitions is None else dataclasses.replace(task, transitions=transitions)
+                    chosen += [Cell(told, known[arm_name], seed, folder) for seed in seeds or task.seeds]
         return sorted(chosen, key=lambda cell: cell.task.seeds.index(cell.seed) if cell.seed in cell.task.seeds else 0)
 
 
@@ -163,10 +198,12 @@ def experiment() -> Experiment:
     told = yaml.safe_load((FOLDER / "tasks.yml").read_text(encoding="utf-8"))
     tasks = {}
     for env_id, entry in told["tasks"].items():
-        tasks[env_id] = Task(env_id, **{**entry, "seeds": tuple(entry["seeds"]), "priors": tuple(entry["priors"])})
+        lists = {name: tuple(value) for name, value in entry.items() if isinstance(value, list)}
+        tasks[env_id] = Task(env_id, **{**entry, **lists})
     return Experiment(
         tasks=tasks,
         arms={name: Arm(name, **entry) for name, entry in told["arms"].items()},
+        controls={name: Arm(name, **entry) for name, entry in told["controls"].items()},
         ablation={name: Arm(name, **entry) for name, entry in told["ablation"].items()},
         ablation_tasks=tuple(told["ablation_tasks"]),
         evaluations=told["evaluations"],

@@ -19,17 +19,20 @@ from stable_baselines3.common.env_util import make_vec_env
 from learning.experiment import CURVES, Task, experiment, made_prior
 from sb3_ca2e import PriorAgent
 
-FILE = CURVES / "references.json"
+#: In the folder of the curves.
+NAME = "references.json"
 SEED = 30_000
 
 
-def references() -> dict[str, Any]:
+def references(folder: pathlib.Path = CURVES) -> dict[str, Any]:
     """
+    :param folder: of the curves
     :return: by task: ``random`` and ``priors`` by source, mean returns
     """
-    if not FILE.exists():
-        raise FileNotFoundError(f"{FILE} is missing: run python benchmarks/learn.py references first.")
-    told: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+    file = folder / NAME
+    if not file.exists():
+        raise FileNotFoundError(f"{file} is missing: run python benchmarks/learn.py references first.")
+    told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return told
 
 
@@ -87,12 +90,12 @@ def measure(task: Task, n_episodes: int, known: dict[str, Any]) -> dict[str, Any
 def main() -> None:
     th.set_num_threads(1)
     whole = experiment()
-    told = references() if FILE.exists() else {}
+    told = references() if (CURVES / NAME).exists() else {}
     for env_id, task in whole.tasks.items():
         told[env_id] = measure(task, whole.reference_episodes, told.get(env_id, {}))
         entry = told[env_id]
         print(env_id, entry["random"], entry["priors"], entry["made"], flush=True)
-        write_json(FILE, told)
+        write_json(CURVES / NAME, told)
 
 
 if __name__ == "__main__":

@@ -3,50 +3,92 @@ Run what has no curve yet, some cells at a time, each in a process of its own.
 
 It can be stopped at any time and goes on where it was; only cells under way are begun anew::
 
-    python benchmarks/learn.py run                                   # everything that is no ablation
+    python benchmarks/learn.py run                                   # all arms, but neither controls nor ablation
     python benchmarks/learn.py run --arm ca2e --arm ca2e-priors --task Pendulum-v1 --seed 101
+    python benchmarks/learn.py run --controls
     python benchmarks/learn.py run --ablation
     python benchmarks/learn.py run --jobs 1                          # for figures of time: alone on the machine
+    python benchmarks/learn.py run --transitions 2000 --out /tmp/trial --seed 101  # whether everything runs
 """
 
 import argparse
 import json
 import os
 import pathlib
+import select
+import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
-from learning.experiment import REPOSITORY, Cell, experiment
-
-LOGS = REPOSITORY / "runs" / "learning"
+from learning.experiment import CURVES, REPOSITORY, Cell, experiment
 
 
-def run_cell(cell: Cell, n_processes: int | None) -> bool:
+@dataclass
+class Running:
     """
-    :param cell: what to run
-    :param n_processes: actor processes of our side
-    :return: whether it has a curve now
+    A cell under way.
+
+    :param cell: which
+    :param process: that runs it
+    :param log: what it prints
+    :param started: when, by ``time.perf_counter``
     """
-    named = {"task": cell.task.env_id, "arm": cell.arm.name, "seed": cell.seed}
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / "learn.py"), "cell", json.dumps(named)]
-    if n_processes is not None:
-        command += ["--n-processes", str(n_processes)]
-    path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    log = LOGS / f"{cell}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    with log.open("w") as file:
-        code = subprocess.run(
-            command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=REPOSITORY, check=False
-        ).returncode
-    done = code == 0 and cell.curve.exists()
-    print(f"{'done' if done else 'FAILED'}  {cell}  {time.perf_counter() - started:.0f} s", flush=True)
-    if not done:
-        print("\n".join(log.read_text().splitlines()[-15:]), flush=True)
-    return done
+
+    cell: Cell
+    process: subprocess.Popen[bytes]
+    log: pathlib.Path
+    started: float
+
+    @classmethod
+    def start(cls, cell: Cell, n_processes: int | None, jobs: int) -> "Running":
+        """
+        :param cell: what to run
+        :param n_processes: actor processes of our side
+        :param jobs: how many cells run at a time
+        :return: it, under way
+        """
+        named = {"task": cell.task.env_id, "arm": cell.arm.name, "seed": cell.seed}
+        named |= {"transitions": cell.task.transitions, "folder": str(cell.folder.absolute())}
+        command = [sys.executable, str(REPOSITORY / "benchmarks" / "learn.py"), "cell", json.dumps(named)]
+        command += ["--jobs", str(jobs), "--parent", str(os.getpid())]
+        if n_processes is not None:
+            command += ["--n-processes", str(n_processes)]
+        path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+        log = REPOSITORY / "runs" / "learning" / f"{cell}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w") as file:
+            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=REPOSITORY)
+        return cls(cell, process, log, time.perf_counter())
+
+    def done(self) -> bool:
+        """
+        Tell how it ended, which it has.
+
+        :return: whether the cell has a curve now
+        """
+        success = self.process.wait() == 0 and self.cell.curve.exists()
+        seconds = time.perf_counter() - self.started
+        print(f"{'done' if success else 'FAILED'}  {self.cell}  {seconds:.0f} s", flush=True)
+        if not success:
+            print("\n".join(self.log.read_text(errors="replace").splitlines()[-15:]), flush=True)
+        return success
+
+
+def wait_for_any(running: list[Running]) -> Running:
+    """
+    :param running: cells under way
+    :return: one that has ended
+    """
+    files = {os.pidfd_open(each.process.pid): each for each in running}
+    try:
+        ready, _, _ = select.select(files, [], [])
+        return files[ready[0]]
+    finally:
+        for file in files:
+            os.close(file)
 
 
 def run_all(cells: list[Cell], jobs: int, n_processes: int | None) -> list[Cell]:
@@ -58,30 +100,54 @@ def run_all(cells: list[Cell], jobs: int, n_processes: int | None) -> list[Cell]
     """
     todo = [cell for cell in cells if not cell.curve.exists()]
     print(f"{len(cells) - len(todo)} of {len(cells)} cells are done", flush=True)
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            done = list(pool.map(lambda cell: run_cell(cell, n_processes), todo))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C reaches the cells under way by itself
-            raise
-    return [cell for cell, success in zip(todo, done, strict=True) if not success]
+    running: list[Running] = []
+    failed = []
+    try:
+        while todo or running:
+            while todo and len(running) < jobs:
+                running.append(Running.start(todo.pop(0), n_processes, jobs))
+            ended = wait_for_any(running)
+            running.remove(ended)
+            if not ended.done():
+                failed.append(ended.cell)
+    finally:
+        for each in running:
+            each.process.terminate()
+        for each in running:
+            each.process.wait()
+    return failed
 
 
 def main() -> None:
     whole = experiment()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", action="append", choices=list(whole.tasks), help="may be repeated; all without it")
-    parser.add_argument("--arm", action="append", help="may be repeated; all that are no ablation without it")
+    parser.add_argument("--arm", action="append", choices=list(whole.all_arms), help="may be repeated")
+    parser.add_argument("--controls", action="store_true", help="arms with hyperparameters of the other side")
     parser.add_argument("--ablation", action="store_true", help="the ablation's arms")
     parser.add_argument("--seed", action="append", type=int, help="may be repeated; the task's without it")
     parser.add_argument("--jobs", type=int, default=2, help="cells at a time")
     parser.add_argument("--n-processes", type=int, help="actor processes; 1 with more than one job")
+    parser.add_argument("--transitions", type=int, help="another budget than the tasks', for trials")
+    parser.add_argument("--out", type=pathlib.Path, default=CURVES, help="folder for the curves")
     args = parser.parse_args()
     if not pathlib.Path(os.environ.get("SB3_CA2E_AGENTS", "")).is_dir() or "SB3_CA2E_AGENTS" not in os.environ:
         parser.error("SB3_CA2E_AGENTS must name a clone of rl-trained-agents, where the zoo's prior agents are.")
-    arms = list(whole.ablation) if args.ablation else args.arm
+    if args.transitions is not None and args.out == CURVES:
+        parser.error("--transitions needs --out: another budget's curves would stand among the task's.")
+    arms = list(args.arm or [])
+    arms += [*whole.controls] if args.controls else []
+    arms += [*whole.ablation] if args.ablation else []
     n_processes = 1 if args.n_processes is None and args.jobs > 1 else args.n_processes
-    failed = run_all(whole.cells(args.task, arms, args.seed), args.jobs, n_processes)
+    cells = whole.cells(args.task, arms, args.seed, args.transitions, args.out)
+    untrained = {str(source) for cell in cells for source in whole.missing_priors(cell.task, cell.arm)}
+    if untrained:
+        parser.error(f"{', '.join(sorted(untrained))} are missing: run python benchmarks/learn.py train_priors first.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: cells under way end too
+    try:
+        failed = run_all(cells, args.jobs, n_processes)
+    except KeyboardInterrupt:
+        sys.exit("Stopped. The same command goes on with what has no curve yet.")
     if failed:
         sys.exit(f"{len(failed)} cells failed: {', '.join(map(str, failed))}")
 

@@ -1,13 +1,18 @@
 """The committed curves as normalised scores, and what the field asks of them (https://arxiv.org/abs/2108.13264)."""
 
-from collections.abc import Callable, Sequence
+import functools
+import json
+import pathlib
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from rliable import library, metrics
 
-from learning.experiment import Arm, Cell, Task, experiment
+from learning.experiment import CURVES, Arm, Cell, Task, experiment
 from learning.references import references
 
 #: Bootstrap repetitions, and what they are drawn with.
@@ -47,6 +52,7 @@ class Curves:
     :param prior_share: ``(seeds, evaluations)`` share of the memory that came from prior agents
     :param final: ``(seeds,)`` mean normalised scores of the final models
     :param final_returns: ``(seeds,)`` the same, not normalised
+    :param told: for each seed, what its JSON file says
     """
 
     seeds: tuple[int, ...]
@@ -57,14 +63,19 @@ class Curves:
     prior_share: np.ndarray
     final: np.ndarray
     final_returns: np.ndarray
+    told: tuple[dict[str, Any], ...]
 
-    def first_reached(self, of: np.ndarray) -> list[float]:
+    def reached(self, of: np.ndarray) -> float:
         """
-        :param of: ``(seeds, evaluations)`` transitions or seconds
-        :return: for each seed, what it was at the first evaluation of :data:`THRESHOLD`; infinity if none
+        :param of: ``(evaluations,)`` or ``(seeds, evaluations)``: transitions or seconds
+        :return: median over seeds of what it was at the first evaluation of :data:`THRESHOLD`; infinity where most
+            seeds have none
         """
-        reached = self.scores >= THRESHOLD
-        return [float(of[i, np.argmax(row)]) if row.any() else float("inf") for i, row in enumerate(reached)]
+        there = self.scores >= THRESHOLD
+        at = np.broadcast_to(of, self.scores.shape)
+        return statistics.median(
+            float(at[i, np.argmax(row)]) if row.any() else float("inf") for i, row in enumerate(there)
+        )
 
     @property
     def area(self) -> np.ndarray:
@@ -73,72 +84,102 @@ class Curves:
         area: np.ndarray = np.trapezoid(self.scores, self.transitions, axis=1) / span
         return area
 
+    @functools.cached_property
+    def iqm(self) -> Interval:
+        """Interquartile mean of the final scores."""
+        return interval([self.final])
 
-def best_prior(env_id: str) -> float:
+
+class Results:
     """
-    :param env_id: a task
-    :return: mean return of the best of its fixed priors
+    What was measured.
+
+    :param folder: holds ``<task>/<arm>/<seed>.csv``
+    :param told: what scores are normalised with; None for what the folder's ``references.json`` says
     """
-    return float(max(references()[env_id]["priors"].values()))
+
+    def __init__(self, folder: pathlib.Path = CURVES, told: dict[str, Any] | None = None):
+        self.folder = folder
+        self.references = references(folder) if told is None else told
+
+    def best_prior(self, env_id: str) -> float:
+        """
+        :param env_id: a task
+        :return: mean return of the best of its fixed priors
+        """
+        return float(max(self.references[env_id]["priors"].values()))
+
+    def normalised(self, env_id: str, returns: np.ndarray) -> np.ndarray:
+        """
+        :param env_id: a task
+        :param returns: of it
+        :return: 0 for those of a random policy, 1 for those of the best of the task's priors
+        """
+        at_random = self.references[env_id]["random"]
+        return (returns - at_random) / (self.best_prior(env_id) - at_random)
+
+    def curves(self, task: Task, arm: Arm) -> Curves | None:
+        """
+        :param task: a task
+        :param arm: an arm
+        :return: what of it has run, None if nothing has
+        """
+        cells = [Cell(task, arm, seed, self.folder) for seed in task.seeds]
+        cells = [cell for cell in cells if cell.curve.exists()]
+        if not cells:
+            return None
+        frames = [pd.read_csv(cell.curve) for cell in cells]
+        means = [frame[frame.final == 0].groupby("transitions", as_index=False).mean() for frame in frames]
+        n_evaluations = min(map(len, means))
+
+        def column(name: str) -> np.ndarray:
+            return np.stack([mean[name].to_numpy()[:n_evaluations] for mean in means])
+
+        final = np.array([frame[frame.final == 1]["return"].mean() for frame in frames])
+        return Curves(
+            seeds=tuple(cell.seed for cell in cells),
+            transitions=column("transitions")[0],
+            scores=self.normalised(task.env_id, column("return")),
+            seconds=column("seconds"),
+            updates=column("updates"),
+            prior_share=column("prior_share"),
+            final=self.normalised(task.env_id, final),
+            final_returns=final,
+            told=tuple(json.loads(cell.curve.with_suffix(".json").read_text(encoding="utf-8")) for cell in cells),
+        )
+
+    @functools.cached_property
+    def all_curves(self) -> dict[str, dict[str, Curves]]:
+        """By task and arm, what has run."""
+        whole = experiment()
+        found: dict[str, dict[str, Curves]] = {env_id: {} for env_id in whole.tasks}
+        for task in whole.tasks.values():
+            for arm in whole.all_arms.values():
+                curves = self.curves(task, arm)
+                if curves is not None:
+                    found[task.env_id][arm.name] = curves
+        return found
 
 
-def normalised(env_id: str, returns: np.ndarray) -> np.ndarray:
+def interval(
+    scores: Sequence[np.ndarray], of: Callable[[np.ndarray], float] = metrics.aggregate_iqm, subtract: float = 0.0
+) -> Interval:
     """
-    :param env_id: a task
-    :param returns: of it
-    :return: 0 for those of a random policy, 1 for those of the best of the task's priors
-    """
-    at_random = references()[env_id]["random"]
-    return (returns - at_random) / (best_prior(env_id) - at_random)
-
-
-def curves(task: Task, arm: Arm) -> Curves | None:
-    """
-    :param task: a task
-    :param arm: an arm
-    :return: what of it has run, None if nothing has
-    """
-    seeds, frames = [], []
-    for seed in task.seeds:
-        file = Cell(task, arm, seed).curve
-        if file.exists():
-            seeds.append(seed)
-            frames.append(pd.read_csv(file))
-    if not frames:
-        return None
-    means = [frame[frame.final == 0].groupby("transitions", as_index=False).mean() for frame in frames]
-    n_evaluations = min(map(len, means))  # algorithms that collect many transitions at once may miss the last one
-
-    def column(name: str) -> np.ndarray:
-        return np.stack([mean[name].to_numpy()[:n_evaluations] for mean in means])
-
-    final = np.array([frame[frame.final == 1]["return"].mean() for frame in frames])
-    return Curves(
-        seeds=tuple(seeds),
-        transitions=column("transitions")[0],
-        scores=normalised(task.env_id, column("return")),
-        seconds=column("seconds"),
-        updates=column("updates"),
-        prior_share=column("prior_share"),
-        final=normalised(task.env_id, final),
-        final_returns=final,
-    )
-
-
-def interval(scores: np.ndarray, of: Callable[[np.ndarray], float] = metrics.aggregate_iqm) -> Interval:
-    """
-    :param scores: ``(seeds, tasks)``
+    :param scores: ``(seeds,)`` for each task
     :param of: statistic, the interquartile mean without it
+    :param subtract: from each score
     :return: it, with the interval of a bootstrap stratified by task
     """
-    points, intervals = library.get_interval_estimates(
-        {"": scores},
-        lambda drawn: np.array([of(drawn)]),
-        reps=REPETITIONS,
-        random_state=np.random.RandomState(RANDOM_STATE),
-    )
-    low, high = intervals[""][:, 0]
-    return Interval(float(points[""][0]), float(low), float(high))
+    return _estimate([_table(scores) - subtract], of)
+
+
+def improvement(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> Interval:
+    """
+    :param ours: ``(seeds,)`` final scores for each task
+    :param theirs: of the same tasks
+    :return: probability that a run of ours ends above one of theirs, averaged over tasks
+    """
+    return _estimate([_table(ours), _table(theirs)], metrics.probability_of_improvement)
 
 
 def mean_curve(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -151,33 +192,30 @@ def mean_curve(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return scores.mean(axis=0), low, high
 
 
-def improvement(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> Interval:
+def shared(found: Mapping[str, Mapping[str, Curves]], env_ids: Sequence[str], *arms: str) -> list[str]:
     """
-    :param ours: ``(seeds,)`` final scores for each task
-    :param theirs: of the same tasks
-    :return: probability that a run of ours ends above one of theirs, averaged over tasks
+    :param found: what has run
+    :param env_ids: tasks
+    :param arms: names of arms
+    :return: tasks on which all of them have run
     """
-    n_ours, n_theirs = min(map(len, ours)), min(map(len, theirs))
-    pair = [np.stack([each[:n] for each in side], axis=1) for side, n in ((ours, n_ours), (theirs, n_theirs))]
-    points, intervals = library.get_interval_estimates(
-        {"": pair},
-        lambda x, y: np.array([metrics.probability_of_improvement(x, y)]),
-        reps=REPETITIONS,
-        random_state=np.random.RandomState(RANDOM_STATE),
-    )
+    return [env_id for env_id in env_ids if all(arm in found[env_id] for arm in arms)]
+
+
+def _table(scores: Sequence[np.ndarray]) -> np.ndarray:
+    """``(seeds, tasks)``, with as many seeds as the task with the fewest has."""
+    n_seeds = min(map(len, scores))
+    return np.stack([each[:n_seeds] for each in scores], axis=1)
+
+
+def _estimate(tables: list[np.ndarray], of: Callable[..., float]) -> Interval:
+    state = np.random.get_state()
+    np.random.seed(RANDOM_STATE)  # rliable draws from NumPy's global numbers, whatever random_state it is given
+    try:
+        points, intervals = library.get_interval_estimates(
+            {"": tables if len(tables) > 1 else tables[0]}, lambda *drawn: np.array([of(*drawn)]), reps=REPETITIONS
+        )
+    finally:
+        np.random.set_state(state)
     low, high = intervals[""][:, 0]
     return Interval(float(points[""][0]), float(low), float(high))
-
-
-def all_curves() -> dict[str, dict[str, Curves]]:
-    """
-    :return: by task and arm, what has run
-    """
-    whole = experiment()
-    found: dict[str, dict[str, Curves]] = {}
-    for task in whole.tasks.values():
-        for arm in {**whole.arms, **whole.ablation}.values():
-            told = curves(task, arm)
-            if told is not None:
-                found.setdefault(task.env_id, {})[arm.name] = told
-    return found

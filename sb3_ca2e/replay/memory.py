@@ -43,6 +43,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
     :param gamma: discount factor of one step
     :param alpha: P(i) is proportional to priority^alpha
     :param beta: exponent of the importance-sampling weights; assign it to anneal it
+    :param maximum_priority: give new transitions the largest priority seen, not the one that their actor computed
     :param storage_device: PyTorch device of the memory, ``"auto"``: where the samples go if there is room
     :param frame_stack: number of frames in an observation, and the axis (not counting the batch) along
         which they are concatenated
@@ -68,6 +69,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         gamma: float = 0.99,
         alpha: float = 0.6,
         beta: float = 0.4,
+        maximum_priority: bool = False,
         storage_device: th.device | str = "auto",
         frame_stack: tuple[int, int] = (1, 0),
         columns: dict[str, ObservationColumn] | None = None,
@@ -86,6 +88,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         self.gamma = gamma
         self.alpha = alpha
         self.beta = beta
+        self.maximum_priority = maximum_priority
         self.frame_stack = frame_stack
         self.segment_length = segment_length or min(SEGMENT_LENGTH, max(1, buffer_size // 8))
         self.n_slots = n_slots
@@ -209,8 +212,9 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         raw = block.priorities[is_transition]
         sound = (raw >= 0.0) & (raw < np.inf)
         if len(raw) > 0:
-            self.max_priority = max(self.max_priority, float(raw.max(initial=0.0, where=sound)))
-            priorities[is_transition] = np.where(sound, raw, self.max_priority) ** self.alpha
+            own = sound & (not self.maximum_priority)
+            self.max_priority = max(self.max_priority, float(raw.max(initial=0.0, where=own)))
+            priorities[is_transition] = np.where(own, raw, self.max_priority) ** self.alpha
         if self._storage is None:
             self._storage = self._new_storage()
         self._storage.look_at_written()

@@ -52,6 +52,16 @@ def test_transitions_are_drawn_in_proportion_to_their_priorities():
     assert stats.chisquare(counts, expected / expected.sum() * n_draws).pvalue > 1e-3
 
 
+def test_with_maximum_priority_what_an_actor_computed_does_not_count():
+    memory = make_memory(maximum_priority=True, alpha=1.0)
+    memory.add_block(plain_block(3, priority=50.0))
+    rows = th.unique(memory.sample(64).indices)
+    assert memory._storage.rows.priorities[rows].tolist() == [1.0, 1.0, 1.0]
+    memory.update_priorities(rows, memory._storage.generations_of(rows), th.tensor([7.0, 0.5, 0.5]))
+    memory.add_block(plain_block(2, slot=1, priority=0.1))
+    assert np.sort(memory._storage.rows.priorities[:])[-5:].tolist() == [0.5, 0.5, 7.0, 7.0, 7.0]
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
 def test_weights(beta):
     memory, slot = make_memory(alpha=0.7), make_slot()

@@ -1,0 +1,320 @@
+"""The learning benchmark: its statistics beside brute force, its verdicts on curves of known ends, and its runner."""
+
+import itertools
+import json
+import os
+import pathlib
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("rliable")
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+BENCHMARKS = REPOSITORY / "benchmarks"
+RANDOM, BEST = 20.0, 520.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _importable():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Where curves are written by :func:`curve`; a score of 1 is a return of 520."""
+    from learning.experiment import experiment
+
+    made = {"half": 260.0, "half2": 270.0, "half3": 265.0}
+    told = {
+        env_id: {"random": RANDOM, "priors": {"zoo:ppo": BEST, "zoo:a2c": 400.0}, "made": made}
+        for env_id in experiment().tasks
+    }
+    (tmp_path / "references.json").write_text(json.dumps(told))
+    return tmp_path
+
+
+def curve(folder, cell, scores, final, retired_at=(), jobs=2, updates=1000, seconds=100.0):
+    """A run whose evaluations have given scores, two episodes around each."""
+    rows = []
+    for i, score in enumerate(scores):
+        share = i / (len(scores) - 1)
+        told = {"transitions": 100_000 * share, "seconds": seconds * share, "updates": int(updates * share)}
+        returns = RANDOM + score * (BEST - RANDOM)
+        rows += [{**told, "prior_share": 0.3, "final": 0, "episode": e, "return": returns + e * 10 - 5} for e in (0, 1)]
+    rows.append({**rows[-1], "final": 1, "episode": 0, "return": RANDOM + final * (BEST - RANDOM)})
+    file = folder / f"{cell}.csv"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(file, index=False)
+    actors = [{"retired_at": at} for at in retired_at]
+    file.with_suffix(".json").write_text(json.dumps({"actors": actors, "jobs": jobs, "priors": []}))
+
+
+def every_resample(scores, of):
+    """All equally likely bootstrap samples of ``(seeds,)`` scores of two tasks, drawn task by task."""
+    draws = list(itertools.product(range(len(scores[0])), repeat=len(scores[0])))
+    return [of(scores[0][list(a)], scores[1][list(b)]) for a in draws for b in draws]
+
+
+def interquartile_mean(*scores):
+    flat = np.sort(np.concatenate(scores))
+    cut = len(flat) // 4
+    return flat[cut : len(flat) - cut].mean()
+
+
+TWO_TASKS = [np.array([0.1, 0.5, 0.9]), np.array([0.2, 0.3, 1.4])]
+
+
+def test_the_interval_is_that_of_all_resamples():
+    from learning.scores import interval
+
+    told = interval(TWO_TASKS)
+    assert told.point == pytest.approx(interquartile_mean(*TWO_TASKS))
+    low, high = np.percentile(every_resample(TWO_TASKS, interquartile_mean), [2.5, 97.5])
+    assert told.low == pytest.approx(low, abs=0.04)
+    assert told.high == pytest.approx(high, abs=0.04)
+
+
+def test_figures_are_the_same_each_time_and_leave_random_numbers_alone():
+    from learning.scores import interval
+
+    np.random.seed(7)
+    expected = np.random.rand(3)
+    np.random.seed(7)
+    assert interval(TWO_TASKS) == interval(TWO_TASKS)
+    np.testing.assert_array_equal(np.random.rand(3), expected)
+
+
+def test_improvement_is_the_share_of_pairs_that_are_won():
+    from learning.scores import improvement
+
+    ours, theirs = [np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.5, 2.0])], [np.array([2.0, 0.0, 5.0]), np.ones(3)]
+    won = [
+        np.mean([(x > y) + (x == y) / 2 for x, y in itertools.product(a, b)]) for a, b in zip(ours, theirs, strict=True)
+    ]
+    told = improvement(ours, theirs)
+    assert told.point == pytest.approx(np.mean(won))
+    assert 0 <= told.low < told.point < told.high <= 1
+    # More seeds on one task than on the other: as many are compared as both have.
+    assert improvement([ours[0], ours[1][:2]], theirs).point == pytest.approx(
+        np.mean(
+            [np.mean([(x > y) + (x == y) / 2 for x in a[:2] for y in b]) for a, b in zip(ours, theirs, strict=True)]
+        )
+    )
+
+
+def test_the_band_of_a_mean_curve_is_that_of_all_resamples():
+    from learning.scores import mean_curve
+
+    scores = np.random.default_rng(0).normal(size=(4, 3))
+    mean, low, high = mean_curve(scores)
+    draws = np.array(list(itertools.product(range(4), repeat=4)))
+    expected = np.percentile(scores[draws].mean(axis=1), [2.5, 97.5], axis=0)
+    np.testing.assert_allclose(mean, scores.mean(axis=0))
+    np.testing.assert_allclose([low, high], expected, atol=0.1)
+
+
+def test_curves_are_read_as_they_were_written(folder):
+    from learning.experiment import experiment
+    from learning.scores import Results
+
+    whole = experiment()
+    task, arm = whole.tasks["Hopper-v5"], whole.arms["ca2e"]
+    curve(folder, "Hopper-v5/ca2e/101", [0.0, 0.5, 1.0, 0.8, 1.0], final=1.1)
+    curve(folder, "Hopper-v5/ca2e/103", [0.0, 0.1, 0.2, 0.3, 0.4], final=0.4)
+    curves = Results(folder).curves(task, arm)
+    assert curves.seeds == (101, 103)
+    np.testing.assert_allclose(curves.scores, [[0.0, 0.5, 1.0, 0.8, 1.0], [0.0, 0.1, 0.2, 0.3, 0.4]], atol=1e-12)
+    np.testing.assert_allclose(curves.final, [1.1, 0.4])
+    np.testing.assert_allclose(curves.final_returns, [570.0, 220.0])
+    np.testing.assert_allclose(curves.area, [0.25 * (0.25 + 0.75 + 0.9 + 0.9), 0.2])
+    assert curves.reached(curves.transitions) == np.inf  # the median of a seed that has and one that has not
+    curve(folder, "Hopper-v5/ca2e/102", [0.0, 0.0, 0.0, 0.95, 0.4], final=0.4, seconds=40.0)
+    curves = Results(folder).curves(task, arm)
+    assert curves.reached(curves.transitions) == 75_000
+    assert curves.reached(curves.seconds) == 50.0
+    assert Results(folder).curves(task, whole.arms["ppo"]) is None
+
+
+def ran(folder, env_id, **arms):
+    """All curves of a task, every seed the same but for a little."""
+    from learning.experiment import experiment
+
+    for name, (scores, final, *actors) in arms.items():
+        for i, seed in enumerate(experiment().tasks[env_id].seeds):
+            curve(folder, f"{env_id}/{name.replace('_', '-')}/{seed}", scores, final + i / 100, *actors)
+
+
+FAST, SLOW, NEVER = [0.0, 0.95, 1.0, 1.0, 1.0], [0.0, 0.5, 0.95, 1.0, 1.0], [0.0, 0.1, 0.2, 0.2, 0.3]
+
+
+def seen(folder, env_id):
+    from learning.scores import Results
+    from learning.verdicts import sooner_and_higher
+
+    return sooner_and_higher(Results(folder).all_curves[env_id])[1]
+
+
+@pytest.mark.parametrize(
+    ("ours", "best", "verdict"),
+    [
+        ((FAST, 1.0), (SLOW, 1.0), True),
+        ((FAST, 1.0), (SLOW, 1.1), False),  # ends lower
+        ((SLOW, 1.0), (SLOW, 0.9), False),  # no sooner
+        ((FAST, 1.0), (NEVER, 0.3), True),
+        ((NEVER, 1.0), (NEVER, 0.3), False),  # never is not half of never
+    ],
+)
+def test_sooner_and_higher(folder, ours, best, verdict):
+    ran(folder, "Pendulum-v1", ca2e_priors=ours, off_policy=best, a2c=(NEVER, 0.2))
+    assert seen(folder, "Pendulum-v1") is (None if verdict else False)  # PPO may still be better
+    ran(folder, "Pendulum-v1", ppo=(NEVER, 0.2))
+    assert seen(folder, "Pendulum-v1") is verdict
+
+
+def test_verdicts_are_open_until_they_can_not_change():
+    from learning.verdicts import in_tasks
+
+    def verdict(*reached):
+        return in_tasks("", {str(i): ("", each) for i, each in enumerate(reached)}, at_least=3).reached
+
+    assert verdict(True, True, True, None) is True
+    assert verdict(True, True, False, None) is None
+    assert verdict(True, None, False, False) is False
+
+
+def test_bad_priors_and_teachers(folder):
+    from learning.scores import Results
+    from learning.verdicts import bad_priors, beats_teachers
+
+    ran(folder, "Pendulum-v1", ca2e=(SLOW, 1.0), ca2e_bad_priors=(SLOW, 0.91), ca2e_teachers=(SLOW, 0.6, (1, 2, 3)))
+    ran(folder, "Hopper-v5", ca2e=(SLOW, 1.0), ca2e_bad_priors=(SLOW, 0.89), ca2e_teachers=(SLOW, 0.6, (1, None, 3)))
+    ran(folder, "Reacher-v5", ca2e_teachers=(SLOW, 0.5, (1, 2, 3)))  # 270 to 280; the best teacher has 270
+    results = Results(folder)
+    found = results.all_curves
+    assert bad_priors(found["Pendulum-v1"]) == ("final 0.92, without priors 1.01; 3 seeds", True)
+    assert bad_priors(found["Hopper-v5"])[1] is False
+    assert bad_priors(found["Reacher-v5"]) == ("not run", None)
+    text, reached = beats_teachers("Pendulum-v1", found["Pendulum-v1"], results)
+    assert text.startswith("9 of 9 retired, final return − best prior 55.00 [")
+    assert reached is True
+    assert beats_teachers("Hopper-v5", found["Hopper-v5"], results)[1] is False
+    assert beats_teachers("Reacher-v5", found["Reacher-v5"], results)[1] is False
+
+
+def test_time_counts_for_the_same_work_alone_on_the_machine(folder):
+    from learning.scores import Results
+    from learning.verdicts import half_the_time
+
+    def told(jobs=1, updates=1000, seconds=50.0):
+        curve(folder, "Hopper-v5/off-policy/101", SLOW, 1.0, jobs=jobs)
+        curve(folder, "Hopper-v5/ca2e-zoo-settings/101", SLOW, 1.0, jobs=jobs, updates=updates, seconds=seconds)
+        return half_the_time(Results(folder).all_curves["Hopper-v5"])
+
+    assert told() == ("50 s, SB3 100 s", True)
+    assert told(seconds=51.0) == ("51 s, SB3 100 s", False)
+    assert told(jobs=2)[1] is None
+    assert told(updates=900)[1] is None
+
+
+def learn(*arguments, **kwargs):
+    """``python benchmarks/learn.py ...`` under way."""
+    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "SB3_CA2E_AGENTS": "."}
+    command = [sys.executable, str(BENCHMARKS / "learn.py"), *map(str, arguments)]
+    return subprocess.Popen(command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **kwargs)
+
+
+def test_tables_and_figures_tell_what_is_missing(folder):
+    ran(folder, "Hopper-v5", ca2e_priors=(FAST, 1.0), off_policy=(SLOW, 0.9), uniform=(SLOW, 0.9))
+    both = [learn(command, "--curves", folder, *more) for command, *more in [["report"], ["figures", "--out", folder]]]
+    for each in both:
+        output = each.communicate(timeout=250)[0]
+        assert each.returncode == 0, output
+    report = (folder / "report.md").read_text()
+    assert "| off-policy | 3 of 3 | 0.91 [0.90, 0.92] | 475.0 | 0.74 | 50,000 | 50 | 1,000 | 100 |" in report
+    assert "| a2c | missing | | | | | | | |" in report
+    assert "| off-policy | 1 | 0.91 [0.90, 0.92] | 1.01 [1.00, 1.02] | 1.00 [1.00, 1.00] |" in report
+    drawn = {f"learning_{family}_{against}.png" for family in ("dqn", "ddpg") for against in ("transitions", "seconds")}
+    assert {file.name for file in folder.glob("*.png")} == drawn | {"learning_ablation.png"}
+
+
+@pytest.fixture
+def trial(tmp_path):
+    """Arguments of a trial of two arms."""
+    pytest.importorskip("rl_zoo3")
+    arms = ["--arm", "ca2e-bad-priors", "--arm", "off-policy"]
+    return ["run", "--task", "CartPole-v1", *arms, "--seed", "101", "--out", tmp_path]
+
+
+def test_a_run_leaves_curves_and_does_not_run_again(trial, tmp_path):
+    arguments = [*trial, "--transitions", "1600"]
+    process = learn(*arguments)
+    output = process.communicate(timeout=250)[0]
+    assert process.returncode == 0, output
+    curves = {file.parent.name: pd.read_csv(file) for file in tmp_path.glob("CartPole-v1/*/101.csv")}
+    assert curves.keys() == {"ca2e-bad-priors", "off-policy"}
+    for rows in curves.values():
+        on_the_way, final = rows[rows.final == 0], rows[rows.final == 1]
+        assert on_the_way.transitions.unique().tolist() == list(range(0, 1601, 80))
+        assert (on_the_way.groupby("transitions").size() == 10).all()
+        assert (len(final), final.transitions.iloc[0]) == (50, 1600)
+        assert on_the_way.seconds.is_monotonic_increasing
+    ours, theirs = curves["ca2e-bad-priors"], curves["off-policy"]
+    assert ours.updates.max() == theirs.updates.max() > 0
+    assert ours.prior_share.iloc[-1] == 0.25
+    assert (theirs.prior_share == 0).all()
+    log = pd.read_csv(tmp_path / "CartPole-v1" / "ca2e-bad-priors" / "101" / "progress.csv")
+    assert log["time/total_timesteps"].iloc[-1] == 1600
+    told = json.loads((tmp_path / "CartPole-v1" / "ca2e-bad-priors" / "101.json").read_text())
+    assert told["priors"] == ["untrained", "half"]
+    assert [actor["kind"] for actor in told["actors"]] == ["nature"] * 6 + ["prior"] * 2
+
+    again = learn(*arguments)
+    assert "2 of 2 cells are done" in again.communicate(timeout=250)[0]
+    assert again.returncode == 0
+
+
+def children(pid: int) -> list[int]:
+    """All processes that descend from one."""
+    try:
+        tasks = list(pathlib.Path(f"/proc/{pid}/task").glob("*/children"))
+        direct = [int(child) for task in tasks for child in task.read_text().split()]
+    except OSError:  # gone meanwhile
+        return []
+    return direct + [each for child in direct for each in children(child)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_runner_that_ends_takes_its_cells_along(trial, tmp_path, how):
+    process = learn(*trial, "--transitions", "100000")
+    progress = tmp_path / "CartPole-v1" / "ca2e-bad-priors" / "101" / "progress.csv"
+    deadline = time.monotonic() + 200
+    while not (progress.exists() and progress.stat().st_size > 0):  # by then its actors are there
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    descendants = [os.pidfd_open(pid) for pid in children(process.pid)]
+    assert len(descendants) >= 4  # two cells, a server and an actor
+    process.send_signal(how)
+    output = process.communicate(timeout=200)[0]
+    for each in descendants:
+        ended, _, _ = select.select([each], [], [], 120)
+        os.close(each)
+        assert ended
+    if how == signal.SIGTERM:
+        assert "goes on with what has no curve yet" in output
+    assert not list(tmp_path.glob("**/101.csv"))
+
+
+def test_curves_of_another_budget_must_go_elsewhere():
+    process = learn("run", "--task", "CartPole-v1", "--arm", "ca2e", "--transitions", "100")
+    assert "--transitions needs --out" in process.communicate(timeout=250)[0]
+    assert process.returncode == 2
