@@ -13,7 +13,7 @@ from sb3_ca2e.actors.board import Board, FlatParameters
 from sb3_ca2e.actors.envs import EnvRecipe
 from sb3_ca2e.actors.exchange import ExchangeLayout, Playing, RemoteInference
 from sb3_ca2e.actors.exploration import Exploration, Explorer
-from sb3_ca2e.actors.inference import Behaviour, Inference
+from sb3_ca2e.actors.inference import TRACE_AFTER, Behaviour, Inference
 from sb3_ca2e.actors.messages import Handover, Seconds
 from sb3_ca2e.actors.monitors import SlotMonitor
 from sb3_ca2e.actors.observations import Frames, Observations, plain
@@ -163,7 +163,9 @@ class Actor:
         self.slots: list[Slot] = []
         self.observations = Observations(spec.recipe, len(spec.slots))
         self._remote = remote
-        self._policy = remote or Inference(spec.behaviour, spec.modules, len(spec.slots))
+        # The run is a long one if it is to replace another; nobody waits for its first block, nor for its trace then.
+        trace_after = TRACE_AFTER if spec.life == 0 else 1
+        self._policy = remote or Inference(spec.behaviour, spec.modules, len(spec.slots), trace_after)
         self._batch = None if self.normalizer is not None else self._seen(self.observations.batch, _NO_AGES)
         self._scale = ActionScale(spec.recipe.action_space)
         self._recorder = Recorder(self.observations, spec.layout, len(spec.slots))

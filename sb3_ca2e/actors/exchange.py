@@ -248,7 +248,8 @@ class RemoteInference:
         failure = read_text(self._views["prior_failures"][self._rows][position])
         if failure:
             raise PriorFailed(failure)
-        return self._views["prior_actions"][self._rows][position].copy()
+        action: np.ndarray = self._views["prior_actions"][self._rows][position].copy()
+        return action
 
     def parameters_changed(self) -> None:
         """Of no matter here: whoever answers knows."""

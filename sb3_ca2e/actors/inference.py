@@ -36,9 +36,13 @@ class Inference:
     :param behaviour: the algorithm's hooks
     :param modules: the networks, whose parameters may change in place
     :param n_slots: batches of other sizes go through the modules
+    :param trace_after: passes through the modules before they are traced
     """
 
-    def __init__(self, behaviour: Behaviour, modules: dict[str, th.nn.Module], n_slots: int):
+    def __init__(
+        self, behaviour: Behaviour, modules: dict[str, th.nn.Module], n_slots: int, trace_after: int = TRACE_AFTER
+    ):
+        self._trace_after = trace_after
         self._behaviour, self._modules, self._n_slots = behaviour, modules, n_slots
         self._passes = 0
         self._trace: Callable[[Any], tuple[th.Tensor, th.Tensor]] | None = None
@@ -64,7 +68,7 @@ class Inference:
         elif self._trace is None or self._parameters_changed:
             actions, outputs = self._behaviour.act(self._modules, observations)
             self._passes += 1
-            if self._passes == TRACE_AFTER:
+            if self._passes == self._trace_after:
                 self._trace = _traced(self._behaviour, self._modules, observations)
             if self._trace is not None and not _same(self._trace(observations), (actions, outputs)):
                 self._trace = None

@@ -376,3 +376,15 @@ def test_only_the_infos_asked_for_are_handed_over():
     assert [handover.infos[t, 0]["wanted"] for t in range(8)] == [1] * 4 + [2] * 4
     assert {key for info in handover.infos.values() for key in info} == {"wanted", "episode", "TimeLimit.truncated"}
     assert [handover.infos[t, 0]["TimeLimit.truncated"] for t in (3, 7)] == [False, True]
+
+
+def test_an_actor_that_takes_the_place_of_another_is_at_full_speed_from_its_second_block():
+    model = vector_dqn()
+    first, another = (LocalActor(make_spec(model, life=life)) for life in (0, 1))
+    for actor in (first, another):
+        actor.publish(model)
+        actor.collect()
+    assert not first.actor._policy.traced
+    assert another.actor._policy.traced
+    another.collect()
+    assert another.actor._policy.traced
