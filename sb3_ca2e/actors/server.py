@@ -43,7 +43,6 @@ def main(control_fd: int, niceness: int) -> None:
     import torch.utils.serialization.config  # noqa: F401
 
     import sb3_ca2e.actors.actor  # noqa: F401
-    from sb3_ca2e.actors.supervision import GRACE, GRACE_ALONE
 
     _die_with_parent(None)  # from here on it ends its actors first
     gc.freeze()
@@ -78,7 +77,7 @@ def main(control_fd: int, niceness: int) -> None:
         elif set(readable) - {wakeup_read}:
             break
     control.close()
-    _reap(children, adopted, wakeup_read, GRACE if os.getppid() == learner else GRACE_ALONE)
+    _reap(children, adopted, wakeup_read, learner)
 
 
 def _pidfd(pid: int) -> list[int]:
@@ -209,23 +208,28 @@ def _report_exits(children: dict[int, int], control: socket.socket) -> None:
                 control.send(f"ended {serial} {os.waitstatus_to_exitcode(status)};".encode())
 
 
-def _reap(children: dict[int, int], adopted: list[int], wakeup: int, grace: float) -> None:
-    """Give the actors time to close their environments, then kill them."""
-    deadline = time.monotonic() + grace
+def _reap(children: dict[int, int], adopted: list[int], wakeup: int, learner: int) -> None:
+    """Give the actors time to close their environments, less if the learner has died, then kill them."""
+    from sb3_ca2e.actors.supervision import GRACE, GRACE_ALONE
+
+    began = time.monotonic()
+    killed = False
     while children or adopted:
         for pid in list(children):
             if os.waitpid(pid, os.WNOHANG)[0]:
                 del children[pid]
-        left = deadline - time.monotonic()
+        # Asked each time: a process that is killed closes its files a moment before it counts as ended.
+        grace = GRACE if os.getppid() == learner else GRACE_ALONE
+        left = float("inf") if killed else began + grace - time.monotonic()
         if left <= 0:
             for pid in children:
                 os.kill(pid, signal.SIGKILL)
             for pidfd in adopted:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            deadline = float("inf")
+            killed = True
         elif children or adopted:
-            readable, _, _ = select.select([wakeup, *adopted], [], [], min(left, 3600.0))
+            readable, _, _ = select.select([wakeup, *adopted], [], [], min(left, GRACE_ALONE))
             adopted = [pidfd for pidfd in adopted if pidfd not in readable]
             with contextlib.suppress(BlockingIOError):
                 os.read(wakeup, 4096)

@@ -302,3 +302,39 @@ def test_actors_and_server_end_with_a_killed_learner(tmp_path):
         for fd in ended:
             os.close(fd)
             pidfds.remove(fd)
+
+
+ALONE = """
+import os, select, signal, time
+from sb3_ca2e.actors import server, supervision
+
+supervision.GRACE = 10_000.0
+learner, original = os.getpid(), select.select
+
+def waits(*arguments):
+    select.select = original
+    print("waits", flush=True)
+    return original(*arguments)
+
+if os.fork() == 0:
+    wakeup, write = os.pipe()
+    os.set_blocking(wakeup, False)
+    os.set_blocking(write, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(write)
+    actor = os.fork()
+    if actor > 0:
+        select.select = waits
+        server._reap({actor: 1}, [], wakeup, learner)
+        print("done", flush=True)
+        os._exit(0)
+time.sleep(10_000)
+"""
+
+
+def test_a_server_whose_learner_dies_only_after_its_files_are_closed_does_not_wait_for_a_hanging_actor_any_longer():
+    learner = subprocess.Popen([sys.executable, "-c", ALONE], stdout=subprocess.PIPE, text=True)
+    assert learner.stdout is not None
+    assert learner.stdout.readline() == "waits\n"
+    learner.kill()
+    assert learner.communicate(timeout=100)[0] == "done\n"  # the pipe ends when actor and server have
