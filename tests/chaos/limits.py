@@ -109,7 +109,9 @@ def invalid_numbers(n_transitions: int) -> str:
     said = []
     for place in ("observation", "reward", "action", "priority", "loss", "gradient"):
         if place in ("observation", "reward"):
-            model: CA2EMixin = learner(n_transitions, env=functools.partial(Flawed, place))
+            # Each step that is refused breaks an episode off, and short episodes take more room.
+            flawed = functools.partial(Flawed, place)
+            model: CA2EMixin = learner(n_transitions, env=flawed, buffer_size=2 * n_transitions)
         else:
             classes = {"action": WrongActions, "priority": WrongPriorities, "loss": WrongLosses}
             model = ddpg(classes.get(place, CA2EDDPG), n_transitions)
