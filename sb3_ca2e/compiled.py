@@ -341,7 +341,7 @@ class FlatUpdate:
             parameters, adams, tally = tree_unflatten(state, self._state_spec)
             networks = FlatNetworks(self._modules, self._layouts, parameters, adams, self._settings)
             with th.no_grad(), _OneHot():
-                td_errors, metrics = self._update(networks, batch.holding(inputs))
+                td_errors, metrics = self._update(networks, batch.holding(map(_channels_last, inputs)))
                 sound = networks.sound
                 *sums, skipped, in_a_row = tally.unbind()
                 sums = [total + th.where(sound, metrics[n], 0.0) for n, total in zip(self._metrics, sums, strict=True)]
@@ -356,6 +356,11 @@ class FlatUpdate:
                 graph.graph.erase_node(node)
         graph.recompile()
         return graph
+
+
+def _channels_last(tensor: th.Tensor) -> th.Tensor:
+    """Images as convolutions on a CPU want them, else the compiler copies them, and what layers make of them, twice."""
+    return tensor.contiguous(memory_format=th.channels_last) if tensor.is_cpu and tensor.dim() == 4 else tensor
 
 
 class _OneHot(TorchFunctionMode):
