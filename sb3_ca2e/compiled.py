@@ -277,11 +277,12 @@ class FlatUpdate:
         self._adams = {name: FlatAdam(optimizer, modules[name]) for name, optimizer in optimizers.items()}
         self._settings = {name: _adam_settings(optimizer) for name, optimizer in optimizers.items()}
         device = next(iter(self._parameters.values()))[0].device
-        self._sums = th.zeros(len(metrics), device=device)
-        # Updates that were skipped since this was last looked at, and those of them that came last, without another.
-        self._skipped = th.zeros(2, device=device)
+        # Since this was last looked at, sums of the metrics and how many updates were skipped; then how many of these
+        # came last, without another.
+        self._tally = th.zeros(len(metrics) + 2, device=device)
+        self._since, self._in_a_row = self._tally[:-1], self._tally[-1]
         self._state, self._state_spec = tree_flatten(
-            (self._parameters, {name: each.tensors() for name, each in self._adams.items()}, self._sums, self._skipped)
+            (self._parameters, {name: each.tensors() for name, each in self._adams.items()}, self._tally)
         )
         self._places = [(p, p.data_ptr()) for module in modules.values() for p in [next(module.parameters())]]
         self._used: list[int] = []
@@ -304,25 +305,24 @@ class FlatUpdate:
         """The optimisers themselves have taken a step."""
         for each in self._adams.values():
             each.stepped_elsewhere()
-        self._skipped[1] = 0.0
+        self._in_a_row.zero_()
 
     def take_sums(self) -> tuple[list[float], int, int]:
         """
         :return: sums of the scalars to log, over all updates since this was last called that were not skipped; how many
             were skipped; and how many just now, one after the other
         """
-        *sums, skipped, in_a_row = th.cat([self._sums, self._skipped]).tolist()
-        self._sums.zero_()
-        self._skipped[0] = 0.0
+        *sums, skipped, in_a_row = self._tally.tolist()
+        self._since.zero_()
         return sums, int(skipped), int(in_a_row)
 
     def inputs(self, batch: PrioritizedReplaySamples) -> list[th.Tensor]:
         """
         :param batch: a batch
-        :return: the tensors that the graph takes after those of the state
+        :return: the tensors that the graph takes after those of the state, without gaps
         """
         tensors = batch.tensors()
-        return [tensors[index] for index in self._used]
+        return [tensors[index].contiguous() for index in self._used]
 
     @property
     def state(self) -> list[th.Tensor]:
@@ -334,19 +334,18 @@ class FlatUpdate:
         :param batch: as all of them will be
         :return: the operations of an update, from :attr:`state` and :meth:`inputs` to TD errors and priorities
         """
-        tensors = batch.tensors()
+        tensors = [tensor.contiguous() for tensor in batch.tensors()]
 
         def function(*tensors: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
             state, inputs = list(tensors[: len(self._state)]), tensors[len(self._state) :]
-            parameters, adams, sums, skipped = tree_unflatten(state, self._state_spec)
+            parameters, adams, tally = tree_unflatten(state, self._state_spec)
             networks = FlatNetworks(self._modules, self._layouts, parameters, adams, self._settings)
             with th.no_grad(), _OneHot():
-                td_errors, metrics = self._update(networks, batch.holding(inputs))
+                td_errors, metrics = self._update(networks, batch.holding(map(_channels_last, inputs)))
                 sound = networks.sound
-                if self._metrics:
-                    sums.add_(th.where(sound, th.stack([metrics[name] for name in self._metrics]), 0.0))
-                total, in_a_row = skipped.unbind()
-                skipped.copy_(th.stack([total + ~sound, (in_a_row + 1.0) * ~sound]))
+                *sums, skipped, in_a_row = tally.unbind()
+                sums = [total + th.where(sound, metrics[n], 0.0) for n, total in zip(self._metrics, sums, strict=True)]
+                tally.copy_(th.stack([*sums, skipped + ~sound, (in_a_row + 1.0) * ~sound]))
                 return td_errors, td_errors.abs().double() + self._priority_floor
 
         graph: GraphModule = make_fx(function, tracing_mode="fake")(*self._state, *tensors)
@@ -357,6 +356,11 @@ class FlatUpdate:
                 graph.graph.erase_node(node)
         graph.recompile()
         return graph
+
+
+def _channels_last(tensor: th.Tensor) -> th.Tensor:
+    """Images as convolutions on a CPU want them, else the compiler copies them, and what layers make of them, twice."""
+    return tensor.contiguous(memory_format=th.channels_last) if tensor.is_cpu and tensor.dim() == 4 else tensor
 
 
 class _OneHot(TorchFunctionMode):

@@ -162,7 +162,8 @@ class Learner:
         :return: what it tells of the batch
         """
         self._n_updates += 1
-        if self._compiled is not None and (compiled := self._compiled_for(len(batch.rewards), batch.rewards.device)):
+        rewards = batch.rewards  # asked for its shape, as len() of a tensor is Python and slow
+        if self._compiled is not None and (compiled := self._compiled_for(rewards.shape[0], rewards.device)):
             assert self._flat is not None
             self._skipped_in_a_row = 0
             return Updated(*compiled.run(*self._flat.inputs(batch)))
@@ -276,8 +277,9 @@ class Learner:
         with self._obstacles_noted(), th.no_grad():
             assert self._flat is not None
             on_cuda = key[1].type == "cuda"
-            # Kernels called from C++: half the time of small networks is the calling.
-            compiled = th._inductor.compile(graph, inputs, options={"cpp_wrapper": not on_cuda})
+            # Kernels called from C++: half the time of small networks is the calling. Shapes and strides of what they
+            # are called with are seen to by the key and by FlatUpdate.inputs().
+            compiled = th._inductor.compile(graph, inputs, options={"cpp_wrapper": not on_cuda, "size_asserts": False})
             operations = functools.partial(compiled, *self._flat.state)
             self._compiled = Compiled(
                 key, operations, Replayed(operations, self._flat.state) if on_cuda else operations

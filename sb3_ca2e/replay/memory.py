@@ -364,7 +364,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
             tensors = {key: th.from_numpy(array) for key, array in self._normalized(arrays, ages, env).items()}
         # SB3 gives a Discrete observation an axis of its own.
         tensors = {key: tensor if tensor.dim() > 1 else tensor.unsqueeze(1) for key, tensor in tensors.items()}
-        half = len(rows) // 2
+        half = rows.shape[0] // 2
         if not self._is_dict:
             both = tensors[OBSERVATION]
             return both[:half], both[half:]
@@ -399,7 +399,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         :param priorities: ``(batch,)`` absolute temporal-difference errors plus a small constant
         """
         assert self._storage is not None
-        if not len(indices) == len(generations) == priorities.numel():
+        if not indices.shape[0] == generations.shape[0] == priorities.numel():
             raise ValueError(
                 f"update_priorities() got {len(indices)} indices, {len(generations)} generations and "
                 f"{priorities.numel()} priorities: give one of each for every transition."

@@ -91,7 +91,7 @@ def compiled_multi_steps(storage: SegmentStorage, indices: th.Tensor, terms: Ter
     from sb3_ca2e.replay import kernels
 
     n_steps, gamma, beta, normalize = terms
-    columns, batch_size = storage.rows.host, len(indices)
+    columns, batch_size = storage.rows.host, indices.shape[0]  # Tensor.__len__ is Python, as long as an operation
     assert columns is not None
     # Few arrays: to make one, and a tensor of it, takes as long as to fill it for a small batch.
     floats, integers = np.empty((4, batch_size, 1), np.float32), np.empty((5, batch_size), np.int64)

@@ -135,9 +135,9 @@ class SegmentStorage:
 
             largest, n_refused = kernels.reprioritize(
                 columns.sums,
-                np.ascontiguousarray(rows),
-                np.ascontiguousarray(generations),
-                np.ascontiguousarray(priorities),
+                rows.contiguous().numpy(),  # NumPy's own way to an array of a tensor takes longer
+                generations.contiguous().numpy(),
+                priorities.contiguous().numpy(),
                 alpha,
                 self.generations.numpy(),
                 self.segment_rows,
