@@ -71,7 +71,7 @@ ROWS = {
     "F12": Row("runs resumed", in_folder(checkpoints.resumed, 20_000), in_folder(checkpoints.resumed, 600)),
     "F13": Row(
         "numbers that are not finite",
-        partial(limits.invalid_numbers, n_transitions=40_000),
+        partial(limits.invalid_numbers, n_transitions=8000),
         partial(limits.invalid_numbers, n_transitions=2000),
     ),
     "F14": Row("wrong shapes, dtypes and spaces", limits.misfits, partial(limits.misfits, slack=10.0)),
