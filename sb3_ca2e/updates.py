@@ -113,6 +113,10 @@ class Compiled(NamedTuple):
     run: Callable[..., tuple[th.Tensor, ...]]
 
 
+def _size_and_device(batch: PrioritizedReplaySamples) -> tuple[int, th.device]:
+    return batch.rewards.shape[0], batch.rewards.device
+
+
 class Learner:
     """
     Runs an algorithm's update, eagerly at first, and compiled as soon as a compiler has finished beside it.
@@ -162,8 +166,8 @@ class Learner:
         :return: what it tells of the batch
         """
         self._n_updates += 1
-        rewards = batch.rewards  # asked for its shape, as len() of a tensor is Python and slow
-        if self._compiled is not None and (compiled := self._compiled_for(rewards.shape[0], rewards.device)):
+        # Asked for its shape, as len() of a tensor is Python and slow; while updates are eager, not at all.
+        if self._compiled is not None and (compiled := self._compiled_for(*_size_and_device(batch))):
             assert self._flat is not None
             self._skipped_in_a_row = 0
             return Updated(*compiled.run(*self._flat.inputs(batch)))
