@@ -15,12 +15,13 @@ from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 if TYPE_CHECKING:
     from sb3_ca2e.algorithm import CA2EMixin
 
-#: Arguments that take one of a few values.
+#: Arguments that take one of a few values, where an algorithm has them.
 _CHOICES: dict[str, tuple[bool | str, ...]] = {
     "rate_limit": (True, False),
     "compile": (True, False, "auto"),
     "inference": ("actor", "device", "auto"),
     "execution": ("async", "sync"),
+    "double_q": (True, False),
 }
 
 
@@ -118,6 +119,15 @@ def _check_numbers(model: "CA2EMixin") -> None:
         raise ValueError(f"actor_timeout must be a number of seconds, or None, not {model.actor_timeout!r}.")
     if not (_is_number(model.prior_alpha) and np.isfinite(model.prior_alpha)):
         raise ValueError(f"prior_alpha must be a finite number, not {model.prior_alpha!r}.")
+    if hasattr(model, "critic_l2") and not (_is_number(model.critic_l2) and 0 <= model.critic_l2 < np.inf):
+        raise ValueError(f"critic_l2 must be a finite number of at least 0, not {model.critic_l2!r}.")
+    for name in {"learning_rate", "actor_learning_rate"} & vars(model).keys():
+        value = getattr(model, name)
+        if not (callable(value) or (_is_number(value) and 0 <= value < np.inf)):
+            raise ValueError(
+                f"{name} must be a number of at least 0, or a schedule such as "
+                f"stable_baselines3.common.utils.LinearSchedule(1e-3, 0.0, 1.0), not {value!r}."
+            )
     for name in {"alpha", "beta"} & model.replay_buffer_kwargs.keys():
         value = model.replay_buffer_kwargs[name]
         if not (_is_number(value) and 0 <= value < np.inf):
@@ -126,7 +136,7 @@ def _check_numbers(model: "CA2EMixin") -> None:
 
 def _check_choices(model: "CA2EMixin") -> None:
     for name, choices in _CHOICES.items():
-        value = getattr(model, name)
+        value = getattr(model, name, choices[0])
         if not isinstance(value, str | bool | np.bool_) or value not in choices:
             *first, last = map(repr, choices)
             raise ValueError(f"{name} must be {', '.join(first)} or {last}, not {value!r}.")
