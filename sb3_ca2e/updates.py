@@ -280,6 +280,7 @@ class Learner:
     def _compile(self, key: tuple[Any, ...], graph: GraphModule, inputs: list[Any]) -> None:
         with self._obstacles_noted(), th.no_grad():
             assert self._flat is not None
+            _keep_modules_callable()
             on_cuda = key[1].type == "cuda"
             # Kernels called from C++: half the time of small networks is the calling. Shapes and strides of what they
             # are called with are seen to by the key and by FlatUpdate.inputs().
@@ -298,3 +299,16 @@ class Learner:
                 yield
         except Exception as error:  # whatever a compiler, or what a user put into networks, may raise
             self.obstacle = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"
+
+
+def _keep_modules_callable() -> None:
+    """
+    The compiler once traces a function that returns what it is given, with a tracer that makes each call of a module
+    fail that is none of it, in whichever thread: eager updates here, ``predict()`` in a callback. It gets the graph.
+    """
+    from torch._inductor.loop_body import InterpreterShim  # takes a second to import
+
+    graph = th.fx.Graph()
+    graph.output(graph.placeholder("x"))
+    traced = GraphModule({}, graph)
+    InterpreterShim._dummy_gm = staticmethod(lambda: traced)  # type: ignore[method-assign,assignment]

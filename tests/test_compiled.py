@@ -2,7 +2,10 @@
 
 import copy
 import functools
+import os
 import pickle
+import subprocess
+import sys
 from typing import ClassVar
 
 import gymnasium as gym
@@ -198,3 +201,29 @@ def test_an_asynchronous_run_goes_over_to_compiled_updates():
     after = list(model.q_net.parameters())
     assert not any(th.equal(old, new) for old, new in zip(before, after, strict=True))
     assert all(parameter.isfinite().all() for parameter in after)
+
+
+def test_modules_stay_callable_in_other_threads_while_the_compiler_works(tmp_path):
+    """A tracer patches ``nn.Module`` for all threads. In a process of its own: the compiler traces some things once."""
+    script = """
+import threading
+from torch.fx import Tracer
+from test_updates import make_dqn
+
+traced, trace = [], Tracer.trace
+
+def noted(self, *args, **kwargs):
+    traced.append((threading.current_thread().name, type(self)))
+    return trace(self, *args, **kwargs)
+
+Tracer.trace = noted
+model = make_dqn(sgd=False, compile=True)
+model.train(3, 64)
+assert model._learner.compiled, model._learner.obstacle
+beside = [tracer for thread, tracer in traced if thread == "compile"]
+assert beside, traced
+assert not [tracer for tracer in beside if tracer.call_module is Tracer.call_module], beside
+"""
+    path = os.pathsep.join(each for each in sys.path if each)
+    environment = {**os.environ, "PYTHONPATH": path, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}  # with nothing in it
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
