@@ -27,8 +27,8 @@ MADE = {"untrained": (1, None), "half": (1, 0.5), "half2": (2, 0.5), "half3": (3
 EPISODES = 30
 #: Environments that decide when to stop; none of the benchmark's own.
 SEED = 40_000
-#: Transitions in which it must be reached.
-AT_MOST = 2_000_000
+#: Transitions in which it must be reached, and by what share more of them come between two looks.
+AT_MOST, LOOKS = 2_000_000, 0.02
 
 
 class StopAt(BaseCallback):
@@ -42,11 +42,12 @@ class StopAt(BaseCallback):
     def __init__(self, env_id: str, enough: float):
         super().__init__()
         self.env_id, self.enough = env_id, enough
-        self.mean = float("-inf")
+        self.mean, self.looked_at = float("-inf"), 0
 
     def _on_rollout_start(self) -> None:
-        """After each update of PPO."""
-        if self.num_timesteps and self.mean < self.enough:
+        """After each update of PPO, or where they are many after some."""
+        if self.num_timesteps > (1 + LOOKS) * self.looked_at and self.mean < self.enough:
+            self.looked_at = self.num_timesteps
             normalization = self.model.get_vec_normalize_env()
             self.mean = statistics.fmean(play(self.model, lambda: gym.make(self.env_id), SEED, EPISODES, normalization))
 
