@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_ca2e.actors.envs import BuilderVecEnv
 from sb3_ca2e.ddpg import CA2EDDPG
 from sb3_ca2e.dqn import CA2EDQN
-from sb3_ca2e.zoo.hyperparams import FOLDER
+from sb3_ca2e.zoo.hyperparams import FOLDER, parse_value
 
 #: CA2E's algorithms by the names that they have in the zoo.
 ALGORITHMS: dict[str, type[CA2EDQN] | type[CA2EDDPG]] = {"ca2e_dqn": CA2EDQN, "ca2e_ddpg": CA2EDDPG}
@@ -37,6 +37,8 @@ def register() -> None:
     HYPERPARAMS_SAMPLER.update(SAMPLERS)
     HYPERPARAMS_CONVERTER.update(CONVERTERS)
     ExperimentManager.__init__ = _with_own_defaults(ExperimentManager.__init__)  # type: ignore[method-assign]
+    schedules = _with_the_actors_rate(ExperimentManager._preprocess_schedules)
+    ExperimentManager._preprocess_schedules = staticmethod(schedules)  # type: ignore[method-assign]
 
 
 def _with_own_defaults(init: Callable[..., None]) -> Callable[..., None]:
@@ -59,3 +61,15 @@ def _with_own_defaults(init: Callable[..., None]) -> Callable[..., None]:
             self.vec_env_class = BuilderVecEnv
 
     return initialise
+
+
+def _with_the_actors_rate(preprocess: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """The zoo knows a schedule by its argument's name."""
+
+    @functools.wraps(preprocess)
+    def preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
+        if "actor_learning_rate" in hyperparams:
+            hyperparams["actor_learning_rate"] = parse_value(hyperparams["actor_learning_rate"])
+        return preprocess(hyperparams)
+
+    return preprocess_schedules

@@ -46,6 +46,7 @@ def test_each_entry_is_what_python_would_make_of_it(algo, env_id, entry):
 READ_BY_THE_ZOO = """
 import argparse, json
 from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.utils import FloatSchedule
 from sb3_ca2e.zoo import register
 
 register()
@@ -53,8 +54,9 @@ entries = []
 for algo, env_id in json.loads({entries!r}):
     manager = ExperimentManager(argparse.Namespace(), algo, env_id, "logs")
     hyperparams, wrapper, _, _ = manager._preprocess_hyperparams(manager.read_hyperparameters()[0])
-    if rate := hyperparams.pop("learning_rate", None):
-        hyperparams["learning_rate"] = [rate(remaining) for remaining in (1.0, 0.5, 0.0)]
+    for name in ("learning_rate", "actor_learning_rate"):
+        if rate := hyperparams.pop(name, None):
+            hyperparams[name] = [FloatSchedule(rate)(remaining) for remaining in (1.0, 0.5, 0.0)]
     entries.append([manager.n_timesteps, manager.n_envs, manager.frame_stack, wrapper is not None, hyperparams])
 print(json.dumps(entries))
 """
@@ -67,9 +69,9 @@ def test_the_zoo_reads_the_same(tmp_path):
         loaded = load_hyperparams(algo, env_id)
         wrapped = loaded.pop("env_wrapper", None) is not None
         assert of_run == [loaded.pop("n_timesteps"), loaded.pop("n_envs"), loaded.pop("frame_stack", None), wrapped]
-        if "learning_rate" in loaded:
-            rate = FloatSchedule(loaded["learning_rate"])
-            loaded["learning_rate"] = pytest.approx([rate(remaining) for remaining in (1.0, 0.5, 0.0)])
+        for name in {"learning_rate", "actor_learning_rate"} & loaded.keys():
+            rate = FloatSchedule(loaded[name])
+            loaded[name] = pytest.approx([rate(remaining) for remaining in (1.0, 0.5, 0.0)])
         assert arguments == loaded, env_id
 
 
