@@ -19,6 +19,8 @@ from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 from sb3_ca2e.replayed import Replayed
 
+#: Held while a model is traced and compiled: tracers patch ``nn.Module`` for all threads, and undo it in turn.
+_COMPILING = threading.Lock()
 #: Updates in a row without a finite loss and gradient after which nothing is to be hoped for.
 MOST_SKIPPED = 100
 
@@ -247,26 +249,34 @@ class Learner:
 
     def compile(self, batch: PrioritizedReplaySamples, wait: bool = False) -> None:
         """
-        Begin to compile, once; updates go on meanwhile.
+        Begin to compile, once, unless another model of this process is compiled just now; updates go on meanwhile.
 
         :param batch: as all of them will be; an update must have been made, so that the optimisers have states
         :param wait: until it is done
         """
-        if self._flat is None and self.obstacle is None and self._eager.sound:
-            with self._obstacles_noted():  # traced here, as that changes for a moment what modules do in all threads
-                modules, optimizers = self._eager.modules, self._eager.optimizers
-                self._flat = FlatUpdate(self._update, modules, optimizers, list(self._sums), PRIORITY_FLOOR)
-                if not self._flat.update_state():
-                    raise ValueError("a parameter has no part in the loss")
-                graph = self._flat.trace(batch)
-            if self.obstacle is None:
-                key = self._key(len(batch.rewards), batch.rewards.device)
-                arguments = key, graph, [*self._flat.state, *self._flat.inputs(batch)]
-                # No daemon: a script that ends waits for it, as Python would abort amid PyTorch's C++ code.
-                self._compiler = threading.Thread(target=self._compile, args=arguments, name="compile")
-                self._compiler.start()
+        if self._flat is None and self.obstacle is None and self._eager.sound and _COMPILING.acquire(blocking=wait):
+            try:
+                self._start_compiler(batch)
+            finally:
+                if self._compiler is None:
+                    _COMPILING.release()
         if wait and self._compiler is not None:
             self._compiler.join()
+
+    def _start_compiler(self, batch: PrioritizedReplaySamples) -> None:
+        with self._obstacles_noted():  # traced here, as that changes for a moment what modules do in all threads
+            modules, optimizers = self._eager.modules, self._eager.optimizers
+            self._flat = FlatUpdate(self._update, modules, optimizers, list(self._sums), PRIORITY_FLOOR)
+            if not self._flat.update_state():
+                raise ValueError("a parameter has no part in the loss")
+            graph = self._flat.trace(batch)
+        if self.obstacle is None:
+            key = self._key(len(batch.rewards), batch.rewards.device)
+            arguments = key, graph, [*self._flat.state, *self._flat.inputs(batch)]
+            # No daemon: a script that ends waits for it, as Python would abort amid PyTorch's C++ code.
+            compiler = threading.Thread(target=self._compile, args=arguments, name="compile")
+            compiler.start()
+            self._compiler = compiler
 
     def _key(self, batch_size: int, device: th.device) -> tuple[Any, ...]:
         return batch_size, device, *self._settings()
@@ -278,17 +288,21 @@ class Learner:
         return self._compiled if self._flat.update_state() else None
 
     def _compile(self, key: tuple[Any, ...], graph: GraphModule, inputs: list[Any]) -> None:
-        with self._obstacles_noted(), th.no_grad():
-            assert self._flat is not None
-            _keep_modules_callable()
-            on_cuda = key[1].type == "cuda"
-            # Kernels called from C++: half the time of small networks is the calling. Shapes and strides of what they
-            # are called with are seen to by the key and by FlatUpdate.inputs().
-            compiled = th._inductor.compile(graph, inputs, options={"cpp_wrapper": not on_cuda, "size_asserts": False})
-            operations = functools.partial(compiled, *self._flat.state)
-            self._compiled = Compiled(
-                key, operations, Replayed(operations, self._flat.state) if on_cuda else operations
-            )
+        try:
+            with self._obstacles_noted(), th.no_grad():
+                assert self._flat is not None
+                _keep_modules_callable()
+                on_cuda = key[1].type == "cuda"
+                # Kernels called from C++: half the time of small networks is the calling. Shapes and strides of what
+                # they are called with are seen to by the key and by FlatUpdate.inputs().
+                options = {"cpp_wrapper": not on_cuda, "size_asserts": False}
+                compiled = th._inductor.compile(graph, inputs, options=options)
+                operations = functools.partial(compiled, *self._flat.state)
+                self._compiled = Compiled(
+                    key, operations, Replayed(operations, self._flat.state) if on_cuda else operations
+                )
+        finally:
+            _COMPILING.release()
 
     @contextmanager
     def _obstacles_noted(self) -> Iterator[None]:

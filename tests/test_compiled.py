@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from typing import ClassVar
 
 import gymnasium as gym
@@ -19,7 +20,7 @@ from sb3_ca2e.actors.recorder import PRIORITY_FLOOR
 from sb3_ca2e.compiled import FlatUpdate
 from sb3_ca2e.replayed import Replayed
 from sb3_ca2e.starting import for_actors
-from sb3_ca2e.updates import Learner
+from sb3_ca2e.updates import _COMPILING, Learner
 from test_updates import make_ddpg, make_dqn
 from toy import RandomWalk
 
@@ -201,6 +202,25 @@ def test_an_asynchronous_run_goes_over_to_compiled_updates():
     after = list(model.q_net.parameters())
     assert not any(th.equal(old, new) for old, new in zip(before, after, strict=True))
     assert all(parameter.isfinite().all() for parameter in after)
+
+
+def test_one_model_of_a_process_is_compiled_after_the_other():
+    first, second = make_dqn(sgd=False, compile=True), make_dqn(sgd=False, compile=True)
+    with _COMPILING:  # as by a third
+        for model in (first, second):
+            model.execution = "async"
+            model.train(3, 64)
+            assert model._learner._compiler is None
+    threads = [
+        threading.Thread(target=model._learner.compile, args=(model._last_batch[0], True)) for model in (first, second)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert first._learner.compiled
+    assert second._learner.compiled
+    assert th.nn.Module.__call__ is th.nn.Module._wrapped_call_impl, "a tracer's patch was left"
 
 
 def test_modules_stay_callable_in_other_threads_while_the_compiler_works(tmp_path):
