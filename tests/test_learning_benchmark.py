@@ -209,6 +209,24 @@ def test_bad_priors_and_teachers(folder):
     assert beats_teachers("Reacher-v5", found["Reacher-v5"], results)[1] is False
 
 
+def test_nothing_is_settled_before_all_seeds_have_run(folder):
+    from learning.scores import Results
+    from learning.verdicts import bad_priors, settled
+
+    def seen():
+        arms = Results(folder).all_curves["Pendulum-v1"]
+        return settled(bad_priors(arms), "Pendulum-v1", arms, "ca2e", "ca2e-bad-priors")
+
+    ran(folder, "Pendulum-v1", ca2e=(SLOW, 1.0))
+    for seed in (101, 102):
+        curve(folder, f"Pendulum-v1/ca2e-bad-priors/{seed}", SLOW, 1.0)
+    text, reached = seen()
+    assert text.endswith("so far yes")
+    assert reached is None
+    curve(folder, "Pendulum-v1/ca2e-bad-priors/103", SLOW, 1.0)
+    assert seen()[1] is True
+
+
 def test_time_counts_for_the_same_work_alone_on_the_machine(folder):
     from learning.scores import Results
     from learning.verdicts import half_the_time
