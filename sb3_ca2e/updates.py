@@ -271,7 +271,7 @@ class Learner:
                 raise ValueError("a parameter has no part in the loss")
             graph = self._flat.trace(batch)
         if self.obstacle is None:
-            key = self._key(len(batch.rewards), batch.rewards.device)
+            key = self._key(*_size_and_device(batch))
             arguments = key, graph, [*self._flat.state, *self._flat.inputs(batch)]
             # No daemon: a script that ends waits for it, as Python would abort amid PyTorch's C++ code.
             compiler = threading.Thread(target=self._compile, args=arguments, name="compile")
