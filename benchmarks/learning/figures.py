@@ -43,7 +43,7 @@ ABLATION_STYLES = {
     "no-retirement": ("no retirement", "#8c564b"),
     "uniform": ("uniform draws", "#1f77b4"),
     "n-1": ("n = 1", "#17becf"),
-    "n-5": ("n = 5", "#2ca02c"),
+    "n-3": ("n = 3", "#2ca02c"),
     "maximum-priority": ("maximum priority", "#9467bd"),
 }
 LABELS = {"transitions": "transitions", "seconds": "wall-clock seconds"}

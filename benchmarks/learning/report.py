@@ -119,7 +119,7 @@ def report(results: Results) -> str:
     lines += [
         "## Ablation",
         "",
-        f"{PRIORS}: three priors, retirement, prioritized by the actors' priorities, n = 3.",
+        f"{PRIORS}: three priors, retirement, prioritized by the actors' priorities, n = 5.",
         "",
     ]
     for env_id in whole.ablation_tasks:
