@@ -242,6 +242,43 @@ def test_time_counts_for_the_same_work_alone_on_the_machine(folder):
     assert told(updates=900)[1] is None
 
 
+def against_the_clock(folder, arm, returns, device="cuda"):
+    """A run of ten minutes on Pong, two games around each of the returns."""
+    seconds = np.linspace(0.0, 600.0, len(returns))
+    told = {"transitions": 1000, "updates": 100, "prior_share": 0.0, "final": 0}
+    rows = [
+        {**told, "seconds": s, "episode": i, "return": r + i - 0.5}
+        for s, r in zip(seconds, returns, strict=True)
+        for i in (0, 1)
+    ]
+    file = folder / "PongNoFrameskip-v4" / device / arm / "101.csv"
+    file.parent.mkdir(parents=True)
+    pd.DataFrame(rows).to_csv(file, index=False)
+    file.with_suffix(".json").write_text(json.dumps({"measured_on": {"device": "a device"}}))
+
+
+@pytest.mark.parametrize(
+    ("bare", "priors", "told", "reached"),
+    [
+        ([-21, 0, 19, 20, 20, 20], [-21, 19, 20, 20, 20, 20], "ca2e: 4.0 minutes; ca2e-priors: 2.0 minutes", True),
+        ([-21, 0, 19, 20, 20, 20], [-21, 0, 18, 20, 20, 20], "ca2e: 4.0 minutes; ca2e-priors: 6.0 minutes", False),
+        ([-21, 0, 18, 18, 18, 18], [-21, 19, 20, 20, 20, 20], "ca2e: never; ca2e-priors: 2.0 minutes", False),
+    ],
+)
+def test_pong_is_timed_on_a_gpu(tmp_path, bare, priors, told, reached):
+    from learning.clock import in_time, runs, table
+
+    against_the_clock(tmp_path, "ca2e", bare, device="cpu")
+    assert in_time(tmp_path) == ("no GPU was at hand", None)
+    against_the_clock(tmp_path, "ca2e", bare)
+    assert in_time(tmp_path) == ("not all arms were run", None)
+    against_the_clock(tmp_path, "ca2e-priors", priors)
+    assert in_time(tmp_path) == (told, reached)
+    lines = list(table(runs("cuda", tmp_path)))
+    assert lines[2].startswith("| ca2e-priors | 10.0 | 1,000 | 100 | 20.0 | 20.0 |")
+    assert lines[4].startswith("| off-policy | missing |")
+
+
 def learn(*arguments, **kwargs):
     """``python benchmarks/learn.py ...`` under way."""
     environ = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "SB3_CA2E_AGENTS": "."}
@@ -297,6 +334,30 @@ def test_a_run_leaves_curves_and_does_not_run_again(trial, tmp_path):
     again = learn(*arguments)
     assert "2 of 2 cells are done" in again.communicate(timeout=250)[0]
     assert again.returncode == 0
+
+
+def test_a_run_against_the_clock_ends_in_time_and_is_reported(folder):
+    pytest.importorskip("ale_py")
+    pytest.importorskip("rl_zoo3")
+    arguments = ["pong", "--arm", "ca2e", "--minutes", "0.05", "--games", "1", "--device", "cpu", "--out", folder]
+    process = learn(*arguments)
+    output = process.communicate(timeout=400)[0]
+    assert process.returncode == 0, output
+    rows = pd.read_csv(folder / "PongNoFrameskip-v4" / "cpu" / "ca2e" / "101.csv")
+    assert rows.seconds.iloc[-1] >= 3.0
+    assert rows.seconds.is_monotonic_increasing
+    assert rows["return"].between(-21, 21).all()
+    assert rows.transitions.iloc[0] == 0 < rows.transitions.iloc[-1]
+    again = learn(*arguments)
+    assert again.communicate(timeout=250)[0] == ""
+    without = learn("pong", "--arm", "ca2e-priors", "--agents", folder, "--out", folder)
+    assert "ca2e-priors needs --agents" in without.communicate(timeout=250)[0]
+    for command in (["report"], ["figures", "--out", folder]):
+        each = learn(*command, "--curves", folder)
+        output = each.communicate(timeout=250)[0]
+        assert each.returncode == 0, output
+    assert "## PongNoFrameskip-v4 against the clock" in (folder / "report.md").read_text()
+    assert (folder / "learning_pong_cpu.png").exists()
 
 
 def children(pid: int) -> list[int]:

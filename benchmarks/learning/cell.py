@@ -210,12 +210,20 @@ def run(cell: Cell, n_processes: int | None, jobs: int = 1) -> None:
         "measured_on": provenance(),
     }
     write_json(cell.curve.with_suffix(".json"), told)
-    unfinished = cell.curve.with_suffix(".unfinished")
+    write_curve(cell.curve, rows)  # last: a run is done when its curve is there
+
+
+def write_curve(curve: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+    """
+    :param curve: file, which is there as a whole or not at all
+    :param rows: an episode each
+    """
+    unfinished = curve.with_suffix(".unfinished")
     with unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    unfinished.replace(cell.curve)  # last: a run is done when its curve is there
+    unfinished.replace(curve)
 
 
 def _end_with(parent: int) -> None:

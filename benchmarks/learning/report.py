@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from learning import clock
 from learning.experiment import CURVES, Arm, Task, experiment
 from learning.scores import THRESHOLD, Curves, Results, improvement, interval, shared
 from learning.verdicts import BARE, PRIORS, count, verdicts
@@ -96,6 +97,21 @@ def over_tasks(found: Mapping[str, Mapping[str, Curves]], env_ids: list[str]) ->
     yield ""
 
 
+def against_the_clock(device: str, results: Results) -> Iterator[str]:
+    """
+    :param device: ``cpu`` or ``cuda``
+    :param results: what was measured
+    :return: what the arms came to in the same minutes on such a device; nothing if none was run there
+    """
+    runs = clock.runs(device, results.folder)
+    if not runs:
+        return
+    yield from (f"## {clock.ENV_ID} against the clock", "")
+    told = next(iter(runs.values())).told["measured_on"]
+    yield from (f"Arms ran one after the other, alone on {told['device']}. Returns: means of a few games.", "")
+    yield from clock.table(runs)
+
+
 def report(results: Results) -> str:
     """
     :param results: what was measured
@@ -125,6 +141,8 @@ def report(results: Results) -> str:
     for env_id in whole.ablation_tasks:
         arms = {name: whole.arms[name] for name in (PRIORS, BARE)}
         lines += [f"### {env_id}", "", *table(whole.tasks[env_id], found[env_id], {**arms, **whole.ablation})]
+    for device in clock.DEVICES:
+        lines += against_the_clock(device, results)
     return "\n".join(lines).rstrip() + "\n"
 
 
