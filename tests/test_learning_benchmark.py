@@ -300,6 +300,14 @@ def test_tables_and_figures_tell_what_is_missing(folder):
     assert {file.name for file in folder.glob("*.png")} == drawn | {"learning_ablation.png"}
 
 
+def test_the_readme_has_the_table_of_the_committed_curves():
+    from learning.report import MARKS, summary
+    from learning.scores import Results
+
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert f"{MARKS[0]}\n{summary(Results())}{MARKS[1]}" in text
+
+
 @pytest.fixture
 def trial(tmp_path):
     """Arguments of a trial of two arms."""

@@ -1,5 +1,6 @@
 """
-Write the tables of the learning benchmark from the committed curves: ``benchmarks/results/learning/report.md``::
+Write the tables of the learning benchmark from the committed curves: ``benchmarks/results/learning/report.md`` and the
+README's::
 
     python benchmarks/learn.py report
 """
@@ -11,12 +12,15 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from learning import clock
-from learning.experiment import CURVES, Arm, Task, experiment
+from learning.experiment import CURVES, REPOSITORY, Arm, Task, experiment
 from learning.scores import THRESHOLD, Curves, Results, improvement, interval, shared
-from learning.verdicts import BARE, PRIORS, count, verdicts
+from learning.verdicts import BAD, BARE, BASELINES, PRIORS, best_baselines, count, n_seeds, verdicts
 
 _TO = [f"{unit} to {THRESHOLD}" for unit in ("transitions", "seconds")]
 COLUMNS = ["arm", "seeds", "final IQM", "final return", "area", *_TO, "updates", "seconds"]
+
+#: In the README, around what is written by :func:`main`.
+MARKS = ("<!-- by benchmarks/learn.py report -->", "<!-- end -->")
 
 
 def introduction() -> list[str]:
@@ -146,12 +150,55 @@ def report(results: Results) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def summary(results: Results) -> str:
+    """
+    :param results: what was measured
+    :return: the README's table, as Markdown
+    """
+    lines = [
+        f"| task | seeds | transitions to {THRESHOLD}, with priors | best baseline's | final score, with priors | "
+        "best baseline's | without priors | with bad priors |",
+        "| --- " * 8 + "|",
+    ]
+    for env_id, arms in results.all_curves.items():
+        if PRIORS not in arms or not any(name in arms for name in BASELINES):
+            continue
+        ours, (soonest, highest) = arms[PRIORS], best_baselines(arms)
+        others = [arms[name].score if name in arms else None for name in (BARE, BAD)]
+        cells = [
+            env_id,
+            n_seeds(*(arms[name] for name in (PRIORS, BARE, BAD, *BASELINES) if name in arms)).removesuffix(" seeds"),
+            count(ours.reached(ours.transitions)),
+            f"{count(arms[soonest].reached(arms[soonest].transitions))} ({soonest})",
+            f"{ours.score:.2f}",
+            f"{arms[highest].score:.2f} ({highest})",
+            *("missing" if each is None else f"{each:.2f}" for each in others),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def replace_between(path: pathlib.Path, text: str) -> None:
+    """
+    :param path: of a file with :data:`MARKS`
+    :param text: what is to stand between them
+    """
+    before, begin, rest = path.read_text(encoding="utf-8").partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    path.write_text(f"{before}{begin}\n{text}{end}{after}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--curves", type=pathlib.Path, default=CURVES, help="folder of the curves")
+    parser.add_argument("--readme", type=pathlib.Path, help="file with a table of them; the README for committed ones")
     args = parser.parse_args()
-    text = report(Results(args.curves))
+    results = Results(args.curves)
+    text = report(results)
     (args.curves / "report.md").write_text(text, encoding="utf-8")
+    readme = REPOSITORY / "README.md" if args.readme is None and args.curves == CURVES else args.readme
+    if readme is not None:
+        replace_between(readme, summary(results))
     print(text)
 
 

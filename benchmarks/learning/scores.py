@@ -84,6 +84,11 @@ class Curves:
         area: np.ndarray = np.trapezoid(self.scores, self.transitions, axis=1) / span
         return area
 
+    @property
+    def score(self) -> float:
+        """Interquartile mean of the final scores, without an interval."""
+        return float(metrics.aggregate_iqm(self.final))
+
     @functools.cached_property
     def iqm(self) -> Interval:
         """Interquartile mean of the final scores."""

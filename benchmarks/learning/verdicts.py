@@ -54,6 +54,16 @@ def in_tasks(goal: str, told: Mapping[str, Seen], at_least: int) -> Verdict:
     return Verdict(goal, seen, reached)
 
 
+def best_baselines(arms: Mapping[str, Curves]) -> tuple[str, str]:
+    """
+    :param arms: of a task, with a baseline among them
+    :return: the baseline that reaches the threshold soonest, and the one that ends highest
+    """
+    there = {name: arms[name] for name in BASELINES if name in arms}
+    soonest = min(there, key=lambda name: there[name].reached(there[name].transitions))
+    return soonest, max(there, key=lambda name: there[name].score)
+
+
 def sooner_and_higher(arms: Mapping[str, Curves]) -> Seen:
     """
     Does CA2E with priors need at most half of the transitions of the best baseline, and end no lower?
@@ -65,11 +75,9 @@ def sooner_and_higher(arms: Mapping[str, Curves]) -> Seen:
     missing = [name for name in (PRIORS, *BASELINES) if name not in arms]
     if PRIORS not in arms or not there:
         return f"{', '.join(missing)} not run", None
-    ours = arms[PRIORS]
-    soonest = min(there, key=lambda name: there[name].reached(there[name].transitions))
-    highest = max(there, key=lambda name: there[name].iqm.point)
+    ours, (soonest, highest) = arms[PRIORS], best_baselines(arms)
     n_ours, n_theirs = ours.reached(ours.transitions), there[soonest].reached(there[soonest].transitions)
-    final, theirs = ours.iqm.point, there[highest].iqm.point
+    final, theirs = ours.score, there[highest].score
     good = math.isfinite(n_ours) and n_ours <= n_theirs / 2 and final >= theirs
     text = (
         f"{THRESHOLD} after {count(n_ours)}, {soonest} {count(n_theirs)}; final {final:.2f}, {highest} {theirs:.2f}; "
@@ -89,7 +97,7 @@ def bad_priors(arms: Mapping[str, Curves]) -> Seen:
     """
     if BAD not in arms or BARE not in arms:
         return "not run", None
-    bad, bare = arms[BAD].iqm.point, arms[BARE].iqm.point
+    bad, bare = arms[BAD].score, arms[BARE].score
     return f"final {bad:.2f}, without priors {bare:.2f}; {n_seeds(arms[BAD], arms[BARE])}", bad >= bare - 0.1
 
 
