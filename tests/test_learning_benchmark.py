@@ -360,6 +360,7 @@ def test_a_run_against_the_clock_ends_in_time_and_is_reported(folder):
     assert again.communicate(timeout=250)[0] == ""
     without = learn("pong", "--arm", "ca2e-priors", "--agents", folder, "--out", folder)
     assert "ca2e-priors needs --agents" in without.communicate(timeout=250)[0]
+    assert "--minutes must be above 0" in learn("pong", "--minutes", "0").communicate(timeout=250)[0]
     for command in (["report"], ["figures", "--out", folder]):
         each = learn(*command, "--curves", folder)
         output = each.communicate(timeout=250)[0]

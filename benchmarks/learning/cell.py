@@ -226,7 +226,7 @@ def write_curve(curve: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     unfinished.replace(curve)
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """
     :param parent: with whose end, however it came, this process is sent SIGTERM
     """
@@ -245,7 +245,7 @@ def main() -> None:
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that actors end too, whenever it comes
     if args.parent is not None:
-        _end_with(args.parent)
+        end_with(args.parent)
     named = json.loads(args.cell)
     folder = pathlib.Path(named.get("folder", CURVES))
     (cell,) = experiment().cells([named["task"]], [named["arm"]], [named["seed"]], named.get("transitions"), folder)

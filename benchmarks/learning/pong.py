@@ -11,6 +11,7 @@ devices are kept apart.
 import argparse
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
-from learning.cell import CURVE_SEED, Kept, LearningCurve, write_curve
+from learning.cell import CURVE_SEED, Kept, LearningCurve, end_with, write_curve
 from learning.clock import ARMS, DEVICES, ENV_ID, folder_of
 from learning.experiment import CURVES
 from sb3_ca2e import CA2EDQN, make_atari_env
@@ -206,19 +207,34 @@ def main() -> None:
     parser.add_argument("--device", choices=DEVICES, default="cuda" if th.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=101)
     parser.add_argument("--out", type=pathlib.Path, default=CURVES, help="folder for the curves")
-    parser.add_argument("--here", action="store_true", help="one arm, in this process")
+    parser.add_argument("--parent", type=int, help="run in this process, which ends with that one")
     args = parser.parse_args()
+    if args.minutes <= 0 or args.games < 1:
+        parser.error(f"--minutes must be above 0 and --games at least 1, not {args.minutes:g} and {args.games}.")
+    if args.device == "cuda" and not th.cuda.is_available():
+        parser.error("--device cuda: PyTorch sees no GPU here, and would learn on the CPU. Leave it out.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: actors end too
+    if args.parent is not None:
+        end_with(args.parent)
     arms = args.arm or list(ARMS)
     priors = sorted(map(str, args.agents.glob(f"ppo/{ENV_ID}_*/{ENV_ID}.zip"))) if args.agents is not None else []
     if "ca2e-priors" in arms and not priors:
         parser.error(f"ca2e-priors needs --agents, a folder with ppo/{ENV_ID}_*/{ENV_ID}.zip: {args.agents} has none.")
     for arm in arms:
         curve = folder_of(args.device, args.out.absolute()) / arm / f"{args.seed}.csv"
-        if args.here:
+        if args.parent is not None:
             run(arm, priors, args.minutes, args.games, args.device, args.seed, curve)
         elif not curve.exists():
             print(f"{arm}: {args.minutes:g} minutes", flush=True)
-            own = [sys.executable, str(REPOSITORY / "benchmarks" / "learn.py"), "pong", "--arm", arm, "--here"]
+            own = [
+                sys.executable,
+                str(REPOSITORY / "benchmarks" / "learn.py"),
+                "pong",
+                "--arm",
+                arm,
+                "--parent",
+                str(os.getpid()),
+            ]
             own += ["--minutes", str(args.minutes), "--games", str(args.games), "--seed", str(args.seed)]
             own += ["--device", args.device, "--out", str(args.out)]
             own += ["--agents", str(args.agents)] if args.agents is not None else []
