@@ -191,14 +191,12 @@ def replace_between(path: pathlib.Path, text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--curves", type=pathlib.Path, default=CURVES, help="folder of the curves")
-    parser.add_argument("--readme", type=pathlib.Path, help="file with a table of them; the README for committed ones")
     args = parser.parse_args()
     results = Results(args.curves)
     text = report(results)
     (args.curves / "report.md").write_text(text, encoding="utf-8")
-    readme = REPOSITORY / "README.md" if args.readme is None and args.curves == CURVES else args.readme
-    if readme is not None:
-        replace_between(readme, summary(results))
+    if args.curves == CURVES:
+        replace_between(REPOSITORY / "README.md", summary(results))
     print(text)
 
 
