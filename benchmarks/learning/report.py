@@ -167,7 +167,7 @@ def summary(results: Results) -> str:
         others = [arms[name].score if name in arms else None for name in (BARE, BAD)]
         cells = [
             env_id,
-            n_seeds(*(arms[name] for name in (PRIORS, BARE, BAD, *BASELINES) if name in arms)).removesuffix(" seeds"),
+            n_seeds(*(arms[name] for name in (PRIORS, BARE, BAD, *BASELINES) if name in arms)),
             count(ours.reached(ours.transitions)),
             f"{count(arms[soonest].reached(arms[soonest].transitions))} ({soonest})",
             f"{ours.score:.2f}",

@@ -80,9 +80,9 @@ def sooner_and_higher(arms: Mapping[str, Curves]) -> Seen:
     final, theirs = ours.score, there[highest].score
     good = math.isfinite(n_ours) and n_ours <= n_theirs / 2 and final >= theirs
     text = (
-        f"{THRESHOLD} after {count(n_ours)}, {soonest} {count(n_theirs)}; final {final:.2f}, {highest} {theirs:.2f}; "
+        f"{THRESHOLD} after {count(n_ours)}, {soonest} {count(n_theirs)}; final {final:.3f}, {highest} {theirs:.3f}; "
     )
-    text += n_seeds(ours, *there.values())
+    text += f"{n_seeds(ours, *there.values())} seeds"
     if missing:
         return f"{text} ({', '.join(missing)} not run)", None if good else False
     return text, good
@@ -98,7 +98,7 @@ def bad_priors(arms: Mapping[str, Curves]) -> Seen:
     if BAD not in arms or BARE not in arms:
         return "not run", None
     bad, bare = arms[BAD].score, arms[BARE].score
-    return f"final {bad:.2f}, without priors {bare:.2f}; {n_seeds(arms[BAD], arms[BARE])}", bad >= bare - 0.1
+    return f"final {bad:.2f}, without priors {bare:.2f}; {n_seeds(arms[BAD], arms[BARE])} seeds", bad >= bare - 0.1
 
 
 def beats_teachers(env_id: str, arms: Mapping[str, Curves], results: Results) -> Seen:
@@ -200,7 +200,7 @@ def n_seeds(*curves: Curves) -> str:
     :return: how many seeds of them have run
     """
     numbers = sorted({len(each.seeds) for each in curves})
-    return f"{' to '.join(map(str, numbers[:1] + numbers[1:][-1:]))} seeds"
+    return " to ".join(map(str, numbers[:1] + numbers[1:][-1:]))
 
 
 def count(transitions: float) -> str:
