@@ -424,7 +424,7 @@ class CA2EMixin(Hooks, Saving):
                 self._record_updates()
             self._last_batch = batch, td_errors
             if self.compilable and self._compile_now(gradient_steps):
-                learner.compile(batch, wait=self.execution == "sync")
+                learner.compile(batch, wait=self.execution == "sync", asked_for=self.compile is True)
         if self._collector is not None:
             self._collector.learner_updates += time.perf_counter() - started
 

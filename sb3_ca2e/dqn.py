@@ -41,7 +41,7 @@ class CA2EDQN(CA2EMixin, DQN):
         the model's device, where one pass answers all; ``"auto"``: on a device other than the CPU if it answers at
         least twice as soon, which is timed when learning starts
     :param compile: compile the update: True, False, or ``"auto"`` for where enough updates are to come to win back the
-        seconds that it takes; until it is done, and where it can't be, updates run eagerly
+        seconds that it takes; until it is done, and where it can't be (``True`` warns), updates run eagerly
     :param actor_restarts: how often an actor process that failed is replaced within ten minutes before
         :class:`~sb3_ca2e.ActorError` is raised; 0 for never
     :param actor_timeout: seconds without a sign of life after which an actor process is replaced, ten times as many

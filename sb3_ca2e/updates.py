@@ -149,6 +149,7 @@ class Learner:
         self._fused: FusedUpdates | None = None
         #: why updates stay eager, None if they need not
         self.obstacle = obstacle_to_compiling(modules, optimizers)
+        self._obstacle_told = False
 
     def learns(self, modules: dict[str, nn.Module], optimizers: dict[str, th.optim.Optimizer]) -> bool:
         """
@@ -247,12 +248,13 @@ class Learner:
         """Whether compiled updates run."""
         return self._compiled is not None
 
-    def compile(self, batch: PrioritizedReplaySamples, wait: bool = False) -> None:
+    def compile(self, batch: PrioritizedReplaySamples, wait: bool = False, asked_for: bool = False) -> None:
         """
         Begin to compile, once, unless another model of this process is compiled just now; updates go on meanwhile.
 
         :param batch: as all of them will be; an update must have been made, so that the optimisers have states
         :param wait: until it is done
+        :param asked_for: warn, once, if updates stay eager
         """
         if self._flat is None and self.obstacle is None and self._eager.sound and _COMPILING.acquire(blocking=wait):
             try:
@@ -262,6 +264,9 @@ class Learner:
                     _COMPILING.release()
         if wait and self._compiler is not None:
             self._compiler.join()
+        if asked_for and self.obstacle is not None and not self._obstacle_told:
+            self._obstacle_told = True
+            warnings.warn(f"compile=True, but updates stay eager: {self.obstacle}.", stacklevel=2)
 
     def _start_compiler(self, batch: PrioritizedReplaySamples) -> None:
         with self._obstacles_noted():  # traced here, as that changes for a moment what modules do in all threads

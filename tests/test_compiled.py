@@ -179,8 +179,10 @@ def test_what_cannot_be_traced_is_learned_eagerly():
             return super().update(networks, batch)
 
     model = Asking("MlpPolicy", RandomWalk(), n_actors=2, execution="sync", compile=True, seed=0, device="cpu")
-    model.learn(300)
-    assert model._n_updates > 0
+    with pytest.warns(UserWarning, match="compile=True, but updates stay eager: .*") as told:
+        model.learn(300)
+    assert model._n_updates > 1
+    assert len([each for each in told if "updates stay eager" in str(each.message)]) == 1
     assert not model._learner.compiled
     assert model._learner.obstacle
 
