@@ -11,6 +11,7 @@ import argparse
 import csv
 import json
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -74,12 +75,21 @@ def panel(axes: Axes, task: Task, arms: Mapping[str, Curves], styles: Styles, ag
     axes.set_xlabel(LABELS[against])
     axes.set_xlim(left=0)
     axes.set_ylim(-0.3, 1.4)
-    told = []
+    axes.text(0, -0.24, seeds_missing(task, arms, styles), transform=axes.transAxes, va="top", fontsize=7, color="0.4")
+
+
+def seeds_missing(task: Task, arms: Mapping[str, Curves], styles: Styles) -> str:
+    """
+    :param task: the task
+    :param arms: what has run of it
+    :param styles: labels and colours of the arms to draw
+    :return: the arms of which seeds are missing, by how many there are; empty if none are
+    """
+    labels: dict[int, list[str]] = {}
     for name, (label, _) in styles.items():
-        n_seeds = len(arms[name].seeds) if name in arms else 0
-        if n_seeds < len(task.seeds):
-            told.append(f"{label}: {f'{n_seeds} of {len(task.seeds)} seeds' if n_seeds else 'missing'}")
-    axes.text(0.98, 0.02, "\n".join(told), transform=axes.transAxes, ha="right", va="bottom", fontsize=6.5, color="0.4")
+        labels.setdefault(len(arms[name].seeds) if name in arms else 0, []).append(label)
+    told = [f"{n} of {len(task.seeds)} seeds: {', '.join(labels[n])}" for n in sorted(labels) if n < len(task.seeds)]
+    return "\n".join(line for each in told for line in textwrap.wrap(each, 64, subsequent_indent="    "))
 
 
 def panels(tasks: Sequence[Task], found: Mapping[str, Mapping[str, Curves]], styles: Styles, against: str) -> Figure:
@@ -90,7 +100,7 @@ def panels(tasks: Sequence[Task], found: Mapping[str, Mapping[str, Curves]], sty
     :param against: ``transitions`` or ``seconds``
     :return: the figure
     """
-    figure, all_axes = plt.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 3.6), squeeze=False)
+    figure, all_axes = plt.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 4.0), squeeze=False)
     for axes, task in zip(all_axes[0], tasks, strict=True):
         panel(axes, task, found[task.env_id], styles, against)
     all_axes[0][0].set_ylabel("score (1: the best prior)")
