@@ -49,6 +49,7 @@ class Task:
     :param seeds: that are run
     :param priors: sources of good prior agents
     :param entries: where the zoo's hyperparameters are, if not under ``env_id``: the first that an algorithm has
+    :param trainer: SB3's algorithm that bad priors and teachers are trained with
     """
 
     env_id: str
@@ -58,6 +59,7 @@ class Task:
     seeds: tuple[int, ...]
     priors: tuple[str, ...]
     entries: tuple[str, ...] = ()
+    trainer: str = "ppo"
 
     def algorithm(self, name: str) -> str:
         """
@@ -135,7 +137,7 @@ class Experiment:
             return []
         if arm.priors == "priors":
             return list(task.priors[: arm.n_priors])
-        return [str(made_prior(task.env_id, name)) for name in self.made_priors[arm.priors]]
+        return [str(made_prior(task, name)) for name in self.made_priors[arm.priors]]
 
     def missing_priors(self, task: Task, arm: Arm) -> list[str]:
         """
@@ -181,13 +183,13 @@ class Experiment:
         return sorted(chosen, key=lambda cell: cell.task.seeds.index(cell.seed) if cell.seed in cell.task.seeds else 0)
 
 
-def made_prior(env_id: str, name: str) -> pathlib.Path:
+def made_prior(task: Task, name: str) -> pathlib.Path:
     """
-    :param env_id: environment
+    :param task: the task
     :param name: as :mod:`learning.train_priors` calls it
     :return: the zip of the agent
     """
-    return PRIORS / name / "ppo" / f"{env_id}_1" / f"{env_id}.zip"
+    return PRIORS / name / task.trainer / f"{task.env_id}_1" / f"{task.env_id}.zip"
 
 
 @functools.cache

@@ -80,11 +80,14 @@ def measure(task: Task, n_episodes: int, known: dict[str, Any]) -> dict[str, Any
             priors[source] = round(prior(source, task.env_id, n_episodes), 2)
     made = dict(known.get("made", {}))
     for name in {name for names in experiment().made_priors.values() for name in names}:
-        path = made_prior(task.env_id, name)
+        path = made_prior(task, name)
         if path.exists() and name not in made:
             made[name] = round(prior(path, task.env_id, n_episodes), 2)
     at_random = known["random"] if "random" in known else round(random_policy(task.env_id, n_episodes), 2)
-    return {"random": at_random, "priors": priors, "made": dict(sorted(made.items())), "measured_on": provenance()}
+    entry = {"random": at_random, "priors": priors, "made": dict(sorted(made.items()))}
+    if entry.items() <= known.items():  # nothing new
+        return known
+    return entry | {"measured_on": provenance()}
 
 
 def main() -> None:

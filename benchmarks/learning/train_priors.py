@@ -1,5 +1,6 @@
 """
-Train the prior agents that are not of the zoo: SB3's PPO with the zoo's hyperparameters, stopped early.
+Train the prior agents that are not of the zoo: SB3's PPO, or what ``tasks.yml`` names, with the zoo's
+hyperparameters, stopped early.
 
 ``untrained`` has learned nothing; ``half``, ``half2`` and ``half3`` (seeds 1, 2, 3) are the first checkpoints that
 reach half of the way from a random policy to the best of the task's priors. What is there is not trained again::
@@ -45,7 +46,7 @@ class StopAt(BaseCallback):
         self.mean, self.looked_at = float("-inf"), 0
 
     def _on_rollout_start(self) -> None:
-        """After each update of PPO, or where they are many after some."""
+        """After each update, or where they are many after some."""
         if self.num_timesteps > (1 + LOOKS) * self.looked_at and self.mean < self.enough:
             self.looked_at = self.num_timesteps
             normalization = self.model.get_vec_normalize_env()
@@ -63,9 +64,9 @@ def train(task: Task, name: str) -> None:
     :param name: of :data:`MADE`
     """
     seed, share = MADE[name]
-    path = made_prior(task.env_id, name)
+    path = made_prior(task, name)
     with tempfile.TemporaryDirectory() as folder:
-        manager = set_up("ppo", task, {}, seed, pathlib.Path(folder))
+        manager = set_up(task.trainer, task, {}, seed, pathlib.Path(folder))
         made = manager.setup_experiment()
         assert made is not None
         model = made[0]
@@ -74,7 +75,7 @@ def train(task: Task, name: str) -> None:
             stop = StopAt(task.env_id, told["random"] + share * (max(told["priors"].values()) - told["random"]))
             model.learn(AT_MOST, callback=stop)
             if stop.mean < stop.enough:
-                raise RuntimeError(f"{task.env_id}: PPO reached {stop.mean:.1f} only, not {stop.enough:.1f}.")
+                raise RuntimeError(f"{task.env_id}: {task.trainer} reached {stop.mean:.1f}, not {stop.enough:.1f}.")
             print(f"{task.env_id} {name}: {stop.mean:.1f} after {model.num_timesteps} transitions", flush=True)
     settings = path.with_suffix("")
     settings.mkdir(parents=True, exist_ok=True)
@@ -94,9 +95,10 @@ def main() -> None:
     args = parser.parse_args()
     th.set_num_threads(1)
     for env_id in args.task or whole.tasks:
+        task = whole.tasks[env_id]
         for name in args.name or MADE:
-            if not made_prior(env_id, name).exists():
-                train(whole.tasks[env_id], name)
+            if not made_prior(task, name).exists():
+                train(task, name)
 
 
 if __name__ == "__main__":
