@@ -26,7 +26,8 @@ bench: $(VENV)/.installed ## speed beside the peers, half an hour on a quiet mac
 bench-gpu: ## the same on a GPU, with PYTHON; QUICK=1 for shorter measurements
 	$(PYTHON) benchmarks/run.py --gpu $(if $(QUICK),--quick)
 
-figures: $(VENV)/.installed ## tables and figures of the learning benchmark, from the committed curves
+figures: $(VENV)/.installed ## tables and figures of the docs and the README, from the committed results
+	$(BIN)/python benchmarks/readme.py
 	$(BIN)/python benchmarks/learn.py report
 	$(BIN)/python benchmarks/learn.py figures
 

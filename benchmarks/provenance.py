@@ -14,6 +14,9 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 PACKAGES = ("stable_baselines3", "torch", "gymnasium", "numpy")
 
+#: What stands below a table that a benchmark writes into a file of words; above it stands a mark of its own.
+END_MARK = "<!-- end -->"
+
 
 def provenance() -> dict[str, Any]:
     """
@@ -102,3 +105,19 @@ def write_results(folder: pathlib.Path, name: str, results: Any, text: str) -> N
     (folder / f"{name}.md").write_text(text.rstrip() + "\n", encoding="utf-8")
     print(text.rstrip())
     print(f"\nwritten to {folder / name}.json and .md")
+
+
+def write_between(path: pathlib.Path, mark: str, text: str) -> None:
+    """
+    Write a table into a file of words.
+
+    :param path: of the file
+    :param mark: what stands above the table
+    :param text: the table
+    :raises ValueError: if the file has no such mark, or no :data:`END_MARK` after it
+    """
+    before, begin, rest = path.read_text(encoding="utf-8").partition(mark)
+    _, end, after = rest.partition(END_MARK)
+    if not begin or not end:
+        raise ValueError(f"{path} needs a line {mark} and one {END_MARK} below it: the table goes between them.")
+    path.write_text(f"{before}{begin}\n{text}{end}{after}", encoding="utf-8")

@@ -139,3 +139,25 @@ def test_without_a_gpu_nothing_is_measured_and_nothing_fails(tmp_path):
     assert ran.returncode == 0, ran.stderr
     assert "not measured: no CUDA device" in ran.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_readme_has_the_tables_of_the_committed_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import readme
+    from provenance import END_MARK
+
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    for mark, table in ((readme.TASKS_MARK, readme.tasks()), (readme.SPEED_MARK, readme.speed())):
+        assert f"{mark}\n{table}{END_MARK}" in text, "make figures"
+
+
+def test_only_what_is_between_the_marks_is_written(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from provenance import END_MARK, write_between
+
+    file = tmp_path / "words.md"
+    file.write_text(f"above\n<!-- a -->\nold\n{END_MARK}\nbelow\n<!-- b -->\nkept\n{END_MARK}\n")
+    write_between(file, "<!-- a -->", "new\n")
+    assert file.read_text() == f"above\n<!-- a -->\nnew\n{END_MARK}\nbelow\n<!-- b -->\nkept\n{END_MARK}\n"
+    with pytest.raises(ValueError, match="needs a line <!-- c -->"):
+        write_between(file, "<!-- c -->", "new\n")

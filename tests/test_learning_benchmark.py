@@ -301,11 +301,12 @@ def test_tables_and_figures_tell_what_is_missing(folder):
 
 
 def test_the_readme_has_the_table_of_the_committed_curves():
-    from learning.report import MARKS, summary
+    from learning.report import MARK, summary
     from learning.scores import Results
+    from provenance import END_MARK
 
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert f"{MARKS[0]}\n{summary(Results())}{MARKS[1]}" in text
+    assert f"{MARK}\n{summary(Results())}{END_MARK}" in text
 
 
 @pytest.fixture

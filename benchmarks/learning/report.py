@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+from provenance import write_between
 
 from learning import clock
 from learning.experiment import CURVES, REPOSITORY, Arm, Task, experiment
@@ -19,8 +20,8 @@ from learning.verdicts import BAD, BARE, BASELINES, PRIORS, best_baselines, coun
 _TO = [f"{unit} to {THRESHOLD}" for unit in ("transitions", "seconds")]
 COLUMNS = ["arm", "seeds", "final IQM", "final return", "area", *_TO, "updates", "seconds"]
 
-#: In the README, around what is written by :func:`main`.
-MARKS = ("<!-- by benchmarks/learn.py report -->", "<!-- end -->")
+#: In the README, above the table that :func:`main` writes.
+MARK = "<!-- by benchmarks/learn.py report -->"
 
 
 def introduction() -> list[str]:
@@ -178,16 +179,6 @@ def summary(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
-def replace_between(path: pathlib.Path, text: str) -> None:
-    """
-    :param path: of a file with :data:`MARKS`
-    :param text: what is to stand between them
-    """
-    before, begin, rest = path.read_text(encoding="utf-8").partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    path.write_text(f"{before}{begin}\n{text}{end}{after}", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--curves", type=pathlib.Path, default=CURVES, help="folder of the curves")
@@ -196,7 +187,7 @@ def main() -> None:
     text = report(results)
     (args.curves / "report.md").write_text(text, encoding="utf-8")
     if args.curves == CURVES:
-        replace_between(REPOSITORY / "README.md", summary(results))
+        write_between(REPOSITORY / "README.md", MARK, summary(results))
     print(text)
 
 
