@@ -2,13 +2,13 @@
 The learning benchmark: ``python benchmarks/learn.py COMMAND --help``.
 
 ``references`` measures random policies and prior agents, ``train_priors`` trains those that are not of the zoo, ``run``
-runs what has no curve yet, ``pong`` does so against the clock, ``report`` writes the tables and ``figures`` draws.
+runs what has no curve yet, ``games`` does so against the clock, ``report`` writes the tables and ``figures`` draws.
 """
 
 import importlib
 import sys
 
-COMMANDS = ("references", "train_priors", "run", "cell", "pong", "report", "figures")
+COMMANDS = ("references", "train_priors", "run", "cell", "games", "report", "figures")
 
 
 def main() -> None:

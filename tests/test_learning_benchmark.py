@@ -345,29 +345,38 @@ def test_a_run_leaves_curves_and_does_not_run_again(trial, tmp_path):
     assert again.returncode == 0
 
 
-def test_a_run_against_the_clock_ends_in_time_and_is_reported(folder):
+@pytest.mark.parametrize(
+    ("env_id", "figure", "lowest", "highest"),
+    [("PongNoFrameskip-v4", "pong", -21, 21), ("BreakoutNoFrameskip-v4", "breakout", 0, 864)],
+)
+def test_a_run_against_the_clock_ends_in_time_and_is_reported(folder, env_id, figure, lowest, highest):
     pytest.importorskip("ale_py")
     pytest.importorskip("rl_zoo3")
-    arguments = ["pong", "--arm", "ca2e", "--minutes", "0.05", "--games", "1", "--device", "cpu", "--out", folder]
+    arguments = ["games", "--task", env_id, "--arm", "ca2e", "--minutes", "0.05", "--games", "1"]
+    arguments += ["--device", "cpu", "--out", folder]
     process = learn(*arguments)
     output = process.communicate(timeout=400)[0]
     assert process.returncode == 0, output
-    rows = pd.read_csv(folder / "PongNoFrameskip-v4" / "cpu" / "ca2e" / "101.csv")
+    rows = pd.read_csv(folder / env_id / "cpu" / "ca2e" / "101.csv")
     assert rows.seconds.iloc[-1] >= 3.0
     assert rows.seconds.is_monotonic_increasing
-    assert rows["return"].between(-21, 21).all()
+    assert rows["return"].between(lowest, highest).all()
     assert rows.transitions.iloc[0] == 0 < rows.transitions.iloc[-1]
     again = learn(*arguments)
     assert again.communicate(timeout=250)[0] == ""
-    without = learn("pong", "--arm", "ca2e-priors", "--agents", folder, "--out", folder)
-    assert "ca2e-priors needs --agents" in without.communicate(timeout=250)[0]
-    assert "--minutes must be above 0" in learn("pong", "--minutes", "0").communicate(timeout=250)[0]
     for command in (["report"], ["figures", "--out", folder]):
         each = learn(*command, "--curves", folder)
         output = each.communicate(timeout=250)[0]
         assert each.returncode == 0, output
-    assert "## PongNoFrameskip-v4 against the clock" in (folder / "report.md").read_text()
-    assert (folder / "learning_pong_cpu.png").exists()
+    assert f"## {env_id} against the clock" in (folder / "report.md").read_text()
+    assert (folder / f"learning_{figure}_cpu.png").exists()
+
+
+def test_mistakes_are_told_before_any_game(tmp_path):
+    pytest.importorskip("ale_py")
+    without = learn("games", "--arm", "ca2e-priors", "--agents", tmp_path, "--out", tmp_path)
+    assert "ca2e-priors needs --agents" in without.communicate(timeout=250)[0]
+    assert "--minutes must be above 0" in learn("games", "--minutes", "0").communicate(timeout=250)[0]
 
 
 def children(pid: int) -> list[int]:

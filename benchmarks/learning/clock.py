@@ -1,4 +1,4 @@
-"""Pong's curves, which are of the same minutes for each arm instead of the same transitions."""
+"""Curves of Atari games, which are of the same minutes for each arm instead of the same transitions."""
 
 import json
 import pathlib
@@ -11,20 +11,24 @@ import pandas as pd
 
 from learning.experiment import CURVES
 
-ENV_ID = "PongNoFrameskip-v4"
+PONG = "PongNoFrameskip-v4"
+#: Games, and the return that is to be reached. Breakout's is that of the RL Zoo's DQN after 10 M transitions
+#: (https://github.com/DLR-RM/rl-baselines3-zoo/blob/master/benchmark.md).
+GAMES = {PONG: 19.0, "BreakoutNoFrameskip-v4": 358.0}
 ARMS = ("ca2e-priors", "ca2e", "off-policy", "a2c", "ppo")
 DEVICES = ("cpu", "cuda")
-#: Return that is to be reached on a GPU, and the minutes in which it is, by arm.
-SOLVED, WITHIN = 19.0, {"ca2e": 10.0, "ca2e-priors": 5.0}
+#: Minutes in which Pong's is to be reached on a GPU, by arm.
+WITHIN = {"ca2e": 10.0, "ca2e-priors": 5.0}
 
 
-def folder_of(device: str, curves: pathlib.Path = CURVES) -> pathlib.Path:
+def folder_of(env_id: str, device: str, curves: pathlib.Path = CURVES) -> pathlib.Path:
     """
+    :param env_id: of :data:`GAMES`
     :param device: of :data:`DEVICES`
     :param curves: folder of all curves
-    :return: that of Pong's on such a device
+    :return: that of the game's on such a device
     """
-    return curves / ENV_ID / device
+    return curves / env_id / device
 
 
 @dataclass(frozen=True)
@@ -62,51 +66,55 @@ class Run:
             told,
         )
 
-    @property
-    def solved_after(self) -> float:
-        """Minutes to the first evaluation of :data:`SOLVED`, infinity without one."""
-        there = self.returns >= SOLVED
+    def reached(self, goal: float) -> float:
+        """
+        :param goal: a return
+        :return: minutes to the first evaluation that reaches it, infinity without one
+        """
+        there = self.returns >= goal
         return float(self.minutes[np.argmax(there)]) if there.any() else float("inf")
 
 
-def runs(device: str, curves: pathlib.Path = CURVES) -> dict[str, Run]:
+def runs(env_id: str, device: str, curves: pathlib.Path = CURVES) -> dict[str, Run]:
     """
+    :param env_id: of :data:`GAMES`
     :param device: of :data:`DEVICES`
     :param curves: folder of all curves
     :return: by arm, the run of the lowest seed
     """
-    files = {arm: sorted((folder_of(device, curves) / arm).glob("*.csv")) for arm in ARMS}
+    files = {arm: sorted((folder_of(env_id, device, curves) / arm).glob("*.csv")) for arm in ARMS}
     return {arm: Run.read(found[0]) for arm, found in files.items() if found}
 
 
-def table(found: Mapping[str, Run]) -> Iterator[str]:
+def table(found: Mapping[str, Run], goal: float) -> Iterator[str]:
     """
-    :param found: runs of a device
+    :param found: runs of a game on a device
+    :param goal: return that is to be reached
     :return: as Markdown
     """
-    yield f"| arm | minutes | transitions | updates | best evaluation | last evaluation | minutes to {SOLVED:g} |"
+    yield f"| arm | minutes | transitions | updates | best evaluation | last evaluation | minutes to {goal:g} |"
     yield "| --- " * 7 + "|"
     for arm in ARMS:
         if arm not in found:
             yield f"| {arm} | missing |" + " |" * 5
             continue
         run = found[arm]
-        after = f"{run.solved_after:.1f}" if np.isfinite(run.solved_after) else "never"
+        after = run.reached(goal)
         best, last = run.returns.max(), run.returns[-1]
         done = f"{run.minutes[-1]:.1f} | {run.transitions:,} | {run.updates:,}"
-        yield f"| {arm} | {done} | {best:.1f} | {last:.1f} | {after} |"
+        yield f"| {arm} | {done} | {best:.1f} | {last:.1f} | {f'{after:.1f}' if np.isfinite(after) else 'never'} |"
     yield ""
 
 
 def in_time(curves: pathlib.Path) -> tuple[str, bool | None]:
     """
     :param curves: folder of all curves
-    :return: what was seen on a GPU, and whether it is enough; None where it was not run
+    :return: what was seen of Pong on a GPU, and whether it is enough; None where it was not run
     """
-    found = runs("cuda", curves)
+    found = runs(PONG, "cuda", curves)
     if any(arm not in found for arm in WITHIN):
         return "no GPU was at hand" if not found else "not all arms were run", None
-    after = {arm: found[arm].solved_after for arm in WITHIN}
+    after = {arm: found[arm].reached(GAMES[PONG]) for arm in WITHIN}
     told = (
         f"{arm}: {minutes:.1f} minutes" if np.isfinite(minutes) else f"{arm}: never" for arm, minutes in after.items()
     )

@@ -9,6 +9,7 @@ own picture. A cell that has not been run is named as missing.
 
 import argparse
 import csv
+import itertools
 import json
 import pathlib
 import textwrap
@@ -115,17 +116,18 @@ def panels(tasks: Sequence[Task], found: Mapping[str, Mapping[str, Curves]], sty
     return figure
 
 
-def against_the_clock(runs: Mapping[str, clock.Run]) -> Figure:
+def against_the_clock(env_id: str, runs: Mapping[str, clock.Run]) -> Figure:
     """
-    :param runs: of Pong on one device, by arm
+    :param env_id: of a game
+    :param runs: of it on one device, by arm
     :return: the figure
     """
     figure, axes = plt.subplots(figsize=(6.4, 4.0))
     for name, (label, colour) in STYLES.items():
         if name in runs:
             axes.plot(runs[name].minutes, runs[name].returns, color=colour, lw=1.5, marker=".", label=label)
-    axes.axhline(clock.SOLVED, color="0.6", lw=0.8, ls="--")
-    axes.set(xlabel="wall-clock minutes", ylabel="return of a game", ylim=(-22, 22), title=clock.ENV_ID)
+    axes.axhline(clock.GAMES[env_id], color="0.6", lw=0.8, ls="--")
+    axes.set(xlabel="wall-clock minutes", ylabel="return of a game", title=env_id)
     axes.set_xlim(left=0)
     axes.legend(frameon=False, fontsize=8)
     figure.tight_layout()
@@ -174,9 +176,10 @@ def draw(results: Results, folder: pathlib.Path) -> None:
             save(panels(tasks, found, STYLES, against), folder / f"learning_{family}_{against}.png")
     ablated = [whole.tasks[env_id] for env_id in whole.ablation_tasks]
     save(panels(ablated, found, ABLATION_STYLES, "transitions"), folder / "learning_ablation.png")
-    for device in clock.DEVICES:
-        if runs := clock.runs(device, results.folder):
-            save(against_the_clock(runs), folder / f"learning_pong_{device}.png")
+    for env_id, device in itertools.product(clock.GAMES, clock.DEVICES):
+        if runs := clock.runs(env_id, device, results.folder):
+            name = env_id.removesuffix("NoFrameskip-v4").lower()
+            save(against_the_clock(env_id, runs), folder / f"learning_{name}_{device}.png")
     for task in whole.tasks.values():
         cell = Cell(task, whole.arms[PRIORS], task.seeds[0], results.folder)
         if cell.curve.exists() and cell.curve.with_suffix("").is_dir():

@@ -6,6 +6,7 @@ README's::
 """
 
 import argparse
+import itertools
 import pathlib
 from collections.abc import Iterator, Mapping
 
@@ -102,19 +103,20 @@ def over_tasks(found: Mapping[str, Mapping[str, Curves]], env_ids: list[str]) ->
     yield ""
 
 
-def against_the_clock(device: str, results: Results) -> Iterator[str]:
+def against_the_clock(env_id: str, device: str, results: Results) -> Iterator[str]:
     """
+    :param env_id: of a game
     :param device: ``cpu`` or ``cuda``
     :param results: what was measured
     :return: what the arms came to in the same minutes on such a device; nothing if none was run there
     """
-    runs = clock.runs(device, results.folder)
+    runs = clock.runs(env_id, device, results.folder)
     if not runs:
         return
-    yield from (f"## {clock.ENV_ID} against the clock", "")
+    yield from (f"## {env_id} against the clock", "")
     told = next(iter(runs.values())).told["measured_on"]
     yield from (f"Arms ran one after the other, alone on {told['device']}. Returns: means of a few games.", "")
-    yield from clock.table(runs)
+    yield from clock.table(runs, clock.GAMES[env_id])
 
 
 def report(results: Results) -> str:
@@ -146,8 +148,8 @@ def report(results: Results) -> str:
     for env_id in whole.ablation_tasks:
         arms = {name: whole.arms[name] for name in (PRIORS, BARE)}
         lines += [f"### {env_id}", "", *table(whole.tasks[env_id], found[env_id], {**arms, **whole.ablation})]
-    for device in clock.DEVICES:
-        lines += against_the_clock(device, results)
+    for env_id, device in itertools.product(clock.GAMES, clock.DEVICES):
+        lines += against_the_clock(env_id, device, results)
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -1,8 +1,9 @@
 """
-Pong against the clock: each arm learns for the same minutes, alone on this machine, and is evaluated afterwards::
+Games against the clock: each arm learns for the same minutes, alone on this machine, and is evaluated afterwards::
 
-    python benchmarks/learn.py pong --agents <folder with ppo/PongNoFrameskip-v4_*>   # five arms, an hour
-    python benchmarks/learn.py pong --agents <...> --arm ca2e-priors --minutes 5
+    python benchmarks/learn.py games --agents <folder with ppo/PongNoFrameskip-v4_*>   # Pong, five arms, an hour
+    python benchmarks/learn.py games --agents <...> --arm ca2e-priors --minutes 5
+    python benchmarks/learn.py games --task BreakoutNoFrameskip-v4 --arm ca2e --arm off-policy
 
 An arm whose curve is there is not run again. With a GPU there are more slots and larger batches; curves of different
 devices are kept apart.
@@ -28,7 +29,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from learning.cell import CURVE_SEED, Kept, LearningCurve, end_with, write_curve
-from learning.clock import ARMS, DEVICES, ENV_ID, folder_of
+from learning.clock import ARMS, DEVICES, GAMES, PONG, folder_of
 from learning.experiment import CURVES
 from sb3_ca2e import CA2EDQN, make_atari_env
 
@@ -89,8 +90,9 @@ def ladder(n_slots: int) -> list[float]:
     return [0.4 ** (1 + 7 * i / max(n_slots - 1, 1)) for i in range(n_slots)]
 
 
-def ours(device: str, priors: list[str], seed: int) -> BaseAlgorithm:
+def ours(env_id: str, device: str, priors: list[str], seed: int) -> BaseAlgorithm:
     """
+    :param env_id: the game
     :param device: ``cpu`` or ``cuda``
     :param priors: files of prior agents
     :param seed: of the run
@@ -98,74 +100,78 @@ def ours(device: str, priors: list[str], seed: int) -> BaseAlgorithm:
     """
     settings = {**MEMORY[device], **OURS[device]}
     n_slots = settings.pop("n_envs")
-    env = make_atari_env(ENV_ID, n_envs=n_slots, seed=seed, native=True)
+    env = make_atari_env(env_id, n_envs=n_slots, seed=seed, native=True)
     settings |= {"exploration_initial_eps": ladder(n_slots), "exploration_final_eps": ladder(n_slots), "train_freq": 1}
     return CA2EDQN("CnnPolicy", env, prior_agents=priors, seed=seed, device=device, **settings)
 
 
-def dqn(device: str, seed: int) -> BaseAlgorithm:
+def dqn(env_id: str, device: str, seed: int) -> BaseAlgorithm:
     """
+    :param env_id: the game
     :param device: ``cpu`` or ``cuda``
     :param seed: of the run
     :return: SB3's, with the RL Zoo's hyperparameters but for the memory's, and eight environments
     """
-    env = make_atari_env(ENV_ID, n_envs=8, seed=seed, vec_env_cls=SubprocVecEnv)
+    env = make_atari_env(env_id, n_envs=8, seed=seed, vec_env_cls=SubprocVecEnv)
     settings: Any = {**MEMORY[device], "train_freq": 1, "gradient_steps": 2}  # the zoo's: one for 4 transitions
     if device == "cuda":
         settings |= {"buffer_size": 100_000}  # the zoo's; 1 M take 56 GB here
     return DQN("CnnPolicy", env, exploration_final_eps=0.01, seed=seed, device=device, **settings)
 
 
-def a2c(device: str, seed: int) -> BaseAlgorithm:
+def a2c(env_id: str, device: str, seed: int) -> BaseAlgorithm:
     """
+    :param env_id: the game
     :param device: ``cpu`` or ``cuda``
     :param seed: of the run
     :return: SB3's, with the RL Zoo's hyperparameters
     """
-    env = make_atari_env(ENV_ID, n_envs=16, seed=seed, vec_env_cls=SubprocVecEnv)
+    env = make_atari_env(env_id, n_envs=16, seed=seed, vec_env_cls=SubprocVecEnv)
     policy_kwargs = {"optimizer_class": RMSpropTFLike, "optimizer_kwargs": {"eps": 1e-5}}
     return A2C("CnnPolicy", env, ent_coef=0.01, vf_coef=0.25, policy_kwargs=policy_kwargs, seed=seed, device=device)
 
 
-def ppo(device: str, seed: int) -> BaseAlgorithm:
+def ppo(env_id: str, device: str, seed: int) -> BaseAlgorithm:
     """
+    :param env_id: the game
     :param device: ``cpu`` or ``cuda``
     :param seed: of the run
     :return: SB3's, with the RL Zoo's hyperparameters
     """
-    env = make_atari_env(ENV_ID, n_envs=8, seed=seed, vec_env_cls=SubprocVecEnv)
+    env = make_atari_env(env_id, n_envs=8, seed=seed, vec_env_cls=SubprocVecEnv)
     rates: Any = {"learning_rate": LinearSchedule(2.5e-4, 0.0, 1.0), "clip_range": LinearSchedule(0.1, 0.0, 1.0)}
     settings: Any = {"n_steps": 128, "n_epochs": 4, "batch_size": 256, "vf_coef": 0.5, "ent_coef": 0.01}
     return PPO("CnnPolicy", env, seed=seed, device=device, **rates, **settings)
 
 
-OTHERS: dict[str, Callable[[str, int], BaseAlgorithm]] = {"off-policy": dqn, "a2c": a2c, "ppo": ppo}
+OTHERS: dict[str, Callable[[str, str, int], BaseAlgorithm]] = {"off-policy": dqn, "a2c": a2c, "ppo": ppo}
 
 
-def run(arm: str, priors: list[str], minutes: float, games: int, device: str, seed: int, curve: pathlib.Path) -> None:
+def run(args: argparse.Namespace, arm: str, priors: list[str], curve: pathlib.Path) -> None:
     """
     Train for some minutes, then evaluate on the way and leave the curve.
 
+    :param args: what :func:`main` was told
     :param arm: of :data:`ARMS`
     :param priors: files of prior agents
-    :param minutes: of training
-    :param games: in an evaluation
-    :param device: ``cpu`` or ``cuda``
-    :param seed: of the run
     :param curve: file of the curve
     """
-    model = OTHERS[arm](device, seed) if arm in OTHERS else ours(device, priors if arm == "ca2e-priors" else [], seed)
-    against = Against(60 * minutes)
+    env_id, device, seed, games = args.task, args.device, args.seed, args.games
+    if arm in OTHERS:
+        model = OTHERS[arm](env_id, device, seed)
+    else:
+        model = ours(env_id, device, priors if arm == "ca2e-priors" else [], seed)
+    against = Against(60 * args.minutes)
     model.learn(HORIZON[device][arm], callback=against)
     if against.kept[-1].told["transitions"] < model.num_timesteps:
         against.keep()
-    env = make_atari_env(ENV_ID, n_envs=games, seed=CURVE_SEED)
+    env = make_atari_env(env_id, n_envs=games, seed=CURVE_SEED)
     told = {
-        "task": ENV_ID,
+        "task": env_id,
         "arm": arm,
         "algorithm": type(model).__name__,
         "seed": seed,
-        "minutes": minutes,
+        "minutes": args.minutes,
         "priors": [pathlib.Path(each).parent.name for each in priors] if arm == "ca2e-priors" else [],
         "actors": getattr(model, "actor_stats", []),
         "measured_on": provenance(),
@@ -200,7 +206,8 @@ def evaluated(model: BaseAlgorithm, kept: Kept, env: Any, games: int) -> list[di
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     agents = os.environ.get("SB3_CA2E_ATARI_AGENTS")
-    parser.add_argument("--agents", type=pathlib.Path, default=agents, help=f"folder with ppo/{ENV_ID}_*")
+    parser.add_argument("--agents", type=pathlib.Path, default=agents, help="folder with ppo/<game>_*")
+    parser.add_argument("--task", choices=GAMES, default=PONG)
     parser.add_argument("--arm", action="append", choices=ARMS, help="may be repeated; all without it")
     parser.add_argument("--minutes", type=float, default=12.0, help="of training, for each arm")
     parser.add_argument("--games", type=int, default=4, help="in an evaluation")
@@ -217,25 +224,19 @@ def main() -> None:
     if args.parent is not None:
         end_with(args.parent)
     arms = args.arm or list(ARMS)
-    priors = sorted(map(str, args.agents.glob(f"ppo/{ENV_ID}_*/{ENV_ID}.zip"))) if args.agents is not None else []
+    files = f"ppo/{args.task}_*/{args.task}.zip"
+    priors = sorted(map(str, args.agents.glob(files))) if args.agents is not None else []
     if "ca2e-priors" in arms and not priors:
-        parser.error(f"ca2e-priors needs --agents, a folder with ppo/{ENV_ID}_*/{ENV_ID}.zip: {args.agents} has none.")
+        parser.error(f"ca2e-priors needs --agents, a folder with {files}: {args.agents} has none. Or name other arms.")
     for arm in arms:
-        curve = folder_of(args.device, args.out.absolute()) / arm / f"{args.seed}.csv"
+        curve = folder_of(args.task, args.device, args.out.absolute()) / arm / f"{args.seed}.csv"
         if args.parent is not None:
-            run(arm, priors, args.minutes, args.games, args.device, args.seed, curve)
+            run(args, arm, priors, curve)
         elif not curve.exists():
             print(f"{arm}: {args.minutes:g} minutes", flush=True)
-            own = [
-                sys.executable,
-                str(REPOSITORY / "benchmarks" / "learn.py"),
-                "pong",
-                "--arm",
-                arm,
-                "--parent",
-                str(os.getpid()),
-            ]
-            own += ["--minutes", str(args.minutes), "--games", str(args.games), "--seed", str(args.seed)]
+            own = [sys.executable, str(REPOSITORY / "benchmarks" / "learn.py"), "games", "--task", args.task]
+            own += ["--arm", arm, "--parent", str(os.getpid()), "--minutes", str(args.minutes)]
+            own += ["--games", str(args.games), "--seed", str(args.seed)]
             own += ["--device", args.device, "--out", str(args.out)]
             own += ["--agents", str(args.agents)] if args.agents is not None else []
             path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
