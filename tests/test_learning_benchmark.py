@@ -266,7 +266,7 @@ def against_the_clock(folder, arm, returns, device="cuda"):
     ],
 )
 def test_pong_is_timed_on_a_gpu(tmp_path, bare, priors, told, reached):
-    from learning.clock import in_time, runs, table
+    from learning.clock import PONG, in_time, runs, table
 
     against_the_clock(tmp_path, "ca2e", bare, device="cpu")
     assert in_time(tmp_path) == ("no GPU was at hand", None)
@@ -274,7 +274,7 @@ def test_pong_is_timed_on_a_gpu(tmp_path, bare, priors, told, reached):
     assert in_time(tmp_path) == ("not all arms were run", None)
     against_the_clock(tmp_path, "ca2e-priors", priors)
     assert in_time(tmp_path) == (told, reached)
-    lines = list(table(runs("cuda", tmp_path)))
+    lines = list(table(runs(PONG, "cuda", tmp_path), 19.0))
     assert lines[2].startswith("| ca2e-priors | 10.0 | 1,000 | 100 | 20.0 | 20.0 |")
     assert lines[4].startswith("| off-policy | missing |")
 
