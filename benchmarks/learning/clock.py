@@ -99,10 +99,11 @@ def table(found: Mapping[str, Run], goal: float) -> Iterator[str]:
             yield f"| {arm} | missing |" + " |" * 5
             continue
         run = found[arm]
-        after = run.reached(goal)
+        minutes = run.reached(goal)
+        after = f"{minutes:.1f}" if np.isfinite(minutes) else "never"
         best, last = run.returns.max(), run.returns[-1]
         done = f"{run.minutes[-1]:.1f} | {run.transitions:,} | {run.updates:,}"
-        yield f"| {arm} | {done} | {best:.1f} | {last:.1f} | {f'{after:.1f}' if np.isfinite(after) else 'never'} |"
+        yield f"| {arm} | {done} | {best:.1f} | {last:.1f} | {after} |"
     yield ""
 
 
