@@ -127,7 +127,7 @@ def set_up(
     :param settings: that replace hyperparameters
     :param seed: of the run
     :param folder: for what the zoo writes
-    :param settings_of: the algorithm whose hyperparameters are taken, as far as this one has them
+    :param settings_of: the algorithm whose hyperparameters and networks are taken, as far as this one has them
     :return: what makes the model
     """
     register()
@@ -136,6 +136,10 @@ def set_up(
         known = inspect.signature(rl_zoo3.ALGOS[algorithm]).parameters.keys() | OF_THE_ZOO
         entry = {name: value for name, value in entry.items() if name in known}
         entry |= {name: value for name, value in _entry(algorithm, task).items() if name in EXPLORATION}
+        networks = rl_zoo3.ALGOS[settings_of].policy_aliases[entry["policy"]]
+        entry["policy"] = f"{networks.__module__}.{networks.__qualname__}"
+        if "double_q" in known:
+            entry["double_q"] = False  # SB3's DQN has none
     config = folder / "entry.yml"
     config.write_text(yaml.safe_dump({task.env_id: entry}), encoding="utf-8")
     return ExperimentManager(

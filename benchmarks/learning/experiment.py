@@ -26,7 +26,7 @@ class Arm:
     :param priors: which list of prior agents
     :param n_priors: how many of them, all without it
     :param set: arguments that replace those of the hyperparameters' file
-    :param settings_of: whose hyperparameters it has, ``ours`` or ``off_policy``; its own without it
+    :param settings_of: whose hyperparameters and networks it has, ``ours`` or ``off_policy``; its own without it
     """
 
     name: str
