@@ -21,7 +21,8 @@ from typing import Any
 FOLDER = pathlib.Path(__file__).resolve().parent
 SBX = ("torch==2.13.0", "sbx-rl==0.28.0", "gymnasium[mujoco]==1.4.0")
 N_STORED = 10_000
-#: environment, batch size, threads, goals by peer (None only compares), updates in a measurement; layers, if not 64, 64
+#: environment, batch size, threads, goals by peer (None only compares), updates in a measurement. With ``net_arch``,
+#: layers as the zoo has them for small tasks, and on our side too the networks and the target of SB3's update.
 ROWS: dict[str, dict[str, Any]] = {
     "ddpg": {"env": "Hopper-v5", "batch": 128, "threads": 1, "goals": {"SB3": 3.5, "SBX": 1.2}, "updates": 1000},
     "dqn": {"env": "CartPole-v1", "batch": 64, "threads": 1, "goals": {"SB3": 3.5, "SBX": 1.2}, "updates": 1000},
@@ -31,7 +32,15 @@ ROWS: dict[str, dict[str, Any]] = {
         "threads": 1,
         "goals": {"SB3": None},
         "updates": 1000,
-        "net_arch": [256, 256],  # as the zoo has it for CartPole-v1, Acrobot-v1, MountainCar-v0 and LunarLander-v3
+        "net_arch": [256, 256],
+    },
+    "ddpg-400-300": {
+        "env": "Hopper-v5",
+        "batch": 256,
+        "threads": 1,
+        "goals": {"SB3": None},
+        "updates": 200,
+        "net_arch": [400, 300],
     },
     "dqn-cnn": {"env": "PongNoFrameskip-v4", "batch": 32, "threads": 2, "goals": {"SB3": 1.3}, "updates": 40},
 }
@@ -58,13 +67,17 @@ def ours(row: str) -> Callable[[], Any]:
     :param row: name of the row
     :return: what makes an update
     """
+    import stable_baselines3
+
     from sb3_ca2e import CA2EDDPG, CA2EDQN
 
-    algorithm: Any = CA2EDDPG if row == "ddpg" else CA2EDQN
-    policy = "CnnPolicy" if row == "dqn-cnn" else "MlpPolicy"
+    ddpg = row.startswith("ddpg")
+    algorithm: Any = CA2EDDPG if ddpg else CA2EDQN
+    policy: Any = "CnnPolicy" if row == "dqn-cnn" else "MlpPolicy"
     settings: dict[str, Any] = {"gradient_steps": 0, "compile": True, "buffer_size": N_STORED, "device": "cpu"}
     if "net_arch" in ROWS[row]:
-        settings["policy_kwargs"] = {"net_arch": ROWS[row]["net_arch"]}
+        policy = (stable_baselines3.DDPG if ddpg else stable_baselines3.DQN).policy_aliases[policy]
+        settings |= {"policy_kwargs": {"net_arch": ROWS[row]["net_arch"]}} | ({} if ddpg else {"double_q": False})
     model = algorithm(policy, environment(row), n_actors=2, execution="sync", seed=0, **settings)
     model.learn(N_STORED)
     batch = ROWS[row]["batch"]
@@ -81,7 +94,7 @@ def of_sb3(row: str) -> Callable[[], Any]:
     """
     import stable_baselines3
 
-    algorithm = stable_baselines3.DDPG if row == "ddpg" else stable_baselines3.DQN
+    algorithm = stable_baselines3.DDPG if row.startswith("ddpg") else stable_baselines3.DQN
     policy = "CnnPolicy" if row == "dqn-cnn" else "MlpPolicy"
     return _train(algorithm, policy, row, {"device": "cpu"})
 

@@ -345,31 +345,28 @@ def test_a_run_leaves_curves_and_does_not_run_again(trial, tmp_path):
     assert again.returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("env_id", "figure", "lowest", "highest"),
-    [("PongNoFrameskip-v4", "pong", -21, 21), ("BreakoutNoFrameskip-v4", "breakout", 0, 864)],
-)
-def test_a_run_against_the_clock_ends_in_time_and_is_reported(folder, env_id, figure, lowest, highest):
+def test_runs_against_the_clock_end_in_time_and_are_reported(folder):
     pytest.importorskip("ale_py")
     pytest.importorskip("rl_zoo3")
-    arguments = ["games", "--task", env_id, "--arm", "ca2e", "--minutes", "0.05", "--games", "1"]
-    arguments += ["--device", "cpu", "--out", folder]
-    process = learn(*arguments)
-    output = process.communicate(timeout=400)[0]
-    assert process.returncode == 0, output
-    rows = pd.read_csv(folder / env_id / "cpu" / "ca2e" / "101.csv")
-    assert rows.seconds.iloc[-1] >= 3.0
-    assert rows.seconds.is_monotonic_increasing
-    assert rows["return"].between(lowest, highest).all()
-    assert rows.transitions.iloc[0] == 0 < rows.transitions.iloc[-1]
-    again = learn(*arguments)
+    games = {"PongNoFrameskip-v4": ("pong", -21, 21), "BreakoutNoFrameskip-v4": ("breakout", 0, 864)}
+    arguments = ["games", "--arm", "ca2e", "--minutes", "0.05", "--games", "1", "--device", "cpu", "--out", folder]
+    for process in [learn(*arguments, "--task", env_id) for env_id in games]:
+        output = process.communicate(timeout=400)[0]
+        assert process.returncode == 0, output
+    again = learn(*arguments, "--task", "PongNoFrameskip-v4")
     assert again.communicate(timeout=250)[0] == ""
-    for command in (["report"], ["figures", "--out", folder]):
-        each = learn(*command, "--curves", folder)
+    for each in [learn("report", "--curves", folder), learn("figures", "--curves", folder, "--out", folder)]:
         output = each.communicate(timeout=250)[0]
         assert each.returncode == 0, output
-    assert f"## {env_id} against the clock" in (folder / "report.md").read_text()
-    assert (folder / f"learning_{figure}_cpu.png").exists()
+    report = (folder / "report.md").read_text()
+    for env_id, (figure, lowest, highest) in games.items():
+        rows = pd.read_csv(folder / env_id / "cpu" / "ca2e" / "101.csv")
+        assert rows.seconds.iloc[-1] >= 3.0
+        assert rows.seconds.is_monotonic_increasing
+        assert rows["return"].between(lowest, highest).all()
+        assert rows.transitions.iloc[0] == 0 < rows.transitions.iloc[-1]
+        assert f"## {env_id} against the clock" in report
+        assert (folder / f"learning_{figure}_cpu.png").exists()
 
 
 def test_mistakes_are_told_before_any_game(tmp_path):
@@ -410,6 +407,26 @@ def test_a_runner_that_ends_takes_its_cells_along(trial, tmp_path, how):
     if how == signal.SIGTERM:
         assert "goes on with what has no curve yet" in output
     assert not list(tmp_path.glob("**/101.csv"))
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Hopper-v5"])
+def test_a_control_has_the_networks_of_the_other_side(env_id, tmp_path):
+    pytest.importorskip("rl_zoo3")
+    from learning.cell import set_up
+    from learning.experiment import experiment
+
+    task = experiment().tasks[env_id]
+
+    def made(algorithm, settings_of=None):
+        model, _ = set_up(algorithm, task, {}, 0, tmp_path, settings_of).setup_experiment()
+        model.env.close()
+        return model
+
+    theirs, as_theirs = made(task.off_policy), made(task.ours, task.off_policy)
+    assert str(as_theirs.policy) == str(theirs.policy)
+    assert as_theirs.batch_size == theirs.batch_size
+    assert not getattr(as_theirs, "double_q", False)
+    assert str(made(task.off_policy, task.ours).policy) == str(made(task.ours).policy)
 
 
 def test_curves_of_another_budget_must_go_elsewhere():

@@ -127,7 +127,7 @@ def beats_teachers(env_id: str, arms: Mapping[str, Curves], results: Results) ->
 def half_the_time(arms: Mapping[str, Curves]) -> Seen:
     """
     Alone on the machine, does CA2E take at most half of the time of SB3's off-policy algorithm for the same transitions
-    and updates? Both have the zoo's hyperparameters.
+    and updates? Both have the zoo's hyperparameters and SB3's networks.
 
     :param arms: timed runs of a task
     :return: the seconds
