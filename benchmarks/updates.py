@@ -22,7 +22,7 @@ FOLDER = pathlib.Path(__file__).resolve().parent
 SBX = ("torch==2.13.0", "sbx-rl==0.28.0", "gymnasium[mujoco]==1.4.0")
 N_STORED = 10_000
 #: environment, batch size, threads, goals by peer (None only compares), updates in a measurement. With ``net_arch``,
-#: layers as the zoo has them for small tasks, and on our side too the networks and the target of SB3's update.
+#: layers of the zoo's or of SB3, and on our side too the networks and the target of SB3's update.
 ROWS: dict[str, dict[str, Any]] = {
     "ddpg": {"env": "Hopper-v5", "batch": 128, "threads": 1, "goals": {"SB3": 3.5, "SBX": 1.2}, "updates": 1000},
     "dqn": {"env": "CartPole-v1", "batch": 64, "threads": 1, "goals": {"SB3": 3.5, "SBX": 1.2}, "updates": 1000},
@@ -62,22 +62,32 @@ def environment(row: str) -> Any:
     return VecFrameStack(make_atari_env(ROWS[row]["env"], n_envs=1, seed=0), 4)
 
 
+def algorithm_of_sb3(row: str) -> Any:
+    """
+    :param row: name of the row
+    :return: SB3's class
+    """
+    import stable_baselines3
+
+    return stable_baselines3.DDPG if row.startswith("ddpg") else stable_baselines3.DQN
+
+
 def ours(row: str) -> Callable[[], Any]:
     """
     :param row: name of the row
     :return: what makes an update
     """
-    import stable_baselines3
-
     from sb3_ca2e import CA2EDDPG, CA2EDQN
 
-    ddpg = row.startswith("ddpg")
-    algorithm: Any = CA2EDDPG if ddpg else CA2EDQN
+    theirs = algorithm_of_sb3(row)
+    algorithm: Any = CA2EDQN if theirs.__name__ == "DQN" else CA2EDDPG
     policy: Any = "CnnPolicy" if row == "dqn-cnn" else "MlpPolicy"
     settings: dict[str, Any] = {"gradient_steps": 0, "compile": True, "buffer_size": N_STORED, "device": "cpu"}
     if "net_arch" in ROWS[row]:
-        policy = (stable_baselines3.DDPG if ddpg else stable_baselines3.DQN).policy_aliases[policy]
-        settings |= {"policy_kwargs": {"net_arch": ROWS[row]["net_arch"]}} | ({} if ddpg else {"double_q": False})
+        policy = theirs.policy_aliases[policy]
+        settings["policy_kwargs"] = {"net_arch": ROWS[row]["net_arch"]}
+        if algorithm is CA2EDQN:
+            settings["double_q"] = False
     model = algorithm(policy, environment(row), n_actors=2, execution="sync", seed=0, **settings)
     model.learn(N_STORED)
     batch = ROWS[row]["batch"]
@@ -92,11 +102,8 @@ def of_sb3(row: str) -> Callable[[], Any]:
     :param row: name of the row
     :return: what makes an update
     """
-    import stable_baselines3
-
-    algorithm = stable_baselines3.DDPG if row.startswith("ddpg") else stable_baselines3.DQN
     policy = "CnnPolicy" if row == "dqn-cnn" else "MlpPolicy"
-    return _train(algorithm, policy, row, {"device": "cpu"})
+    return _train(algorithm_of_sb3(row), policy, row, {"device": "cpu"})
 
 
 def of_sbx(row: str) -> Callable[[], Any]:
