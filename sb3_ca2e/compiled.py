@@ -7,10 +7,10 @@ import torch as th
 from torch import nn
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from sb3_ca2e.flat import AdamTensors, FlatAdam, Layout, adam, adam_settings, bias_corrections, flattened
+from sb3_ca2e.layers import Rewritten
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 
 #: A loss to minimise, given the network to optimise, and whatever else its author wants back, detached.
@@ -194,7 +194,7 @@ class FlatUpdate:
             state, inputs = list(tensors[: len(self._state)]), tensors[len(self._state) :]
             parameters, adams, tally = tree_unflatten(state, self._state_spec)
             networks = FlatNetworks(self._modules, self._layouts, parameters, adams, self._settings)
-            with th.no_grad(), _OneHot():
+            with th.no_grad(), Rewritten():
                 td_errors, metrics = self._update(networks, batch.holding(map(_channels_last, inputs)))
                 sound = networks.sound
                 *sums, skipped, in_a_row = tally.unbind()
@@ -215,19 +215,6 @@ class FlatUpdate:
 def _channels_last(tensor: th.Tensor) -> th.Tensor:
     """Images as convolutions on a CPU want them, else the compiler copies them, and what layers make of them, twice."""
     return tensor.contiguous(memory_format=th.channels_last) if tensor.is_cpu and tensor.dim() == 4 else tensor
-
-
-class _OneHot(TorchFunctionMode):
-    """One-hot codes without PyTorch's look at the numbers, which can't be recorded."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not th.nn.functional.one_hot:
-            return func(*args, **(kwargs or {}))
-
-        def one_hot(tensor: th.Tensor, num_classes: int) -> th.Tensor:
-            return (tensor.unsqueeze(-1) == th.arange(num_classes, device=tensor.device)).long()
-
-        return one_hot(*args, **(kwargs or {}))
 
 
 def obstacle_to_compiling(modules: dict[str, nn.Module], optimizers: dict[str, th.optim.Optimizer]) -> str | None:

@@ -1,6 +1,6 @@
 """
 Whole updates where the memory lives on the device that learns: drawing a batch, learning from it and its new
-priorities, several of them in one launch. Never run on a GPU yet.
+priorities, several of them in one launch.
 """
 
 import weakref

@@ -1,4 +1,4 @@
-"""A function of tensors as one CUDA graph: a single launch for all its kernels. Never run on a GPU yet."""
+"""A function of tensors as one CUDA graph: a single launch for all its kernels."""
 
 import warnings
 from collections.abc import Callable, Sequence

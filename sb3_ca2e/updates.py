@@ -1,6 +1,7 @@
 """An algorithm's update, written once, run eagerly or compiled."""
 
 import functools
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from torch.fx import GraphModule
 from sb3_ca2e.actors.recorder import PRIORITY_FLOOR
 from sb3_ca2e.compiled import FlatUpdate, Loss, Result, all_finite, obstacle_to_compiling
 from sb3_ca2e.fused import FusedUpdates
+from sb3_ca2e.quiet import quiet
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 from sb3_ca2e.replayed import Replayed
@@ -294,7 +296,7 @@ class Learner:
 
     def _compile(self, key: tuple[Any, ...], graph: GraphModule, inputs: list[Any]) -> None:
         try:
-            with self._obstacles_noted(), th.no_grad():
+            with self._obstacles_noted(), _others_first(), _helpers_ended(), th.no_grad():
                 assert self._flat is not None
                 _keep_modules_callable()
                 on_cuda = key[1].type == "cuda"
@@ -302,6 +304,8 @@ class Learner:
                 # they are called with are seen to by the key and by FlatUpdate.inputs().
                 options = {"cpp_wrapper": not on_cuda, "size_asserts": False}
                 compiled = th._inductor.compile(graph, inputs, options=options)
+                if on_cuda:  # whose kernels try themselves out when first called
+                    compiled(*(tensor.clone() for tensor in inputs))
                 operations = functools.partial(compiled, *self._flat.state)
                 self._compiled = Compiled(
                     key, operations, Replayed(operations, self._flat.state) if on_cuda else operations
@@ -313,11 +317,37 @@ class Learner:
     def _obstacles_noted(self) -> Iterator[None]:
         """No compiler, or networks that it can't trace: learning goes on as it did."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with quiet():
                 yield
         except Exception as error:  # whatever a compiler, or what a user put into networks, may raise
             self.obstacle = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"
+
+
+@contextmanager
+def _others_first() -> Iterator[None]:
+    """
+    Give the interpreter away as soon as another thread asks for it, which eager updates do at each of their hundreds of
+    operations: they would come to a stop beside a compiler that keeps it for five milliseconds each time.
+    """
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+
+
+@contextmanager
+def _helpers_ended() -> Iterator[None]:
+    """PyTorch compiles a GPU's kernels in processes that it keeps for the next time: none is to outlive learning."""
+    from torch._inductor import async_compile  # takes a second to import
+
+    kept = bool(async_compile._pool_set)  # by whoever has compiled something before
+    try:
+        yield
+    finally:
+        if not kept:
+            async_compile.shutdown_compile_workers()
 
 
 def _keep_modules_callable() -> None:

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -93,6 +94,17 @@ def test_the_summary_has_a_line_for_each_goal(measured, monkeypatch):
     ]
 
 
+def test_the_summary_takes_what_all_scripts_have_written(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from run import ON_CPU, summary
+
+    for script in ON_CPU:
+        rows = results(BENCHMARKS / "results", script.name)
+        told = [line.split(" | ") for line in summary(script.name, rows)]
+        asked = [(f"| {script.name}: {name}", goal) for name, row in rows.items() for goal in row["goals"].values()]
+        assert [(line[0], line[4] == "none") for line in told] == [(name, goal is None) for name, goal in asked]
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "rows"),
     [
@@ -117,6 +129,7 @@ def test_a_benchmark_runs(tmp_path, script, arguments, rows):
     [
         ("end_to_end", "ddpg-hopper", "SB3 x1", ["--shorten", "50"]),
         ("gpu", "pong", "sb3_ca2e", ["--shorten", "2000", "--held", "5000", "--device", "cpu"]),
+        ("updates", "ddpg-400-300", "products", []),
     ],
 )
 def test_a_side_of_a_whole_run_measures(script, row, side, arguments):
@@ -124,7 +137,7 @@ def test_a_side_of_a_whole_run_measures(script, row, side, arguments):
     ran = run_script(BENCHMARKS / f"{script}.py", *command, input="\n")
     assert ran.returncode == 0, ran.stderr
     ready, answer = (json.loads(line[2:]) for line in ran.stdout.splitlines() if line.startswith("> "))
-    assert ready is None
+    assert ready == (np.__version__ if script == "updates" else None)
     rate, note = answer if isinstance(answer, list) else (answer, {"bottleneck": "-bound"})
     assert rate > 0
     assert "-bound" in note["bottleneck"]
@@ -139,6 +152,14 @@ def test_without_a_gpu_nothing_is_measured_and_nothing_fails(tmp_path):
     assert ran.returncode == 0, ran.stderr
     assert "not measured: no CUDA device" in ran.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_update_is_made_of_is_printed():
+    ran = run_script(BENCHMARKS / "kernels.py", "--row", "update-dqn", "--held", "400", "--device", "cpu", "--top", "5")
+    assert ran.returncode == 0, ran.stderr
+    calls = [line.split("|")[2] for line in ran.stdout.splitlines() if line.startswith("|")][2:]
+    assert len(calls) == 5
+    assert all(float(each) > 0 for each in calls)
 
 
 def test_the_readme_has_the_tables_of_the_committed_results(monkeypatch):

@@ -15,12 +15,13 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
+from marked_processes import processes_marked
 from sb3_ca2e import CA2EDQN
 from sb3_ca2e.actors.recorder import PRIORITY_FLOOR
 from sb3_ca2e.compiled import FlatUpdate
 from sb3_ca2e.replayed import Replayed
 from sb3_ca2e.starting import for_actors
-from sb3_ca2e.updates import _COMPILING, Learner
+from sb3_ca2e.updates import _COMPILING, Learner, _helpers_ended
 from test_updates import make_ddpg, make_dqn
 from toy import RandomWalk
 
@@ -250,3 +251,18 @@ assert not [tracer for tracer in beside if tracer.call_module is Tracer.call_mod
     path = os.pathsep.join(each for each in sys.path if each)
     environment = {**os.environ, "PYTHONPATH": path, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}  # with nothing in it
     subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+
+
+def test_helpers_of_the_compiler_end_unless_somebody_has_them(process_mark):
+    from torch._inductor.async_compile import AsyncCompile, shutdown_compile_workers
+
+    with _helpers_ended():
+        AsyncCompile.process_pool().submit(os.getpid).result()
+        assert processes_marked(process_mark)
+    assert not processes_marked(process_mark)
+    pool = AsyncCompile.process_pool()
+    with _helpers_ended():
+        AsyncCompile.process_pool().submit(os.getpid).result()
+    assert AsyncCompile.process_pool() is pool
+    assert processes_marked(process_mark)
+    shutdown_compile_workers()

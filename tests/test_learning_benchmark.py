@@ -13,6 +13,9 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from stable_baselines3 import DQN
+
+from sb3_ca2e import make_atari_env
 
 pytest.importorskip("rliable")
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -234,12 +237,15 @@ def test_time_counts_for_the_same_work_alone_on_the_machine(folder):
     def told(jobs=1, updates=1000, seconds=50.0):
         curve(folder, "Hopper-v5/off-policy/101", SLOW, 1.0, jobs=jobs)
         curve(folder, "Hopper-v5/ca2e-zoo-settings/101", SLOW, 1.0, jobs=jobs, updates=updates, seconds=seconds)
-        return half_the_time(Results(folder).all_curves["Hopper-v5"])
+        return half_the_time(Results(folder).all_curves["Hopper-v5"], budget)
 
+    budget = 100_000
     assert told() == ("50 s, SB3 100 s", True)
     assert told(seconds=51.0) == ("51 s, SB3 100 s", False)
     assert told(jobs=2)[1] is None
     assert told(updates=900)[1] is None
+    budget = 200_000
+    assert told() == ("50 s, SB3 100 s, 100,000 transitions", True)
 
 
 def against_the_clock(folder, arm, returns, device="cuda"):
@@ -269,7 +275,7 @@ def test_pong_is_timed_on_a_gpu(tmp_path, bare, priors, told, reached):
     from learning.clock import PONG, in_time, runs, table
 
     against_the_clock(tmp_path, "ca2e", bare, device="cpu")
-    assert in_time(tmp_path) == ("no GPU was at hand", None)
+    assert in_time(tmp_path) == ("not run to its end", None)
     against_the_clock(tmp_path, "ca2e", bare)
     assert in_time(tmp_path) == ("not all arms were run", None)
     against_the_clock(tmp_path, "ca2e-priors", priors)
@@ -349,7 +355,8 @@ def test_runs_against_the_clock_end_in_time_and_are_reported(folder):
     pytest.importorskip("ale_py")
     pytest.importorskip("rl_zoo3")
     games = {"PongNoFrameskip-v4": ("pong", -21, 21), "BreakoutNoFrameskip-v4": ("breakout", 0, 864)}
-    arguments = ["games", "--arm", "ca2e", "--minutes", "0.05", "--games", "1", "--device", "cpu", "--out", folder]
+    arguments = ["games", "--arm", "ca2e", "--minutes", "0.05", "--games", "1", "--evaluations", "2"]
+    arguments += ["--device", "cpu", "--out", folder]
     for process in [learn(*arguments, "--task", env_id) for env_id in games]:
         output = process.communicate(timeout=400)[0]
         assert process.returncode == 0, output
@@ -374,6 +381,7 @@ def test_mistakes_are_told_before_any_game(tmp_path):
     without = learn("games", "--arm", "ca2e-priors", "--agents", tmp_path, "--out", tmp_path)
     assert "ca2e-priors needs --agents" in without.communicate(timeout=250)[0]
     assert "--minutes must be above 0" in learn("games", "--minutes", "0").communicate(timeout=250)[0]
+    assert "--evaluations must be at least 1" in learn("games", "--evaluations", "0").communicate(timeout=250)[0]
 
 
 def children(pid: int) -> list[int]:
@@ -433,3 +441,28 @@ def test_curves_of_another_budget_must_go_elsewhere():
     process = learn("run", "--task", "CartPole-v1", "--arm", "ca2e", "--transitions", "100")
     assert "--transitions needs --out" in process.communicate(timeout=250)[0]
     assert process.returncode == 2
+
+
+@pytest.mark.usefixtures("_forkserver")
+def test_who_asks_for_an_evaluation_does_not_wait_for_it():
+    from learning.curve import Kept
+    from learning.evaluator import Evaluator
+
+    env = make_atari_env("BreakoutNoFrameskip-v4", native=True)
+    model = DQN("CnnPolicy", env, buffer_size=1, device="cpu")
+    evaluator = Evaluator(model, "BreakoutNoFrameskip-v4", games=1)
+    os.kill(evaluator._process.pid, signal.SIGSTOP)
+    for transitions in (1, 2):  # more than a pipe holds
+        evaluator.ask(Kept({"transitions": transitions}, model.policy.state_dict(), None))
+    assert evaluator.answered() is None
+    assert evaluator.waited_for == 2
+    os.kill(evaluator._process.pid, signal.SIGCONT)
+    for _ in range(2):
+        assert 0 <= evaluator.answered(wait=True) <= 864
+    assert [row["transitions"] for row in evaluator.rows] == [1, 2]
+    os.kill(evaluator._process.pid, signal.SIGKILL)
+    evaluator.ask(Kept({"transitions": 3}, model.policy.state_dict(), None))
+    with pytest.raises(RuntimeError, match="process that evaluates has ended, with exit code -9"):
+        evaluator.answered(wait=True)
+    evaluator.close()
+    env.close()

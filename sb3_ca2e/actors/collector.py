@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.logger import Logger
 
-from sb3_ca2e.actors.board import FlatParameters
+from sb3_ca2e.actors.board import Fetched, FlatParameters
 from sb3_ca2e.actors.bottleneck import Shares, advice, cpu_count
 from sb3_ca2e.actors.device_inference import DeviceInference
 from sb3_ca2e.actors.exploration import Exploration
@@ -84,6 +84,8 @@ class Collector:
         self._ticks = Ticks(n_envs)
         #: the next tick, None if there are no transitions for one
         self.tick: Callable[[], Tick | None] = self._ticks.pop
+        self._fetched = Fetched(parameters, every=pool.n_processes)
+        self._newest = _NOTHING  # parameters that have come from the learner's device
         self._shown: np.ndarray | None = None
         self.just_retired: list[int] = []
         #: seconds since the first blocks were stored, which wait for environments and for code to be compiled
@@ -148,13 +150,17 @@ class Collector:
     def _publish(self) -> None:
         """Show the actors newer parameters, if they have changed: both sides take time to copy networks."""
         changed = self._inference is not None and self._inference.refresh()
-        published = self._parameters.get() if self._inference is None else _NOTHING
+        if self._inference is None and (newer := self._fetched.newer()) is not None:
+            self._newest = newer
+        published = self._newest
         if self._statistics is not None:
             published = np.concatenate([published, self._statistics.publish()])
+        if published is self._shown and not changed:
+            return
         # As whole numbers: NaN is no other than before.
         if changed or self._shown is None or not np.array_equal(published.view(np.int32), self._shown.view(np.int32)):
             self.pool.board.publish(published)
-            self._shown = published
+        self._shown = published
 
     def _count(self, handover: Handover, blocks: list[Block], timestep: int) -> None:
         self._actors += handover.seconds

@@ -24,6 +24,7 @@ from sb3_ca2e.actors.inference import Behaviour, Inference
 from sb3_ca2e.actors.observations import plain
 from sb3_ca2e.actors.recorder import Steps
 from sb3_ca2e.actors.transport import shared_file
+from sb3_ca2e.transfers import moved
 
 #: Seconds that a question takes on its way, with the learner's updates on the same interpreter.
 ROUND_TRIP = 3e-4
@@ -181,7 +182,7 @@ class DeviceInference:
     def _on_device(self, name: str, rows: slice) -> Any:
         """Copies: actors that have not asked may write meanwhile."""
         arrays = {key: self._views[f"{name}/{key}"][rows] for key in self.layout.observations}
-        return plain({key: th.from_numpy(array).to(self.device, copy=True) for key, array in arrays.items()})
+        return plain({key: moved(th.from_numpy(array), self.device, copy=True) for key, array in arrays.items()})
 
     def _rate(self, process: int, n_rows: int) -> None:
         """What steps are worth (Algorithm 2)."""

@@ -1,7 +1,6 @@
 """One forward pass for all slots of a process, with as little overhead as the networks allow."""
 
 import copy
-import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -9,6 +8,7 @@ import numpy as np
 import torch as th
 
 from sb3_ca2e.actors.recorder import Steps
+from sb3_ca2e.quiet import quiet
 
 #: Passes through the modules themselves before they are traced, which takes as long as a thousand of them.
 TRACE_AFTER = 100
@@ -109,10 +109,9 @@ def _traced(
         # Of the same parameters; what else a network keeps in Python is not to notice.
         tensors = [tensor for module in modules.values() for tensor in (*module.parameters(), *module.buffers())]
         act = _Act(behaviour, copy.deepcopy(modules, {id(tensor): tensor for tensor in tensors})).train(False)
-        with warnings.catch_warnings():
-            # PyTorch would rather see a compiler used, which takes seconds where this takes milliseconds.
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", th.jit.TracerWarning)  # the trace would depend on what was traced
+        # PyTorch would rather see a compiler used, which takes seconds where this takes milliseconds. What its tracer
+        # warns of would make the trace depend on what was traced.
+        with quiet(th.jit.TracerWarning):
             trace = th.jit.trace(act, (observations,), check_trace=False)
             # Fused code is no faster on so little work, and takes longer to prepare than all the rest.
             fused = th.jit.set_fusion_strategy([])

@@ -1,6 +1,7 @@
 """Atari games as the paper plays them: SB3's wrappers, or ale-py's own preprocessing."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from stable_baselines3.common import env_util
 from stable_baselines3.common.vec_env import VecFrameStack
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from sb3_ca2e.actors.bottleneck import cpu_count
 from sb3_ca2e.native.vec_env import BatchVecEnv, NativeVecEnv
 
 if TYPE_CHECKING:
@@ -278,7 +280,8 @@ class AtariVecEnv(BatchVecEnv):
         """
         # ale-py's seeds have 31 bits
         seeds = [seed % 2**31 if seed is not None else None for seed in self._seeds]
-        frames = [game.new(seed) for game, seed in zip(self._games, seeds, strict=True)]
+        with ThreadPoolExecutor(min(self.num_envs, cpu_count())) as threads:  # no-ops take a game tens of milliseconds
+            frames = list(threads.map(Game.new, self._games, seeds))
         self._reset_seeds()
         self._reset_options()
         return np.stack(frames)[..., None]

@@ -21,7 +21,7 @@ from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 from sb3_ca2e.replay.stacks import each_frame
 from sb3_ca2e.replay.steps import Observations, StepBlocks
 from sb3_ca2e.replay.storage import SEGMENT_LENGTH, SegmentStorage
-from sb3_ca2e.replay.sum_tree import moved
+from sb3_ca2e.transfers import moved
 
 
 class PrioritizedReplayBuffer(ReplayBuffer):

@@ -6,6 +6,7 @@ from typing import Any
 import torch as th
 
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
+from sb3_ca2e.transfers import moved
 
 #: Makes a batch on the CPU.
 Draw = Callable[[], PrioritizedReplaySamples]
@@ -59,6 +60,4 @@ class Prefetch:
     def _sent(self, field: Any) -> Any:
         if isinstance(field, dict):
             return {key: self._sent(each) for key, each in field.items()}
-        if self._stream is None:
-            return field.to(self.device)
-        return field.pin_memory().to(self.device, non_blocking=True)
+        return moved(field, self.device)

@@ -6,7 +6,8 @@ import numpy as np
 import torch as th
 
 from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, ObservationColumn
-from sb3_ca2e.replay.sum_tree import SumTree, copy_to
+from sb3_ca2e.replay.sum_tree import SumTree
+from sb3_ca2e.transfers import copy_all
 
 ENDED = TERMINATED | TRUNCATED
 
@@ -191,20 +192,19 @@ class Rows:
             if name == "priorities":
                 self.priorities.assign(start, values)
             elif name.startswith("frames."):
-                put(self.frames[name.removeprefix("frames.")], start, values)
+                put(start, (self.frames[name.removeprefix("frames.")], values))
             else:
-                put(getattr(self, name), start, values)
+                put(start, (getattr(self, name), values))
 
 
-def put(column: th.Tensor, start: int, values: np.ndarray) -> None:
+def put(start: int, *written: tuple[th.Tensor, np.ndarray]) -> None:
     """
-    Write consecutive rows of a column.
+    Write consecutive rows of columns.
 
-    :param column: ``(n_rows, *shape)``
     :param start: the first row
-    :param values: ``(n, *shape)``
+    :param written: ``(n_rows, *shape)`` columns, each with its ``(n, *shape)`` values
     """
-    copy_to(column[start : start + len(values)], values)
+    copy_all([(column[start : start + len(values)], values) for column, values in written])
 
 
 def take(column: th.Tensor, rows: th.Tensor) -> th.Tensor:

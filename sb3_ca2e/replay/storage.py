@@ -236,8 +236,7 @@ class SegmentStorage:
             self._free_oldest()
         segment_id = self._unused.pop()
         start = segment_id * self.segment_rows + self.lead
-        for key, frames in self.rows.frames.items():
-            put(frames, start - self.lead, block.frames[key][row : row + self.lead])
+        put(start - self.lead, *((f, block.frames[key][row : row + self.lead]) for key, f in self.rows.frames.items()))
         previous = self._newest.get(block.slot)
         # A tail that is a row of its own ends what came before it, also where no flag of an end says so.
         if previous is not None and self.segments[previous].fill <= self.segment_length:
@@ -254,14 +253,17 @@ class SegmentStorage:
         """Write a part of a block behind what a segment holds, and provisionally the frame that comes next."""
         rows, start = self.rows, segment.start + segment.fill
         flags = block.flags[part]
-        for key, frames in rows.frames.items():
-            put(frames, start, block.frames[key][self.lead + part.start : self.lead + part.stop + 1])
-        put(rows.ages, start, block.ages[part.start : part.stop + 1])
-        put(rows.actions, start, block.actions[part])
-        put(rows.rewards, start, block.rewards[part])
-        rows.inserted_at[start : start + len(flags)] = n_committed
-        # Rows become transitions, and can be drawn, when all their fields are there.
-        put(rows.flags, start, flags)
+        seen = slice(self.lead + part.start, self.lead + part.stop + 1)
+        put(
+            start,
+            *((frames, block.frames[key][seen]) for key, frames in rows.frames.items()),
+            (rows.ages, block.ages[part.start : part.stop + 1]),
+            (rows.actions, block.actions[part]),
+            (rows.rewards, block.rewards[part]),
+            (rows.inserted_at, np.full(len(flags), n_committed)),
+            (rows.flags, flags),
+        )
+        # Rows become transitions that can be drawn when all their fields are there.
         rows.priorities.assign(start, priorities[part])
         is_transition = flags & TRANSITION > 0
         n_transitions = int(np.count_nonzero(is_transition))

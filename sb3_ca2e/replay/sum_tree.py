@@ -3,6 +3,8 @@
 import numpy as np
 import torch as th
 
+from sb3_ca2e.transfers import copy_to, moved
+
 #: Leaves of a node. One cumulative sum over all nodes and one over the leaves of each drawn node take fewer operations
 #: on tensors than the levels of a binary tree: 1 M leaves have 8 k nodes.
 LEAVES_PER_NODE = 128
@@ -141,30 +143,6 @@ def _children_at(sums: th.Tensor, values: th.Tensor) -> th.Tensor:
     # The first sum above a value, or the first one as large as the last, was raised by its child.
     children = th.searchsorted(sums, values, right=True)
     return th.minimum(children, th.searchsorted(sums, sums[..., -1:].contiguous()))
-
-
-def moved(tensor: th.Tensor, device: th.device) -> th.Tensor:
-    """
-    :param tensor: on the CPU or where it is to be
-    :param device: torch device
-    :return: the tensor there; the CPU does not wait for what a GPU has to do before
-    """
-    if device.type == "cuda" and tensor.is_cpu:
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
-
-
-def copy_to(part: th.Tensor, values: np.ndarray) -> None:
-    """
-    Write a part of a column that may be on another device, without waiting for it.
-
-    :param part: ``(n, *shape)``, written
-    :param values: the same, free to change afterwards
-    """
-    if part.is_cpu:
-        part.numpy()[...] = values
-    else:
-        part.copy_(moved(th.tensor(values), part.device))
 
 
 def extremes(values: th.Tensor) -> tuple[float, float]:
