@@ -35,8 +35,11 @@ def provenance() -> dict[str, Any]:
 
 def commit() -> str:
     """
-    :return: the commit that is checked out, with ``-dirty`` if tracked files of the package differ from it
+    :return: the commit that is checked out, with ``-dirty`` if tracked files of the package differ from it; what
+        ``SB3_CA2E_COMMIT`` says where only files were copied
     """
+    if named := os.environ.get("SB3_CA2E_COMMIT"):
+        return named
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", "sb3_ca2e", "hyperparams")

@@ -35,6 +35,7 @@ SPEED = {
     ("updates", "dqn"): "DQN, 2 × 64, batch 64, one thread",
     ("updates", "dqn-256"): "SB3's own DQN update, 2 × 256, batch 128, one thread",
     ("updates", "ddpg-400-300"): "SB3's own DDPG update, 400 and 300, batch 256, one thread",
+    ("updates", "ddpg-400-300-2"): "the same, two threads",
     ("updates", "dqn-cnn"): "DQN, Pong's CNN, batch 32, two threads",
     ("replay", "indices-32"): "prioritized draw and update of 32 of 1 M",
 }

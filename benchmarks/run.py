@@ -69,7 +69,7 @@ def summary(script: str, rows: dict[str, dict[str, Any]]) -> list[str]:
     """
     :param script: name of the benchmark
     :param rows: what it wrote of its rows: figures by side, ours first, ratios, and goals
-    :return: lines of a table, one a goal
+    :return: lines of a table, one a goal, or a peer without one
     """
     lines = []
     for name, row in rows.items():
@@ -85,8 +85,8 @@ def summary(script: str, rows: dict[str, dict[str, Any]]) -> list[str]:
             if key and key not in medians:  # a number noted beside the figures
                 ours = f"{row['ratios'][key]:.4g}" if key in row["ratios"] else "not measured"
             told = {True: "reached", False: "**MISSED**", None: ""}[row["reached"].get(key)]
-            sign = "<=" if row.get("at_most") else ">="
-            lines.append(f"| {script}: {name} | {ours} | {peer} | {ratio} | {sign} {goal:.3g} | {told} |")
+            asked = "none" if goal is None else f"{'<=' if row.get('at_most') else '>='} {goal:.3g}"
+            lines.append(f"| {script}: {name} | {ours} | {peer} | {ratio} | {asked} | {told} |")
     return lines
 
 

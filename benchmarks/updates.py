@@ -2,7 +2,8 @@
 Updates a second of one learner, sampling and priorities included, beside those of SB3 and SBX.
 
 Each side has a process of its own, and they take turns. Memories hold 10,000 transitions, ours prioritized and
-sampled for 3-step returns, theirs uniform and for 1-step returns.
+sampled for 3-step returns, theirs uniform and for 1-step returns. "products" makes an update's matrix products and
+nothing else: only the rest of an update is a better implementation's to win.
 
 Usage::
 
@@ -11,6 +12,7 @@ Usage::
 """
 
 import argparse
+import itertools
 import pathlib
 import statistics
 import sys
@@ -21,6 +23,15 @@ from typing import Any
 FOLDER = pathlib.Path(__file__).resolve().parent
 SBX = ("torch==2.13.0", "sbx-rl==0.28.0", "gymnasium[mujoco]==1.4.0")
 N_STORED = 10_000
+#: Layers of the zoo's DDPG.
+LARGE: dict[str, Any] = {
+    "env": "Hopper-v5",
+    "batch": 256,
+    "threads": 1,
+    "goals": {"SB3": None, "products": None},
+    "updates": 200,
+    "net_arch": [400, 300],
+}
 #: environment, batch size, threads, goals by peer (None only compares), updates in a measurement. With ``net_arch``,
 #: layers of the zoo's or of SB3, and on our side too the networks and the target of SB3's update.
 ROWS: dict[str, dict[str, Any]] = {
@@ -34,14 +45,8 @@ ROWS: dict[str, dict[str, Any]] = {
         "updates": 1000,
         "net_arch": [256, 256],
     },
-    "ddpg-400-300": {
-        "env": "Hopper-v5",
-        "batch": 256,
-        "threads": 1,
-        "goals": {"SB3": None},
-        "updates": 200,
-        "net_arch": [400, 300],
-    },
+    "ddpg-400-300": LARGE,
+    "ddpg-400-300-2": {**LARGE, "threads": 2},
     "dqn-cnn": {"env": "PongNoFrameskip-v4", "batch": 32, "threads": 2, "goals": {"SB3": 1.3}, "updates": 40},
 }
 
@@ -127,7 +132,37 @@ def _train(algorithm: Any, policy: str, row: str, settings: dict[str, Any]) -> C
     return lambda: model.train(1, batch)
 
 
-SIDES = {"sb3_ca2e": ours, "SB3": of_sb3, "SBX": of_sbx}
+def products(row: str) -> Callable[[], Any]:
+    """
+    :param row: of DDPG, with ``net_arch``
+    :return: what makes the matrix products that an update can't do without, in float32
+    """
+    import gymnasium as gym
+    import torch as th
+
+    env, batch, layers = gym.make(environment(row)), ROWS[row]["batch"], ROWS[row]["net_arch"]
+    (n_seen,), (n_actions,) = env.observation_space.shape or (), env.action_space.shape or ()
+    shapes: list[tuple[int, int, int]] = []
+    # The actor sees s, and s' for the target. The critic sees a and the actor's action in s, and that of s'.
+    # Gradients go through the actor once and through the critic twice, but to its weights once.
+    for sizes, n_passes, n_backward in (
+        ((n_seen, *layers, n_actions), 2, 1),
+        ((n_seen + n_actions, *layers, 1), 3, 2),
+    ):
+        for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
+            into_actions = n_backward - 1 if layer == 0 else n_backward  # nobody needs the observations' gradient
+            shapes += n_passes * [(batch, n_in, n_out)] + into_actions * [(batch, n_out, n_in)] + [(n_in, batch, n_out)]
+    factors = [(th.randn(rows, inner), th.randn(inner, columns)) for rows, inner, columns in shapes]
+    results = [th.empty(rows, columns) for rows, _, columns in shapes]
+
+    def update() -> None:
+        for (left, right), result in zip(factors, results, strict=True):
+            th.mm(left, right, out=result)
+
+    return update
+
+
+SIDES = {"sb3_ca2e": ours, "SB3": of_sb3, "SBX": of_sbx, "products": products}
 
 
 def side(name: str, row: str) -> None:
@@ -173,8 +208,8 @@ def main() -> None:
     lines += ["| row | side | updates a second | ratio | goal |", "| --- | --- | --- | --- | --- |"]
     for row in args.row or ROWS:
         spec = ROWS[row]
-        pythons = {"sb3_ca2e": sys.executable, "SB3": sys.executable}
-        if "SBX" in spec["goals"]:
+        pythons = dict.fromkeys(["sb3_ca2e", *spec["goals"]], sys.executable)
+        if "SBX" in pythons:
             pythons["SBX"] = str(peer_environment("sbx", SBX))
         sides = [
             Side(name, __file__, "--side", name, "--row", row, python=python, threads=spec["threads"])

@@ -1,18 +1,12 @@
 """One run of the learning benchmark, in this process: train, evaluate on the way, write the curve."""
 
 import argparse
-import copy
-import csv
-import ctypes
 import inspect
 import json
-import os
 import pathlib
 import signal
-import sys
 import tempfile
-import time
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import gymnasium as gym
 import rl_zoo3
@@ -22,77 +16,17 @@ from playing import play
 from provenance import provenance, write_json
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
+from learning.curve import CURVE_SEED, FINAL_SEED, Kept, LearningCurve, end_with, write_curve
 from learning.experiment import CURVES, Cell, Experiment, Task, experiment
 from sb3_ca2e.zoo.hyperparams import FOLDER
 from sb3_ca2e.zoo.registration import ALGORITHMS, register
 
-#: Environments of the final evaluation, and of those on the way.
-FINAL_SEED, CURVE_SEED = 10_000, 20_000
 #: Entries of hyperparameters that the RL Zoo itself reads.
 OF_THE_ZOO = {"n_timesteps", "policy", "n_envs", "env_wrapper", "frame_stack", "normalize"}
 #: What stays an algorithm's own where it has another's hyperparameters: many actors have noise in many strengths.
 EXPLORATION = {"noise_type", "noise_std"}
-#: Rows of a run's own log.
-LOGGED = 100
-COLUMNS = ("transitions", "seconds", "updates", "prior_share", "final", "episode", "return")
-
-
-class Kept(NamedTuple):
-    """
-    A policy on the way.
-
-    :param told: transitions, seconds, updates and share of the prior actors' so far
-    :param parameters: of the policy
-    :param statistics: by which ``VecNormalize`` normalised observations, if it did
-    """
-
-    told: dict[str, Any]
-    parameters: dict[str, th.Tensor]
-    statistics: Any
-
-
-class LearningCurve(BaseCallback):
-    """
-    Keeps the policy every so many transitions, to be evaluated once training is over: nothing of the time told is that
-    of evaluating, and no actor gains a lead meanwhile.
-
-    :param transitions: the budget, after which training ends for every algorithm
-    :param every: transitions between two evaluations
-    :param log: whether the run's own log is written
-    """
-
-    def __init__(self, transitions: int, every: int, log: bool):
-        super().__init__()
-        self.transitions, self.every = transitions, every
-        self.log_every = max(transitions // LOGGED, 1) if log else None
-        self.kept: list[Kept] = []
-        self._started = time.perf_counter()
-
-    def _on_training_start(self) -> None:
-        self.keep()
-
-    def _on_step(self) -> bool:
-        if self.num_timesteps >= self.every * len(self.kept):
-            self.keep()
-        if self.log_every is not None and self.n_calls % self.log_every == 0:
-            self.model.dump_logs()
-        return self.num_timesteps < self.transitions
-
-    def keep(self) -> None:
-        """Remember the policy as it is now, and what it has taken to come here."""
-        model = self.model
-        normalization = model.get_vec_normalize_env()
-        told = {
-            "transitions": model.num_timesteps,
-            "seconds": round(time.perf_counter() - self._started, 2),
-            "updates": model._n_updates,
-            "prior_share": round(getattr(getattr(model, "replay_buffer", None), "prior_fraction", 0.0), 4),
-        }
-        statistics = copy.deepcopy(normalization.obs_rms) if normalization is not None else None
-        self.kept.append(Kept(told, copy.deepcopy(model.policy.state_dict()), statistics))
 
 
 def evaluate(model: BaseAlgorithm, env_id: str, kept: Kept, seed: int, episodes: int) -> list[float]:
@@ -179,15 +113,16 @@ def _model(
     return model, {name: str(value) for name, value in told.items() if name != "prior_agents"}
 
 
-def run(cell: Cell, n_processes: int | None, jobs: int = 1) -> None:
+def run(cell: Cell, n_processes: int | None, jobs: int = 1, threads: int = 1) -> None:
     """
     Run, and leave a CSV file with the curve and a JSON file with how it came about.
 
     :param cell: what to run
     :param n_processes: actor processes of our side
     :param jobs: how many cells run at a time
+    :param threads: of PyTorch, in this process
     """
-    th.set_num_threads(1)  # small networks: more threads only cost
+    th.set_num_threads(threads)
     whole = experiment()
     with tempfile.TemporaryDirectory() as folder:
         model, hyperparameters = _model(cell, whole, pathlib.Path(folder), n_processes)
@@ -208,6 +143,7 @@ def run(cell: Cell, n_processes: int | None, jobs: int = 1) -> None:
         "algorithm": type(model).__name__,
         "seed": cell.seed,
         "jobs": jobs,
+        "threads": threads,
         "hyperparameters": hyperparameters,
         "priors": [pathlib.Path(each).parts[-4] if "/" in each else each for each in whole.priors(cell.task, cell.arm)],
         "actors": getattr(model, "actor_stats", []),
@@ -217,34 +153,12 @@ def run(cell: Cell, n_processes: int | None, jobs: int = 1) -> None:
     write_curve(cell.curve, rows)  # last: a run is done when its curve is there
 
 
-def write_curve(curve: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-    """
-    :param curve: file, which is there as a whole or not at all
-    :param rows: an episode each
-    """
-    unfinished = curve.with_suffix(".unfinished")
-    with unfinished.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    unfinished.replace(curve)
-
-
-def end_with(parent: int) -> None:
-    """
-    :param parent: with whose end, however it came, this process is sent SIGTERM
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        sys.exit(f"Process {parent} is gone.")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cell", help="as JSON: task, arm, seed, transitions, folder")
     parser.add_argument("--n-processes", type=int)
     parser.add_argument("--jobs", type=int, default=1, help="how many run at a time, to be written down")
+    parser.add_argument("--threads", type=int, default=1, help="PyTorch's")
     parser.add_argument("--parent", type=int, help="process with which this one ends")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that actors end too, whenever it comes
@@ -253,7 +167,7 @@ def main() -> None:
     named = json.loads(args.cell)
     folder = pathlib.Path(named.get("folder", CURVES))
     (cell,) = experiment().cells([named["task"]], [named["arm"]], [named["seed"]], named.get("transitions"), folder)
-    run(cell, args.n_processes, args.jobs)
+    run(cell, args.n_processes, args.jobs, args.threads)
 
 
 if __name__ == "__main__":

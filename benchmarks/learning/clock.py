@@ -114,7 +114,7 @@ def in_time(curves: pathlib.Path) -> tuple[str, bool | None]:
     """
     found = runs(PONG, "cuda", curves)
     if any(arm not in found for arm in WITHIN):
-        return "no GPU was at hand" if not found else "not all arms were run", None
+        return "not run to its end" if not found else "not all arms were run", None
     after = {arm: found[arm].reached(GAMES[PONG]) for arm in WITHIN}
     told = (
         f"{arm}: {minutes:.1f} minutes" if np.isfinite(minutes) else f"{arm}: never" for arm, minutes in after.items()

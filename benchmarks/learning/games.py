@@ -1,12 +1,12 @@
 """
-Games against the clock: each arm learns for the same minutes, alone on this machine, and is evaluated afterwards::
+Games against the clock: each arm learns for the same minutes, alone on this machine::
 
     python benchmarks/learn.py games --agents <folder with ppo/PongNoFrameskip-v4_*>   # Pong, five arms, an hour
-    python benchmarks/learn.py games --agents <...> --arm ca2e-priors --minutes 5
+    python benchmarks/learn.py games --agents <...> --arm ca2e-priors --minutes 5 --stop-at-goal
     python benchmarks/learn.py games --task BreakoutNoFrameskip-v4 --arm ca2e --arm off-policy
 
-An arm whose curve is there is not run again. With a GPU there are more slots and larger batches; curves of different
-devices are kept apart.
+An arm whose curve is there is not run again. With a GPU there are more slots and larger batches, and policies are
+evaluated beside training, on two of the cores, else afterwards; curves of different devices are kept apart.
 """
 
 import argparse
@@ -23,20 +23,18 @@ import torch as th
 from provenance import REPOSITORY, provenance, write_json
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
-from learning.cell import CURVE_SEED, Kept, LearningCurve, end_with, write_curve
 from learning.clock import ARMS, DEVICES, GAMES, PONG, folder_of
+from learning.curve import LearningCurve, end_with, write_curve
+from learning.evaluator import Evaluator
 from learning.experiment import CURVES
 from sb3_ca2e import CA2EDQN, make_atari_env
 
 #: Evaluations of a run, the untrained policy's left out.
-EVALUATIONS = 10
-#: Share of random actions in evaluations, where the policy is not stochastic itself.
-EPSILON = 0.01
+EVALUATIONS = {"cpu": 10, "cuda": 24}
 #: Transitions by which exploration and rates have fallen, and training ends though there may be time left: more than
 #: each arm should get to in a quarter of an hour.
 HORIZON = {
@@ -53,33 +51,70 @@ HORIZON = {
 #: of the target network.
 MEMORY: dict[str, dict[str, Any]] = {
     "cpu": {"learning_starts": 2_000, "buffer_size": 100_000, "target_update_interval": 2_000},
-    "cuda": {"learning_starts": 20_000, "buffer_size": 1_000_000, "target_update_interval": 10_000},
+    "cuda": {"learning_starts": 10_000, "buffer_size": 1_000_000, "target_update_interval": 2_500},
 }
-#: Of ours: slots, an update for 4 transitions on the CPU and for 8 on a GPU.
+#: Of ours: slots, an update for 4 transitions, and how many slots each prior agent has.
 OURS: dict[str, dict[str, Any]] = {
     "cpu": {"n_envs": 8, "batch_size": 32, "gradient_steps": 2},
-    "cuda": {"n_envs": 64, "batch_size": 256, "gradient_steps": 8},
+    "cuda": {"n_envs": 64, "batch_size": 64, "gradient_steps": 16, "learning_rate": 2e-4, "inference": "actor"},
 }
+SLOTS_OF_A_PRIOR = {"cpu": 1, "cuda": 4}
 
 
 class Against(LearningCurve):
     """
-    Keeps the policy at even times, and ends training when they are over.
+    Has the policy evaluated at even times, and ends training when they are over.
 
     :param seconds: of training, that of starting processes and of compiling included
+    :param n_times: evaluations, that of the untrained policy left out
+    :param evaluator: evaluates it
+    :param beside: at once, else afterwards
+    :param goal: mean return with which training ends
+    :param curve: file that is written each time that something has been evaluated
     """
 
-    def __init__(self, seconds: float):
+    def __init__(
+        self, seconds: float, n_times: int, evaluator: Evaluator, beside: bool, goal: float, curve: pathlib.Path
+    ):
         super().__init__(sys.maxsize, sys.maxsize, log=False)
-        self.limit, self.n_times = seconds, 0
+        self.limit, self.n_times, self._evaluator, self._beside = seconds, n_times, evaluator, beside
+        self.goal, self.curve, self._n_kept = goal, curve, 0
 
     def _on_step(self) -> bool:
         passed = time.perf_counter() - self._started
-        n_times = int(EVALUATIONS * passed / self.limit)
-        if n_times > self.n_times:
-            self.n_times = n_times
+        n_kept = int(self.n_times * passed / self.limit)
+        if n_kept > self._n_kept:
+            self._n_kept = n_kept
             self.keep()
-        return passed < self.limit
+        return passed < self.limit and not self._reached()
+
+    def _on_training_end(self) -> None:
+        collector = getattr(self.model, "_collector", None)
+        if collector is not None:
+            print(collector.advice(), flush=True)
+
+    def keep(self) -> None:
+        """As every learning curve does, and have it evaluated."""
+        super().keep()
+        if self._beside:
+            self._evaluator.ask(self.kept[-1])
+
+    def _reached(self, wait: bool = False) -> bool:
+        """Look for what has been evaluated."""
+        mean = self._evaluator.answered(wait)
+        if mean is not None:
+            write_curve(self.curve, self._evaluator.rows)
+        return mean is not None and mean >= self.goal
+
+    def finish(self) -> None:
+        """Evaluate what has not been, the last policy too."""
+        if self.kept[-1].told["transitions"] < self.model.num_timesteps:
+            self.keep()
+        for kept in () if self._beside else self.kept:
+            self._evaluator.ask(kept)
+            self._reached(wait=True)
+        while self._evaluator.waited_for:
+            self._reached(wait=True)
 
 
 def ladder(n_slots: int) -> list[float]:
@@ -149,7 +184,7 @@ OTHERS: dict[str, Callable[[str, str, int], BaseAlgorithm]] = {"off-policy": dqn
 
 def run(args: argparse.Namespace, arm: str, priors: list[str], curve: pathlib.Path) -> None:
     """
-    Train for some minutes, then evaluate on the way and leave the curve.
+    Train for some minutes, and leave the curve of how the policy did on the way.
 
     :param args: what :func:`main` was told
     :param arm: of :data:`ARMS`
@@ -160,12 +195,11 @@ def run(args: argparse.Namespace, arm: str, priors: list[str], curve: pathlib.Pa
     if arm in OTHERS:
         model = OTHERS[arm](env_id, device, seed)
     else:
-        model = ours(env_id, device, priors if arm == "ca2e-priors" else [], seed)
-    against = Against(60 * args.minutes)
-    model.learn(HORIZON[device][arm], callback=against)
-    if against.kept[-1].told["transitions"] < model.num_timesteps:
-        against.keep()
-    env = make_atari_env(env_id, n_envs=games, seed=CURVE_SEED)
+        model = ours(env_id, device, priors * SLOTS_OF_A_PRIOR[device] if arm == "ca2e-priors" else [], seed)
+    goal = GAMES[env_id] if args.stop_at_goal else float("inf")
+    n_times, part = args.evaluations or EVALUATIONS[device], curve.with_suffix(".part")
+    evaluator = Evaluator(model, env_id, games)
+    against = Against(60 * args.minutes, n_times, evaluator, device == "cuda", goal, part)
     told = {
         "task": env_id,
         "arm": arm,
@@ -173,34 +207,16 @@ def run(args: argparse.Namespace, arm: str, priors: list[str], curve: pathlib.Pa
         "seed": seed,
         "minutes": args.minutes,
         "priors": [pathlib.Path(each).parent.name for each in priors] if arm == "ca2e-priors" else [],
-        "actors": getattr(model, "actor_stats", []),
         "measured_on": provenance(),
     }
-    rows = []
-    for kept in against.kept:
-        rows += evaluated(model, kept, env, games)
-        print(rows[-1], flush=True)
-    env.close()
     write_json(curve.with_suffix(".json"), told)
-    write_curve(curve, rows)
-
-
-def evaluated(model: BaseAlgorithm, kept: Kept, env: Any, games: int) -> list[dict[str, Any]]:
-    """
-    :param model: takes the policy over
-    :param kept: the policy
-    :param env: as many environments as games
-    :param games: whole ones, to be played
-    :return: a row of the curve for each
-    """
-    model.policy.load_state_dict(kept.parameters)
-    # The zoo plays Atari games with stochastic policies. Those that learn values must act at random now and then, too:
-    # where nothing is random, a rally of two paddles that do the same each time goes on for minutes.
-    if isinstance(model, DQN):
-        model.exploration_rate = EPSILON
-    returns, _ = evaluate_policy(model, env, games, deterministic=False, return_episode_rewards=True)
-    assert isinstance(returns, list)
-    return [{**kept.told, "final": 0, "episode": i, "return": each} for i, each in enumerate(returns)]
+    try:
+        model.learn(HORIZON[device][arm], callback=against)
+        write_json(curve.with_suffix(".json"), {**told, "actors": getattr(model, "actor_stats", [])})
+        against.finish()
+    finally:
+        evaluator.close()
+    part.replace(curve)  # a run is done when its curve is there
 
 
 def main() -> None:
@@ -211,6 +227,8 @@ def main() -> None:
     parser.add_argument("--arm", action="append", choices=ARMS, help="may be repeated; all without it")
     parser.add_argument("--minutes", type=float, default=12.0, help="of training, for each arm")
     parser.add_argument("--games", type=int, default=4, help="in an evaluation")
+    parser.add_argument("--evaluations", type=int, help="of policies on the way: 10, and 24 on a GPU")
+    parser.add_argument("--stop-at-goal", action="store_true", help="with the first evaluation that reaches it")
     parser.add_argument("--device", choices=DEVICES, default="cuda" if th.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=101)
     parser.add_argument("--out", type=pathlib.Path, default=CURVES, help="folder for the curves")
@@ -218,6 +236,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.minutes <= 0 or args.games < 1:
         parser.error(f"--minutes must be above 0 and --games at least 1, not {args.minutes:g} and {args.games}.")
+    if args.evaluations is not None and args.evaluations < 1:
+        parser.error(f"--evaluations must be at least 1, not {args.evaluations}.")
     if args.device == "cuda" and not th.cuda.is_available():
         parser.error("--device cuda: PyTorch sees no GPU here, and would learn on the CPU. Leave it out.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: actors end too
@@ -226,6 +246,8 @@ def main() -> None:
     arms = args.arm or list(ARMS)
     files = f"ppo/{args.task}_*/{args.task}.zip"
     priors = sorted(map(str, args.agents.glob(files))) if args.agents is not None else []
+    if args.device == "cuda":
+        th.set_float32_matmul_precision("high")  # of all arms: TF32, as PyTorch's convolutions have anyway
     if "ca2e-priors" in arms and not priors:
         parser.error(f"ca2e-priors needs --agents, a folder with {files}: {args.agents} has none. Or name other arms.")
     for arm in arms:
@@ -236,8 +258,9 @@ def main() -> None:
             print(f"{arm}: {args.minutes:g} minutes", flush=True)
             own = [sys.executable, str(REPOSITORY / "benchmarks" / "learn.py"), "games", "--task", args.task]
             own += ["--arm", arm, "--parent", str(os.getpid()), "--minutes", str(args.minutes)]
-            own += ["--games", str(args.games), "--seed", str(args.seed)]
+            own += ["--games", str(args.games), "--seed", str(args.seed), *["--stop-at-goal"] * args.stop_at_goal]
             own += ["--device", args.device, "--out", str(args.out)]
+            own += ["--evaluations", str(args.evaluations)] if args.evaluations is not None else []
             own += ["--agents", str(args.agents)] if args.agents is not None else []
             path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
             subprocess.run(own, env={**os.environ, "PYTHONPATH": path}, check=True)

@@ -115,7 +115,8 @@ def against_the_clock(env_id: str, device: str, results: Results) -> Iterator[st
         return
     yield from (f"## {env_id} against the clock", "")
     told = next(iter(runs.values())).told["measured_on"]
-    yield from (f"Arms ran one after the other, alone on {told['device']}. Returns: means of a few games.", "")
+    beside = " Policies were evaluated beside training, on two of its cores." if device == "cuda" else ""
+    yield from (f"Arms ran one after the other, alone on {told['device']}.{beside} Returns: means of a few games.", "")
     yield from clock.table(runs, clock.GAMES[env_id])
 
 

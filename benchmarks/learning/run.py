@@ -8,6 +8,7 @@ It can be stopped at any time and goes on where it was; only cells under way are
     python benchmarks/learn.py run --controls
     python benchmarks/learn.py run --ablation
     python benchmarks/learn.py run --jobs 1                          # for figures of time: alone on the machine
+    python benchmarks/learn.py run --jobs 1 --threads 2              # with all cores, where networks are large
     python benchmarks/learn.py run --transitions 2000 --out /tmp/trial --seed 101  # whether everything runs
 """
 
@@ -42,21 +43,22 @@ class Running:
     started: float
 
     @classmethod
-    def start(cls, cell: Cell, n_processes: int | None, jobs: int) -> "Running":
+    def start(cls, cell: Cell, n_processes: int | None, jobs: int, threads: int) -> "Running":
         """
         :param cell: what to run
         :param n_processes: actor processes of our side
         :param jobs: how many cells run at a time
+        :param threads: of PyTorch, in the process that learns
         :return: it, under way
         """
         named = {"task": cell.task.env_id, "arm": cell.arm.name, "seed": cell.seed}
         named |= {"transitions": cell.task.transitions, "folder": str(cell.folder.absolute())}
         command = [sys.executable, str(REPOSITORY / "benchmarks" / "learn.py"), "cell", json.dumps(named)]
-        command += ["--jobs", str(jobs), "--parent", str(os.getpid())]
+        command += ["--jobs", str(jobs), "--threads", str(threads), "--parent", str(os.getpid())]
         if n_processes is not None:
             command += ["--n-processes", str(n_processes)]
         path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
         log = REPOSITORY / "runs" / "learning" / f"{cell}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w") as file:
@@ -91,11 +93,12 @@ def wait_for_any(running: list[Running]) -> Running:
             os.close(file)
 
 
-def run_all(cells: list[Cell], jobs: int, n_processes: int | None) -> list[Cell]:
+def run_all(cells: list[Cell], jobs: int, n_processes: int | None, threads: int) -> list[Cell]:
     """
     :param cells: what is to be there in the end
     :param jobs: cells at a time
     :param n_processes: actor processes of our side
+    :param threads: of PyTorch, in a process that learns
     :return: cells that failed
     """
     todo = [cell for cell in cells if not cell.curve.exists()]
@@ -105,7 +108,7 @@ def run_all(cells: list[Cell], jobs: int, n_processes: int | None) -> list[Cell]
     try:
         while todo or running:
             while todo and len(running) < jobs:
-                running.append(Running.start(todo.pop(0), n_processes, jobs))
+                running.append(Running.start(todo.pop(0), n_processes, jobs, threads))
             ended = wait_for_any(running)
             running.remove(ended)
             if not ended.done():
@@ -127,6 +130,7 @@ def main() -> None:
     parser.add_argument("--ablation", action="store_true", help="the ablation's arms")
     parser.add_argument("--seed", action="append", type=int, help="may be repeated; the task's without it")
     parser.add_argument("--jobs", type=int, default=2, help="cells at a time")
+    parser.add_argument("--threads", type=int, default=1, help="PyTorch's, of both sides; of 64, 64 more only cost")
     parser.add_argument("--n-processes", type=int, help="actor processes; 1 with more than one job")
     parser.add_argument("--transitions", type=int, help="another budget than the tasks', for trials")
     parser.add_argument("--out", type=pathlib.Path, default=CURVES, help="folder for the curves")
@@ -145,7 +149,7 @@ def main() -> None:
         parser.error(f"{', '.join(sorted(untrained))} are missing: run python benchmarks/learn.py train_priors first.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: cells under way end too
     try:
-        failed = run_all(cells, args.jobs, n_processes)
+        failed = run_all(cells, args.jobs, n_processes, args.threads)
     except KeyboardInterrupt:
         sys.exit("Stopped. The same command goes on with what has no curve yet.")
     if failed:
