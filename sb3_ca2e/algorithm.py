@@ -303,6 +303,7 @@ class CA2EMixin(Hooks, Saving):
         self._n_learns += going_on is None
         with Undisturbed():
             self._collector = start()
+        self.replay_buffer.import_kernels()  # while actors start
 
     def _stop_actors(self) -> None:
         if self._collector is not None:

@@ -1,7 +1,6 @@
 """An algorithm's update, written once, run eagerly or compiled."""
 
 import functools
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,8 +14,8 @@ from torch.fx import GraphModule
 
 from sb3_ca2e.actors.recorder import PRIORITY_FLOOR
 from sb3_ca2e.compiled import FlatUpdate, Loss, Result, all_finite, obstacle_to_compiling
+from sb3_ca2e.compiler import compile_graph, import_what_warns
 from sb3_ca2e.fused import FusedUpdates
-from sb3_ca2e.quiet import quiet
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 from sb3_ca2e.replayed import Replayed
@@ -271,7 +270,10 @@ class Learner:
             warnings.warn(f"compile=True, but updates stay eager: {self.obstacle}.", stacklevel=2)
 
     def _start_compiler(self, batch: PrioritizedReplaySamples) -> None:
-        with self._obstacles_noted():  # traced here, as that changes for a moment what modules do in all threads
+        # Here and not in the compiler's thread, as both change something of all threads for a moment.
+        with self._obstacles_noted(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tracer's
+            import_what_warns()
             modules, optimizers = self._eager.modules, self._eager.optimizers
             self._flat = FlatUpdate(self._update, modules, optimizers, list(self._sums), PRIORITY_FLOOR)
             if not self._flat.update_state():
@@ -296,17 +298,11 @@ class Learner:
 
     def _compile(self, key: tuple[Any, ...], graph: GraphModule, inputs: list[Any]) -> None:
         try:
-            with self._obstacles_noted(), _others_first(), _helpers_ended(), th.no_grad():
+            with self._obstacles_noted():
                 assert self._flat is not None
-                _keep_modules_callable()
                 on_cuda = key[1].type == "cuda"
-                # Kernels called from C++: half the time of small networks is the calling. Shapes and strides of what
-                # they are called with are seen to by the key and by FlatUpdate.inputs().
-                options = {"cpp_wrapper": not on_cuda, "size_asserts": False}
-                compiled = th._inductor.compile(graph, inputs, options=options)
-                if on_cuda:  # whose kernels try themselves out when first called
-                    compiled(*(tensor.clone() for tensor in inputs))
-                operations = functools.partial(compiled, *self._flat.state)
+                # Shapes and strides are seen to by the key and by FlatUpdate.inputs().
+                operations = functools.partial(compile_graph(graph, inputs, on_cuda), *self._flat.state)
                 self._compiled = Compiled(
                     key, operations, Replayed(operations, self._flat.state) if on_cuda else operations
                 )
@@ -317,47 +313,6 @@ class Learner:
     def _obstacles_noted(self) -> Iterator[None]:
         """No compiler, or networks that it can't trace: learning goes on as it did."""
         try:
-            with quiet():
-                yield
+            yield
         except Exception as error:  # whatever a compiler, or what a user put into networks, may raise
             self.obstacle = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"
-
-
-@contextmanager
-def _others_first() -> Iterator[None]:
-    """
-    Give the interpreter away as soon as another thread asks for it, which eager updates do at each of their hundreds of
-    operations: they would come to a stop beside a compiler that keeps it for five milliseconds each time.
-    """
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-4)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(interval)
-
-
-@contextmanager
-def _helpers_ended() -> Iterator[None]:
-    """PyTorch compiles a GPU's kernels in processes that it keeps for the next time: none is to outlive learning."""
-    from torch._inductor import async_compile  # takes a second to import
-
-    kept = bool(async_compile._pool_set)  # by whoever has compiled something before
-    try:
-        yield
-    finally:
-        if not kept:
-            async_compile.shutdown_compile_workers()
-
-
-def _keep_modules_callable() -> None:
-    """
-    The compiler once traces a function that returns what it is given, with a tracer that makes each call of a module
-    fail that is none of it, in whichever thread: eager updates here, ``predict()`` in a callback. It gets the graph.
-    """
-    from torch._inductor.loop_body import InterpreterShim  # takes a second to import
-
-    graph = th.fx.Graph()
-    graph.output(graph.placeholder("x"))
-    traced = GraphModule({}, graph)
-    InterpreterShim._dummy_gm = staticmethod(lambda: traced)  # type: ignore[method-assign,assignment]

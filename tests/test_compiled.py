@@ -19,9 +19,10 @@ from marked_processes import processes_marked
 from sb3_ca2e import CA2EDQN
 from sb3_ca2e.actors.recorder import PRIORITY_FLOOR
 from sb3_ca2e.compiled import FlatUpdate
+from sb3_ca2e.compiler import _helpers_ended
 from sb3_ca2e.replayed import Replayed
 from sb3_ca2e.starting import for_actors
-from sb3_ca2e.updates import _COMPILING, Learner, _helpers_ended
+from sb3_ca2e.updates import _COMPILING, Learner
 from test_updates import make_ddpg, make_dqn
 from toy import RandomWalk
 
@@ -227,26 +228,54 @@ def test_one_model_of_a_process_is_compiled_after_the_other():
     assert th.nn.Module.__call__ is th.nn.Module._wrapped_call_impl, "a tracer's patch was left"
 
 
-def test_modules_stay_callable_in_other_threads_while_the_compiler_works(tmp_path):
-    """A tracer patches ``nn.Module`` for all threads. In a process of its own: the compiler traces some things once."""
+def test_the_process_stays_as_it_is_while_threads_of_ours_work(tmp_path):
+    """
+    Tracers patch ``nn.Module`` for all threads, ``catch_warnings`` changes the filters of all, anomaly detection is on
+    for all. In a process of its own: PyTorch and numba do much of that once only. Under ``-W error``.
+    """
     script = """
-import threading
+import sys, threading, warnings
+import torch as th
 from torch.fx import Tracer
-from test_updates import make_dqn
+from sb3_ca2e import CA2EDQN
+from toy import RandomWalk
 
-traced, trace = [], Tracer.trace
+def noted(owner, name, calls):
+    original = getattr(owner, name)
 
-def noted(self, *args, **kwargs):
-    traced.append((threading.current_thread().name, type(self)))
-    return trace(self, *args, **kwargs)
+    def noting(*arguments, **named):
+        by = sys._getframe(1).f_code.co_qualname
+        if by != "get_exec_path":  # of Python itself: subprocess looks for openssl, for microseconds
+            calls.append((threading.current_thread().name, by, *map(type, arguments[:1])))
+        return original(*arguments, **named)
 
-Tracer.trace = noted
-model = make_dqn(sgd=False, compile=True)
-model.train(3, 64)
+    setattr(owner, name, noting)
+
+traced, touched = [], []
+noted(Tracer, "trace", traced)
+noted(warnings.catch_warnings, "__enter__", touched)
+for name in ("filterwarnings", "simplefilter"):
+    noted(warnings, name, touched)
+settings = {"n_actors": 2, "n_processes": 1, "learning_starts": 50, "seed": 0, "device": "cpu"}
+model = CA2EDQN("MlpPolicy", RandomWalk(), compile=True, inference="device", **settings)
+warnings.resetwarnings()
+warnings.simplefilter("error")
+filters = list(warnings.filters)
+model.learn(400)
+compiler = model._learner._compiler
+beside = set()
+while compiler.is_alive():
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        warnings.warn("an actor was killed, say")
+        beside.add((len(told), th.is_anomaly_enabled()))
+    compiler.join(0.001)
+assert beside == {(1, False)}, beside
+assert warnings.filters == filters
 assert model._learner.compiled, model._learner.obstacle
-beside = [tracer for thread, tracer in traced if thread == "compile"]
-assert beside, traced
-assert not [tracer for tracer in beside if tracer.call_module is Tracer.call_module], beside
+assert {thread for thread, *_ in touched} == {"MainThread"}, touched
+assert {thread for thread, *_ in traced} == {"MainThread", "compile"}, traced
+assert all(tracer.call_module is not Tracer.call_module for thread, _, tracer in traced if thread == "compile"), traced
 """
     path = os.pathsep.join(each for each in sys.path if each)
     environment = {**os.environ, "PYTHONPATH": path, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}  # with nothing in it

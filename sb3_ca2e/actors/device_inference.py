@@ -71,7 +71,9 @@ class DeviceInference:
     # The learner's side, called by whoever owns the actors.
 
     def start(self) -> None:
-        """Reserve the memory and begin to answer."""
+        """Reserve the memory and begin to answer. For the main thread, as networks are traced."""
+        with th.inference_mode():
+            self._policy.trace(zeros(self.layout.observations, sum(self.layout.n_slots), self.device))
         self._exchange = self._keep(shared_file(self.layout.n_bytes, "exchange"))
         self._views = self.layout.views(self._exchange)
         self._rung, ring = map(self._keep, os.pipe())

@@ -1,6 +1,7 @@
 """One forward pass for all slots of a process, with as little overhead as the networks allow."""
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -8,7 +9,6 @@ import numpy as np
 import torch as th
 
 from sb3_ca2e.actors.recorder import Steps
-from sb3_ca2e.quiet import quiet
 
 #: Passes through the modules themselves before they are traced, which takes as long as a thousand of them.
 TRACE_AFTER = 100
@@ -53,6 +53,17 @@ class Inference:
         """Whether batches of all slots go through a trace."""
         return self._trace is not None
 
+    def trace(self, observations: Any) -> None:
+        """
+        Trace the networks now. For the main thread of a process, as it keeps back the tracer's warnings: no thread can
+        do that for itself alone.
+
+        :param observations: ``(n_slots, ...)`` as they will come
+        """
+        self._passes = max(self._passes, self._trace_after)
+        self._trace = _traced(self._behaviour, self._modules, observations)
+        self._parameters_changed = True  # it has yet to prove itself
+
     def parameters_changed(self) -> None:
         """The parameters are others now: a trace has to prove itself again."""
         self._parameters_changed = True
@@ -69,7 +80,7 @@ class Inference:
             actions, outputs = self._behaviour.act(self._modules, observations)
             self._passes += 1
             if self._passes == self._trace_after:
-                self._trace = _traced(self._behaviour, self._modules, observations)
+                self.trace(observations)
             if self._trace is not None and not _same(self._trace(observations), (actions, outputs)):
                 self._trace = None
             self._parameters_changed = False
@@ -109,9 +120,10 @@ def _traced(
         # Of the same parameters; what else a network keeps in Python is not to notice.
         tensors = [tensor for module in modules.values() for tensor in (*module.parameters(), *module.buffers())]
         act = _Act(behaviour, copy.deepcopy(modules, {id(tensor): tensor for tensor in tensors})).train(False)
-        # PyTorch would rather see a compiler used, which takes seconds where this takes milliseconds. What its tracer
-        # warns of would make the trace depend on what was traced.
-        with quiet(th.jit.TracerWarning):
+        with warnings.catch_warnings():
+            # PyTorch would rather see a compiler used, which takes seconds where this takes milliseconds.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", th.jit.TracerWarning)  # the trace would depend on what was traced
             trace = th.jit.trace(act, (observations,), check_trace=False)
             # Fused code is no faster on so little work, and takes longer to prepare than all the rest.
             fused = th.jit.set_fusion_strategy([])

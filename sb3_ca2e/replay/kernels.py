@@ -16,7 +16,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _compiled(signature: str) -> Callable[[Function], Function]:
-    """Compile for one signature: at import, which a thread can do ahead of the first batch, and for no other types."""
+    """Compile for one signature: at import, ahead of the first batch, and for no other types."""
 
     def compiled(function: Function) -> Function:
         options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}

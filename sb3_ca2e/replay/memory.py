@@ -1,7 +1,6 @@
 """Prioritized replay memory with multi-step returns, a Stable-Baselines3 replay buffer."""
 
 import importlib
-import threading
 from typing import Any
 
 import numpy as np
@@ -196,9 +195,15 @@ class PrioritizedReplayBuffer(ReplayBuffer):
                 "model.replay_buffer.reset()."
             )
         self.normalize_frames = normalize_frames
+
+    def import_kernels(self) -> None:
+        """
+        Get ready for the first block: a second, and more where nothing has been compiled yet.
+
+        Never in a thread beside another: numba changes filters of warnings all the time, and they belong to all.
+        """
         if self._place(0).type == "cpu":
-            # Seconds where nothing is compiled yet, which actors take to start anyway.
-            threading.Thread(target=importlib.import_module, args=["sb3_ca2e.replay.kernels"], name="kernels").start()
+            importlib.import_module("sb3_ca2e.replay.kernels")
 
     def add_block(self, block: Block) -> None:
         """
