@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test chaos bench bench-gpu figures check lint format types docs clean
+.PHONY: help demo test test-all stress chaos bench bench-gpu figures check check-all lint format types docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,6 +15,12 @@ demo: $(VENV)/.installed ## train on LunarLander-v3 with three bundled priors (a
 
 test: $(VENV)/.installed ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-all: $(VENV)/.installed ## run those that take longer than 20 s too
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+stress: $(VENV)/.installed ## the concurrent tests in random order on a busy machine, an hour or two; resumable; STRESS_ARGS=--help
+	$(BIN)/python tests/stress.py $(STRESS_ARGS)
 
 chaos: $(VENV)/.installed ## everything that can go wrong, made to happen, for an hour or two; ROW=F8 for a part
 	cd tests && $(abspath $(BIN))/python -m chaos $(addprefix --row ,$(ROW))
@@ -31,7 +37,9 @@ figures: $(VENV)/.installed ## tables and figures of the docs and the README, fr
 	$(BIN)/python benchmarks/learn.py report
 	$(BIN)/python benchmarks/learn.py figures
 
-check: test lint types docs ## everything that a change must pass
+check: test lint types docs ## what a change must pass
+
+check-all: test-all lint types docs ## the same with all tests, as CI does
 
 lint: $(VENV)/.installed ## ruff: rules and format
 	$(BIN)/ruff check .

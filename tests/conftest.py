@@ -1,5 +1,8 @@
 """What all tests share: one thread each, and no process may outlive a test."""
 
+import json
+import os
+import pathlib
 import signal
 import uuid
 from collections.abc import Iterator
@@ -7,6 +10,7 @@ from multiprocessing import forkserver
 
 import pytest
 import torch as th
+from hypothesis import settings
 
 from marked_processes import MARK, processes_marked
 from sb3_ca2e.replay.rows import Rows
@@ -17,6 +21,58 @@ th.set_num_threads(1)
 # Shells start background jobs with Ctrl-C ignored, and so would be whatever the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The gate tries the same examples each time; `make stress` looks for others.
+settings.register_profile("gate", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """
+    :param parser: gets our options
+    """
+    parser.addoption("--failures", type=pathlib.Path, help="append each failure to this file, as a line of JSON")
+    parser.addoption("--patience", type=float, default=1.0, help="multiply the tests' limits of time")
+
+
+class Failures:
+    """
+    Writes down which tests fail, and how.
+
+    :param file: to append to
+    """
+
+    def __init__(self, file: pathlib.Path):
+        self.file = file
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """
+        :param report: of a test's set-up, call or clearing up
+        """
+        if report.failed:
+            with self.file.open("a") as file:
+                print(json.dumps({"test": report.nodeid, "traceback": report.longreprtext}), file=file)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """
+    :param config: with our options
+    """
+    if (file := config.getoption("--failures")) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Failures(file))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """
+    :param config: with our options
+    :param items: whose limits change
+    """
+    if (patience := config.getoption("--patience")) != 1.0:
+        for item in items:
+            marker = item.get_closest_marker("timeout")
+            limit = marker.args[0] if marker else float(config.getini("timeout"))
+            item.add_marker(pytest.mark.timeout(patience * limit), append=False)
 
 
 @pytest.fixture(autouse=True)
