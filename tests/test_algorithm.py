@@ -75,6 +75,28 @@ def test_no_gradient_steps_only_collects():
     assert all(th.equal(value, before[name]) for name, value in model.policy.state_dict().items())
 
 
+class WatchBeta(BaseCallback):
+    """The exponent of the weights when transitions are collected: that of the updates before."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[float] = []
+
+    def _on_rollout_start(self):
+        self.seen.append(self.model.replay_buffer.beta)
+
+    def _on_step(self):
+        return True
+
+
+@pytest.mark.parametrize(("kwargs", "first"), [({}, 0.4), ({"beta": 0.7}, 0.7)])
+def test_weights_correct_all_of_the_bias_in_the_end(kwargs, first):
+    watcher = WatchBeta()
+    model = dqn(RandomWalk, learning_starts=0, train_freq=10, batch_size=4, replay_buffer_kwargs=kwargs)
+    model.learn(100, watcher)
+    assert [*watcher.seen, model.replay_buffer.beta] == pytest.approx(np.linspace(first, 1.0, 11))
+
+
 @pytest.mark.parametrize("train_freq", [(1, "episode"), (4, "episode")])
 def test_training_by_episodes_is_refused(train_freq):
     with pytest.raises(ValueError, match=r"train_freq.*many actors.*Give a number of steps"):

@@ -24,7 +24,7 @@ from sb3_ca2e.replayed import Replayed
 from sb3_ca2e.starting import for_actors
 from sb3_ca2e.updates import _COMPILING, Learner
 from test_updates import make_ddpg, make_dqn
-from toy import RandomWalk
+from toy import RandomWalk, dqn
 
 
 def tensors_of(model):
@@ -139,7 +139,22 @@ def test_what_is_recorded_agrees_with_eager_updates_whatever_is_observed(kind, p
         model.train(1, 8)
         return model
 
-    eager, recorded = make(), make()
+    check_recorded(make(), make())
+
+
+@pytest.mark.parametrize("optimizer", [th.optim.Adam, th.optim.AdamW])
+def test_weights_decay_as_the_optimiser_says(optimizer):
+    def make():
+        policy_kwargs = {"net_arch": [8], "optimizer_class": optimizer, "optimizer_kwargs": {"weight_decay": 0.5}}
+        model = dqn(RandomWalk, gradient_steps=0, learning_rate=1e-2, policy_kwargs=policy_kwargs).learn(100)
+        model.train(1, 8)
+        return model
+
+    check_recorded(make(), make())
+
+
+def check_recorded(eager, recorded):
+    """What is recorded of a model's updates does what those of another do, which is the same so far."""
     modules, optimizers = recorded.trained_networks()
     flat = FlatUpdate(recorded.update, modules, optimizers, ["loss"], PRIORITY_FLOOR)
     assert flat.update_state()

@@ -162,7 +162,6 @@ class Statistics:
         """Do it for all slots."""
         for slot in list(self._newest):
             self.end_stream(slot)
-        self._returns.clear()
 
     def state(self) -> tuple[dict[int, float], dict[int, dict[str, np.ndarray]]]:
         """

@@ -1,6 +1,7 @@
 """Blocks of an actor against what its environments recorded, and against a plain computation."""
 
 import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,9 @@ def stacked_dqn(**kwargs) -> CA2EDQN:
     return CA2EDQN("CnnPolicy", env, n_actors=SLOTS, seed=0, policy_kwargs=small, **kwargs)
 
 
-def vector_ddpg(**kwargs) -> CA2EDDPG:
-    env = RecordingEnv(action_space=BOUNDS)
-    return CA2EDDPG("MlpPolicy", env, n_actors=SLOTS, seed=0, policy_kwargs={"net_arch": [16]}, **kwargs)
+def vector_ddpg(n_critics: int = 1, **kwargs) -> CA2EDDPG:
+    env, small = RecordingEnv(action_space=BOUNDS), {"net_arch": [16], "n_critics": n_critics}
+    return CA2EDDPG("MlpPolicy", env, n_actors=SLOTS, seed=0, policy_kwargs=small, **kwargs)
 
 
 def normalized(algorithm, wrap):
@@ -175,14 +176,14 @@ def check_frames(run: Run, slot: int, block, positions: list[tuple[int, int]]) -
 
 
 def values_of(model, modules, observation: np.ndarray, action: np.ndarray) -> tuple[float, float]:
-    """q(s, a), and the value of s: max_a q(s, a), or q(s, pi(s))."""
+    """q(s, a), and the value of s: max_a q(s, a), or the smallest of the critics' q(s, pi(s))."""
     with th.no_grad():
         batch = th.as_tensor(observation[None])
         if isinstance(model, CA2EDQN):
             q_values = modules["q_net"](batch)[0]
             return q_values[int(action[0])].item(), q_values.max().item()
         q_value = modules["critic"](batch, th.as_tensor(action[None], dtype=th.float32))[0]
-        return q_value.item(), modules["critic"](batch, modules["actor"](batch))[0].item()
+        return q_value.item(), min(each.item() for each in modules["critic"](batch, modules["actor"](batch)))
 
 
 NORMALIZED = {
@@ -199,6 +200,7 @@ NORMALIZED = {
     [
         *[pytest.param(make, n, id=f"{name}, {n} steps") for name, make in MODELS.items() for n in (1, 3)],
         *[pytest.param(make, 3, id=name) for name, make in NORMALIZED.items()],
+        pytest.param(partial(vector_ddpg, n_critics=2), 3, id="DDPG, two critics"),
     ],
 )
 def test_priorities_equal_a_direct_computation(make, n_steps):
@@ -363,6 +365,19 @@ def test_a_retired_prior_makes_way_at_the_end_of_its_episode():
     prior_flags = [b[2].flags[b[2].flags & TRANSITION > 0] & PRIOR > 0 for b in (first, second)]
     assert prior_flags[0].tolist() == [True] * 5
     assert prior_flags[1].tolist() == [True] * 3 + [False] * 2
+
+
+def test_the_slot_of_a_retired_prior_counts_its_games_anew():
+    model, prior = CA2EDQN("MlpPolicy", RecordingEnv(lengths=(2,)), n_actors=1), small(DQN, RecordingEnv())
+    agent = PriorAgent(prior).resolve(model.observation_space, model.action_space)
+    actor = LocalActor(make_spec(model, block_size=8, priors=[agent.for_actor()]))
+    greedy = []
+    for _ in range(7):
+        games = actor.actor.collect().games
+        greedy += [games[key][1] for key in sorted(games)]
+        actor.board.retire(0)
+    # Four games, and the one that was under way when it was beaten, are the prior's.
+    assert greedy == [False] * 5 + [n % GREEDY_EVERY == 0 for n in range(1, 24)]
 
 
 def test_only_the_infos_asked_for_are_handed_over():

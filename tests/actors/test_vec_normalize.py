@@ -13,7 +13,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN, PriorAgent
-from sb3_ca2e.replay.block import OBSERVATION, TERMINATED, TRANSITION, TRUNCATED
+from sb3_ca2e.actors.normalization import Normalization, Statistics
+from sb3_ca2e.replay.block import OBSERVATION, TERMINATED, TRANSITION, TRUNCATED, Block, ObservationColumn
 from toy import RandomWalk
 
 #: The count with which SB3's running statistics begin, of zero mean and unit variance.
@@ -111,7 +112,8 @@ def discounted_returns(model, gamma: float) -> np.ndarray:
             if flags & int(TRANSITION):
                 value = gamma * value + reward
                 returns.append(value)
-                value = 0.0 if flags & int(TERMINATED | TRUNCATED) else value
+            if not flags & int(TRANSITION) or flags & int(TERMINATED | TRUNCATED):
+                value = 0.0
     return np.array(returns)
 
 
@@ -187,6 +189,65 @@ def test_a_prior_of_dictionaries_normalises_them_itself():
     prior = PriorAgent(agent).resolve(live.observation_space, live.action_space)
     np.testing.assert_array_equal(prior.predict(raw)[0], expected)
     assert (agent.predict(raw, deterministic=True)[0] != expected).any()
+
+
+class Counting(gym.Env):
+    """Observations count up from 0 and rewards from 1, over resets too; no episode ends."""
+
+    observation_space, action_space = spaces.Box(-np.inf, np.inf, (1,), np.float64), spaces.Discrete(2)
+    n = -1
+
+    def reset(self, *, seed=None, options=None):
+        self.n += 1
+        return np.full(1, self.n, np.float64), {}
+
+    def step(self, action):
+        observation, info = self.reset()
+        return observation, float(self.n), False, False, info
+
+
+def counted(first: int, *made: bool) -> Block:
+    """Consecutive rows of :class:`Counting`; False for an observation on which no step was made."""
+    numbers = np.arange(first, first + len(made) + 1, dtype=np.float64)
+    return Block(
+        slot=1,
+        frames={OBSERVATION: numbers[:, None]},
+        actions=np.zeros((len(made), 1), np.int64),
+        rewards=np.where(made, numbers[1:], 0.0).astype(np.float32),
+        flags=np.where(made, TRANSITION, 0).astype(np.uint8),
+        ages=np.zeros(len(numbers), np.uint8),
+        priorities=np.ones(len(made)),
+    )
+
+
+GAPS = {
+    "a refused step": [counted(0, True, True, True, False, True, True)],
+    "a refused step that ends a block": [counted(0, True, True, True, False), counted(4, True, True)],
+    "a cut stream": [counted(0, True, True, True), Statistics.end_stream, counted(4, True, True)],
+}
+
+
+@pytest.mark.parametrize("parts", GAPS.values(), ids=GAPS)
+def test_an_episode_that_breaks_off_ends_its_return_as_a_reset_does_in_sb3(parts):
+    ours, theirs = (VecNormalize(DummyVecEnv([Counting]), gamma=0.9) for _ in range(2))
+    theirs.reset()
+    for end in (3, 6):
+        while theirs.venv.envs[0].n < end:
+            theirs.step(np.zeros(1, np.int64))
+        if end == 3:
+            theirs.reset()
+    column = ObservationColumn((1,), np.dtype(np.float64))
+    statistics = Statistics(ours, Normalization.of(ours, of_frames=False), {OBSERVATION: column})
+    for part in parts:
+        if isinstance(part, Block):
+            statistics.update(part)
+        else:
+            part(statistics, 1)
+    statistics.end_streams()
+    for name in ("obs_rms", "ret_rms"):
+        found, expected = getattr(ours, name), getattr(theirs, name)
+        assert found.count == pytest.approx(expected.count)
+        np.testing.assert_allclose((found.mean, found.var), (expected.mean, expected.var), rtol=1e-12)
 
 
 def test_learning_again_goes_on_from_where_the_statistics_were():

@@ -1,0 +1,93 @@
+"""What actor processes may do before others have done as much, and what one does in the place of another."""
+
+import os
+import pathlib
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch as th
+from recording_env import RecordingEnv
+from test_pool import BLOCK, specs_of
+
+from sb3_ca2e import ActorWarning
+from sb3_ca2e.actors.exploration import EpsilonGreedy
+from sb3_ca2e.actors.pool import AsyncActors
+from sb3_ca2e.actors.transport import BUFFERS
+from sb3_ca2e.replay.block import OBSERVATION, TRANSITION, Block
+
+
+@pytest.mark.parametrize("rate_limit", [False, True])
+def test_only_with_a_rate_limit_is_an_environment_waited_for_that_is_still_made(rate_limit, tmp_path):
+    os.mkfifo(gate := tmp_path / "gate")
+
+    def made_late() -> RecordingEnv:
+        gate.open().close()  # waits for a writer
+        return RecordingEnv()
+
+    pool = AsyncActors(specs_of([RecordingEnv, made_late], 2), rate_limit=rate_limit)
+    try:
+        for n in range(BUFFERS if rate_limit else 3 * BUFFERS):
+            handover, _ = pool.collect()
+            assert (handover.process, handover.sequence) == (0, n)
+            # The blocks handed out before are the actor's again; these are not yet.
+            assert pool.board.credit(0) == BUFFERS + (0 if rate_limit else n)
+        if rate_limit:
+            assert pool.collect(wait=False) is None
+    finally:
+        gate.open("w").close()
+        pool.stop()
+
+
+class Dying(RecordingEnv):
+    """
+    Its process is killed at one of its steps, the first time.
+
+    :param died: a file that is left then
+    :param at: number of the step, from 0
+    """
+
+    def __init__(self, died: pathlib.Path, at: int):
+        super().__init__()
+        self.died, self.left = died, at
+
+    def step(self, action):
+        self.left -= 1
+        if self.left < 0 and not self.died.exists():
+            self.died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+
+
+def test_an_actor_in_the_place_of_another_acts_at_random_only_for_what_is_left_of_the_warm_up(tmp_path):
+    (spec,) = specs_of([lambda: Dying(tmp_path / "died", 2 * BLOCK), RecordingEnv], 1)
+    always_greedy = EpsilonGreedy(3, initial=0.0, final=0.0, fraction=0.0)
+    spec = replace(spec, warmup=4 * 2 * BLOCK, explorations=[always_greedy] * 2)
+    pool = AsyncActors([spec])
+
+    def shares(n_blocks: int) -> list[float]:
+        """How many of the actions are the network's, of the next blocks of an actor."""
+        found = []
+        for sequence in range(n_blocks):
+            handover, blocks = pool.collect()
+            assert (handover.sequence, handover.begins) == (sequence, sequence == 0)
+            found.append(np.mean([of_network(spec.modules["q_net"], block) for block in blocks]))
+        return found
+
+    try:
+        with pytest.warns(ActorWarning, match="was killed by SIGKILL in a step of slot 0"):
+            *random, third, fourth = [*shares(2), *shares(4)]
+        assert max(random) < 1.0
+        assert (third, fourth) == (1.0, 1.0)
+    finally:
+        pool.stop()
+
+
+def of_network(q_net: th.nn.Module, block: Block) -> np.ndarray:
+    """Which actions of a block are the network's."""
+    rows = np.flatnonzero(block.flags & TRANSITION)
+    with th.no_grad():
+        best = q_net(th.from_numpy(block.frames[OBSERVATION][rows])).argmax(dim=1).numpy()
+    taken: np.ndarray = block.actions[rows, 0] == best
+    return taken
