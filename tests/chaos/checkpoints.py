@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
+from chaos.traces import join_others
 from sb3_ca2e import CA2EDQN, CA2ECheckpointCallback
 from sb3_ca2e.replay.block import TRANSITION
 
@@ -85,9 +86,13 @@ def full_disk(folder: pathlib.Path, n: int) -> str:
             wrong.append(f"attempt {len(kept)} {'left something' if is_saved else 'saved nothing'}")
 
     checkpoint = CA2ECheckpointCallback(10, folder, save_replay_buffer=True)
+    join_others()  # which may not write either, meanwhile
     with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
-        model = learner().learn(20 * n, [Between(10, fill), checkpoint, Between(10, free)])
+        warnings.simplefilter("always", UserWarning)
+        try:
+            model = learner().learn(20 * n, [Between(10, fill), checkpoint, Between(10, free)])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert wrong == []
     assert len(kept) == 2 * n
     told = [str(each.message) for each in warned]
@@ -185,7 +190,9 @@ def killed_while_saving(folder: pathlib.Path, n: int) -> str:
         if len(lives) > 1:
             assert lives[-1].start in (lives[-2].saved, lives[-2].begun), lives[-2:]
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # as in the processes: what a kill leaves behind is no damaged checkpoint
+        warnings.simplefilter(
+            "error", UserWarning
+        )  # as in the processes: what a kill leaves behind is no damaged checkpoint
         assert CA2EDQN.resume(folder).num_timesteps in (lives[-1].saved, lives[-1].begun)
     return f"{len(lives)} kills, {n} of them while saving, {len(lives)} resumed"
 
@@ -293,7 +300,7 @@ def damaged(folder: pathlib.Path, n: int) -> str:
         shutil.copytree(whole, newer)
         how = damage(newer, rng)
         with warnings.catch_warnings(record=True) as warned:
-            warnings.simplefilter("always")
+            warnings.simplefilter("always", UserWarning)
             try:
                 timesteps = CA2EDQN.resume(checkpoints).num_timesteps
             except Exception as error:

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,18 +15,19 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
-from chaos import faulty
+from chaos import HANGS, faulty
 from chaos.failures import MANY, faulty_env, half_of
 from chaos.kills import learner
 from chaos.ledger import audit
-from chaos.victims import children
+from chaos.traces import mapped
+from chaos.victims import actors, children, servers
 from marked_processes import MARK, processes_marked
 from sb3_ca2e import CA2EDQN
 
 #: What victims learn on.
 KINDS = ("healthy", "hanging")
-#: Seconds after which a learner that is still there hangs.
-HANGS = 120.0
+#: In what a learner, its actors or an interpreter say if something is wrong; libraries may find fault with a machine.
+OURS = re.compile("sb3_ca2e|chaos|Traceback|Fatal|Error|Exception|Warning|terminate called")
 
 
 class Mishap:
@@ -67,9 +69,9 @@ class RaisingCallback(BaseCallback):
         return True
 
 
-def learner_raises(slack: float = 1.0) -> str:
+def learner_raises(within: float = 5.0) -> str:
     """F6: the original exception, soon, and no process is left; the model can be used, and learns on."""
-    before, longest = set(children(os.getpid())), 0.0
+    longest = 0.0
     out_of_memory = th.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     for error, in_update in ((out_of_memory, True), (RuntimeError("a mistake"), True), (KeyError("a key"), False)):
         model, mishap = learner(100_000, algorithm=Raising), Mishap(error)
@@ -77,13 +79,13 @@ def learner_raises(slack: float = 1.0) -> str:
         raised = what_ends(model, None if in_update else RaisingCallback(mishap))
         longest = max(longest, time.monotonic() - mishap.time)
         assert raised is error, repr(raised)
-        assert set(children(os.getpid())) == before
+        assert servers(os.getpid()) == []
         audit(model)
         assert model.predict(np.zeros(4, dtype=np.float32))[0].shape == ()
         n_timesteps, model.mishap = model.num_timesteps, None
         model.learn(400, reset_num_timesteps=False)
         assert model.num_timesteps == n_timesteps + 400
-    assert longest < 5.0 * slack, f"learn() ended {longest:.1f} s after it"
+    assert longest < within, f"learn() ended {longest:.1f} s after it"
     return f"the original exception left learn() at most {longest:.2f} s later, and no process was left"
 
 
@@ -163,32 +165,34 @@ class Victim:
         """To all of its process group, as terminals do."""
         os.killpg(self.process.pid, number)
 
-    def end(self) -> tuple[str, str]:
-        """What it and its children say before all are gone, and nothing else is left of them."""
+    def shared_memory(self) -> set[str]:
+        """Names of what it and its children share, where it has any that outlive them."""
+        pid = self.process.pid
+        names = {name for each in (pid, *servers(pid), *actors(pid)) for name, _ in mapped(each)}
+        return {name for name in names if os.path.exists(name)}
+
+    def end(self) -> tuple[str, list[str]]:
+        """What it and its children say before all are gone, and what is wrong; nothing else is left of them."""
         try:
-            said = self.process.communicate(timeout=HANGS)
+            out, err = self.process.communicate(timeout=HANGS)
         finally:
             self.process.kill()
         assert processes_marked(self.mark) == []
-        return said
+        return out, [line for line in err.splitlines() if OURS.search(line)]
 
 
-def shared_memory() -> set[str]:
-    return set(os.listdir("/dev/shm"))
-
-
-def learner_is_killed(times: int, slack: float = 1.0) -> str:
+def learner_is_killed(times: int, within: float = 3.0) -> str:
     """F7: its actors are gone soon, and nothing is left in shared memory."""
-    rng, shared, longest = random.Random(0), shared_memory(), 0.0
+    rng, longest = random.Random(0), 0.0
     for each in range(times):
         victim = Victim(KINDS[each % 2])
         time.sleep(rng.uniform(0.0, 4.0))  # actors are starting, or run
-        killed = time.monotonic()
+        shared, killed = victim.shared_memory(), time.monotonic()
         victim.send(signal.SIGKILL)
-        assert victim.end() == ("", "")
+        assert victim.end() == ("", [])
         longest = max(longest, time.monotonic() - killed)
-        assert shared_memory() <= shared
-    assert longest < 3.0 * slack, f"actors were there for {longest:.1f} s"
+        assert not any(map(os.path.exists, shared)), shared
+    assert longest < within, f"actors were there for {longest:.1f} s"
     return f"{times} kills, the last process gone after at most {longest:.2f} s"
 
 
@@ -203,7 +207,7 @@ INTERRUPTIONS = (
 )
 
 
-def learner_is_interrupted(times: int, slack: float = 1.0) -> str:
+def learner_is_interrupted(times: int, within: float = 5.0) -> str:
     """F8: ``learn`` ends soon and says nothing, and then the model is of use, or the process has ended by SIGTERM."""
     rng, longest = random.Random(0), 0.0
     for each in range(times):
@@ -217,11 +221,11 @@ def learner_is_interrupted(times: int, slack: float = 1.0) -> str:
         out, err = victim.end()
         ended, status = time.monotonic(), victim.process.returncode
         if signal.SIGTERM in numbers and not handling:
-            assert (status, out, err) == (-signal.SIGTERM, "", "")
+            assert (status, out, err) == (-signal.SIGTERM, "", [])
         else:
             first, *rest = out.splitlines()
-            assert (status, rest, err) == (0, ["usable"], ""), (status, out, err)
+            assert (status, rest, err) == (0, ["usable"], []), (status, out, err)
             ended = float(first)
         longest = max(longest, ended - sent)
-    assert longest < 5.0 * slack, f"learn() ended {longest:.1f} s after the signal"
+    assert longest < within, f"learn() ended {longest:.1f} s after the signal"
     return f"{times} times, learn() ended at most {longest:.2f} s later"

@@ -6,16 +6,18 @@ import os
 import pathlib
 import time
 import warnings
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from chaos.failures import MANY
+from chaos.failures import MANY, UNTOLD
 from chaos.faulty import Troubled
 from chaos.kills import Killer, learner
 from chaos.ledger import audit
-from chaos.victims import actors, children, servers
+from chaos.traces import join_others, mapped, opened
+from chaos.victims import actors, servers
 from sb3_ca2e import ActorWarning
 
 MIB = 2**20
@@ -26,7 +28,9 @@ EXPLAINED = {
     "crashes": "SIGSEGV",
     "kills": "SIGKILL",
     "hangs": "gave no sign of life",
-    "ends of which the server could not tell any more": "how was not told",
+    "silences that ended": "was silent for too long and then went on",
+    "servers that started nothing": "did not start an actor within",
+    "ends of which the server could not tell any more": UNTOLD,
 }
 
 
@@ -37,8 +41,8 @@ def status(pid: int, name: str) -> int:
 
 
 def resident() -> float:
-    """MiB of this process."""
-    return status(os.getpid(), "VmRSS") / 1024
+    """MiB of this process, but for the files that it has mapped, of which the system holds what it likes."""
+    return sum(status(os.getpid(), name) for name in ("RssAnon", "RssShmem")) / 1024
 
 
 class Threads(BaseCallback):
@@ -58,25 +62,26 @@ class Threads(BaseCallback):
 
 def many_actors_and_runs(n_actors: int, n_cycles: int, mib: float) -> str:
     """F16: few threads an actor; descriptors, segments and resident memory stay as they are."""
+    join_others()
     model, threads = learner(100_000, n_actors=n_actors, n_processes=n_actors), Threads()
     model.learn(MANY, threads)
     assert len(threads.counts) == n_actors
     assert max(threads.counts) <= 4, threads.counts
-    assert children(os.getpid()) == []
+    assert servers(os.getpid()) == []
     del model, threads.model
-    before: tuple[int, set[str]] | None = None
-    sizes = []
+    before: collections.Counter[str] | None = None
+    shared, sizes = mapped(os.getpid()), []
     for cycle in range(n_cycles):
         model = learner(2000)
         model.learn(400)
         model.env.close()
         del model
         gc.collect()
-        left = len(os.listdir("/proc/self/fd")), set(os.listdir("/dev/shm"))
+        left = opened(os.getpid())
         if cycle >= n_cycles // 4:  # what libraries open and reserve on first use
             before = before or left
-            assert left[0] <= before[0], f"{left[0] - before[0]} more descriptors"
-            assert left[1] <= before[1], left[1] - before[1]
+            assert left <= before, f"more descriptors: {left - before}"
+            assert mapped(os.getpid()) <= shared, mapped(os.getpid()) - shared
             sizes.append(resident())
     third = max(len(sizes) // 3, 1)
     grown = float(np.mean(sizes[-third:]) - np.mean(sizes[:third]))
@@ -91,13 +96,14 @@ class Sizes(BaseCallback):
     """
     Takes the size of this process every now and then, once the memory is full, and ends a run after some time.
 
-    :param seconds: of the whole run, or more if there are few sizes by then
+    :param seconds: of the whole run, or more if there are few sizes, or failures, by then
     :param interval: seconds between two sizes
+    :param n_failures: how often actors have failed
     """
 
-    def __init__(self, seconds: float, interval: float):
+    def __init__(self, seconds: float, interval: float, n_failures: Callable[[], int]):
         super().__init__()
-        self.seconds, self.interval = seconds, interval
+        self.seconds, self.interval, self.n_failures = seconds, interval, n_failures
         self.begun = self.looked = time.monotonic()
         self.sizes: list[tuple[float, float]] = []
 
@@ -106,7 +112,7 @@ class Sizes(BaseCallback):
         if now - self.looked >= self.interval and self.model.replay_buffer.full:
             self.looked = now
             self.sizes.append((now, resident()))
-        return now - self.begun < self.seconds or len(self.sizes) < 9
+        return now - self.begun < self.seconds or min(len(self.sizes), self.n_failures()) < 9
 
     def slope(self) -> float:
         """MiB an hour, over the last two thirds."""
@@ -114,10 +120,10 @@ class Sizes(BaseCallback):
         return float(np.polyfit((times - times[0]) / 3600.0, sizes, 1)[0])
 
 
-def soak(seconds: float, chance: float, interval: float, mib_an_hour: float) -> str:
+def soak(seconds: float, chance: float, interval: float, mib_an_hour: float, timeout: float = 2.0) -> str:
     """F17: faults of all kinds at random times; memory does not grow, and every warning is explained."""
     env = partial(Troubled, chance, spared=os.getpid())
-    model = learner(5_000, env=env, actor_timeout=2.0)
+    model = learner(5_000, env=env, actor_timeout=timeout)
     told: collections.Counter[str] = collections.Counter()
     unexplained = []
 
@@ -129,18 +135,12 @@ def soak(seconds: float, chance: float, interval: float, mib_an_hour: float) -> 
             unexplained.append(str(message))
 
     killers = [Killer(10**6, interval), Killer(10**6, 5.0 * interval, servers)]
-    sizes = Sizes(seconds, seconds / 200)
+    sizes = Sizes(seconds, seconds / 200, told.total)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = hear
-        for killer in killers:
-            killer.start()
-        try:
+        with killers[0], killers[1]:
             model.learn(MANY * 100, sizes)
-        finally:
-            for killer in killers:
-                killer.stopped.set()
-                killer.join()
     assert unexplained == []
     assert sum(told.values()) > 0
     audit(model)

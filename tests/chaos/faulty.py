@@ -58,7 +58,9 @@ class Faulty(Ledger):
         again = self.once is None or not self.once.exists()
         if where == self.where and again and os.getpid() != self.spared:
             if self.once is not None:
-                self.once.write_text(str(time.monotonic()))
+                written = self.once.with_suffix(".written")
+                written.write_text(str(time.monotonic()))
+                written.rename(self.once)  # which is there as a whole, even if this process is killed here
             self.fault()
 
     def reset(self, **kwargs):

@@ -18,7 +18,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
-from chaos import faulty
+from chaos import HANGS, faulty
 from chaos.failures import failing, faulty_env, told
 from chaos.kills import learner
 from chaos.ledger import Ledger, audit
@@ -100,6 +100,7 @@ def ddpg(algorithm: type[CA2EDDPG], n_transitions: int) -> CA2EDDPG:
         compile=False,
         device="cpu",
         policy_kwargs=policy_kwargs,
+        seed=0,
         **settings,
     )
 
@@ -188,7 +189,7 @@ MISFITS: dict[str, tuple[Callable[[tuple], tuple], spaces.Space | None, str]] = 
 }
 
 
-def misfits(slack: float = 1.0) -> str:
+def misfits(within: float = 30.0) -> str:
     """F14: an error that names slot and field, before anything of it is committed, and no second try."""
     longest = 0.0
     for name, (what, space, message) in MISFITS.items():
@@ -205,7 +206,7 @@ def misfits(slack: float = 1.0) -> str:
         assert message in error, error
         if space is None:
             audit(model)
-    assert longest < 30.0 * slack
+    assert longest < within
     return f"{', '.join(MISFITS)}: named with the slot after at most {longest:.1f} s, nothing of it committed"
 
 
@@ -234,10 +235,8 @@ def little_address_space_in_the_server() -> None:
     """The server that actors are forked from can't import what it needs."""
     original = subprocess.Popen
 
-    def limited(*arguments, **kwargs):
-        process = original(*arguments, **kwargs)
-        resource.prlimit(process.pid, resource.RLIMIT_AS, (2**29, 2**29))
-        return process
+    def limited(command, **kwargs):
+        return original(["sh", "-c", 'ulimit -v 524288 && exec "$@"', "sh", *command], **kwargs)
 
     subprocess.Popen = limited  # type: ignore[misc, assignment]
     learner(1000).learn(1000)
@@ -263,7 +262,7 @@ STARTS: dict[Callable[[], None], str | None] = {
 WITHOUT_SHM = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o ro none /dev/shm && exec "$@"', "sh"]
 
 
-def refused_at_start(slack: float = 1.0) -> str:
+def refused_at_start(within: float = 30.0) -> str:
     """F18: a clear error soon, and nothing left behind."""
     said = []
     for start, message in STARTS.items():
@@ -276,9 +275,9 @@ def refused_at_start(slack: float = 1.0) -> str:
         mark = uuid.uuid4().hex
         env = {**os.environ, MARK: mark, "PYTHONPATH": os.pathsep.join(sys.path)}
         started = time.monotonic()
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=2 * HANGS)
         seconds = time.monotonic() - started
-        assert seconds < 30.0 * slack, f"{start.__name__} took {seconds:.0f} s"
+        assert seconds < within, f"{start.__name__} took {seconds:.0f} s"
         assert (done.returncode == 0) == (message is None), (start.__name__, done.returncode, done.stderr)
         assert done.returncode in (0, 1), f"{start.__name__}: ended by a signal"
         assert message is None or message in done.stderr, (start.__name__, done.stderr)
