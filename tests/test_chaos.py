@@ -4,9 +4,12 @@ import pytest
 
 from chaos.rows import ROWS
 
+SMALL = [pytest.param(row.small, id=name) for name, row in ROWS.items()]
+REST = [pytest.param(row.rest, id=f"{name}-rest", marks=pytest.mark.extended) for name, row in ROWS.items() if row.rest]
 
-@pytest.mark.parametrize("name", ROWS)
-def test_chaos(name):
-    figures = ROWS[name].small()
+
+@pytest.mark.parametrize("run", SMALL + REST)
+def test_chaos(run):
+    figures = run()
     assert figures
     print(figures)

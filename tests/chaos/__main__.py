@@ -37,7 +37,8 @@ def run(name: str, small: bool) -> bool:
     row = ROWS[name]
     started = time.monotonic()
     try:
-        said, ok = row.small() if small else row.full(), True
+        parts = [part for part in (row.small, row.rest) if part is not None] if small else [row.full]
+        said, ok = "; ".join(part() for part in parts), True
     except Exception as error:
         traceback.print_exc()
         said, ok = f"{type(error).__name__}: {error}".splitlines()[0], False

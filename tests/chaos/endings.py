@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 
 import numpy as np
 import torch as th
@@ -69,11 +70,18 @@ class RaisingCallback(BaseCallback):
         return True
 
 
-def learner_raises(within: float = 5.0) -> str:
+#: What is raised, and whether in an update or in a callback.
+MISHAPS = (
+    (th.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+    (KeyError("a key"), False),
+    (RuntimeError("a mistake"), True),
+)
+
+
+def learner_raises(mishaps: Sequence[tuple[Exception, bool]] = MISHAPS, within: float = 5.0) -> str:
     """F6: the original exception, soon, and no process is left; the model can be used, and learns on."""
     longest = 0.0
-    out_of_memory = th.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-    for error, in_update in ((out_of_memory, True), (RuntimeError("a mistake"), True), (KeyError("a key"), False)):
+    for error, in_update in mishaps:
         model, mishap = learner(100_000, algorithm=Raising), Mishap(error)
         model.mishap = mishap if in_update else None
         raised = what_ends(model, None if in_update else RaisingCallback(mishap))
@@ -207,10 +215,10 @@ INTERRUPTIONS = (
 )
 
 
-def learner_is_interrupted(times: int, within: float = 5.0) -> str:
+def learner_is_interrupted(times: Sequence[int], within: float = 5.0) -> str:
     """F8: ``learn`` ends soon and says nothing, and then the model is of use, or the process has ended by SIGTERM."""
     rng, longest = random.Random(0), 0.0
-    for each in range(times):
+    for each in times:
         numbers, handling = INTERRUPTIONS[each % len(INTERRUPTIONS)]
         victim = Victim("healthy", handling)
         time.sleep(rng.uniform(0.0, 4.0))
@@ -228,4 +236,4 @@ def learner_is_interrupted(times: int, within: float = 5.0) -> str:
             ended = float(first)
         longest = max(longest, ended - sent)
     assert longest < within, f"learn() ended {longest:.1f} s after the signal"
-    return f"{times} times, learn() ended at most {longest:.2f} s later"
+    return f"{len(times)} times, learn() ended at most {longest:.2f} s later"

@@ -8,7 +8,7 @@ import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,12 @@ MANY = 10_000_000
 SILENT = ("gave no sign of life for", "was silent for too long and then went on", "did not start an actor within")
 #: What is told of an end where the server that could say more was too busy to say it in time.
 UNTOLD = "how was not told"
+#: Where actors are killed, or what is.
+POINTS = ("block_write", "server", "announcement", "parameter_read", "start")
+#: Methods of environments that raise.
+PLACES = ("step", "__init__", "reset", "close")
+#: How processes end, and what is told of it.
+ENDS = {faulty.exits: "ended with exit status 3", faulty.crashes: "SIGSEGV", faulty.is_killed: "SIGKILL"}
 
 
 @contextlib.contextmanager
@@ -96,10 +102,13 @@ def faulty_env(*arguments) -> Callable[[], Faulty]:
     return partial(Faulty, *arguments, spared=os.getpid())
 
 
-def at_chosen_points(times: int, within: float = 0.1) -> str:
+def at_chosen_points(points: Sequence[str] = POINTS, times: int = 20, within: float = 0.1) -> str:
     """F2: the learner goes on, and nothing is torn."""
     stalls = {}
-    for point in ("block_write", "announcement", "parameter_read", "start"):
+    for point in points:
+        if point == "server":
+            stalls[point] = servers_killed(times)
+            continue
         name = f"killed_in_a_{point}".replace("a_announcement", "an_announcement").replace("in_a_start", "at_start")
         model = half_of(partial(Sabotaged, getattr(faulty, name), spared=os.getpid()))
         with told() as heard:
@@ -107,7 +116,6 @@ def at_chosen_points(times: int, within: float = 0.1) -> str:
             model.learn(MANY, watch)
         audit(model)
         stalls[point.replace("_", " ")] = watch.longest
-    stalls["server"] = servers_killed(times)
     for point, stall in stalls.items():
         assert stall < within, f"the learner stood still for {stall:.3f} s: {point}"
     return ", ".join(f"{point} {1000 * stall:.0f} ms" for point, stall in stalls.items())
@@ -132,11 +140,11 @@ def servers_killed(times: int) -> float:
     return watch.longest
 
 
-def environment_raises(within: float = 30.0) -> str:
+def environment_raises(places: Sequence[str] = PLACES, within: float = 30.0) -> str:
     """F3: once, the run goes on; always, an error with the child's traceback."""
     longest = 0.0
     with tempfile.TemporaryDirectory() as folder:
-        for where in ("__init__", "reset", "step", "close"):
+        for where in places:
             once = pathlib.Path(folder) / where
             model = half_of(faulty_env(faulty.raises, where, once))
             with told() as heard:
@@ -150,7 +158,7 @@ def environment_raises(within: float = 30.0) -> str:
                 assert len(heard) == 1, heard
                 assert f"in {where}" in heard[0][1], heard
             started = time.monotonic()
-            model = half_of(faulty_env(faulty.raises, where), actor_restarts=10)
+            model = half_of(faulty_env(faulty.raises, where), actor_restarts=5)
             with told():
                 if where == "close":
                     model.learn(3000)
@@ -198,12 +206,11 @@ def since(heard: list[tuple[float, str]], once: pathlib.Path) -> list[tuple[floa
     return [(at, message) for at, message in heard if at > failed and "Actor process 1 " in message]
 
 
-def process_ends() -> str:
+def process_ends(faults: Sequence[Callable[[], None]] = tuple(ENDS)) -> str:
     """F5: as F1, and the message says how."""
-    said = {faulty.exits: "ended with exit status 3", faulty.crashes: "SIGSEGV", faulty.is_killed: "SIGKILL"}
     with tempfile.TemporaryDirectory() as folder:
-        for fault, how in said.items():
-            once = pathlib.Path(folder) / fault.__name__
+        for fault in faults:
+            how, once = ENDS[fault], pathlib.Path(folder) / fault.__name__
             model = half_of(faulty_env(fault, "step", once))
             with told() as heard:
                 model.learn(MANY, Replaced(heard))
@@ -219,7 +226,7 @@ def process_ends() -> str:
             assert any(how in each for each in ends), ends
             assert "seed 0" in error, error
             audit(model)
-    return f"named {', '.join(said.values())}"
+    return f"named {', '.join(ENDS[fault] for fault in faults)}"
 
 
 class Dated(Ledger):

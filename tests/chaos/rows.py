@@ -2,9 +2,10 @@
 
 import pathlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from chaos import HANGS, checkpoints, endings, endurance, failures, kills, limits
 
@@ -15,11 +16,13 @@ class Row:
     :param cause: what is made to happen
     :param full: makes it happen as often as a long run would see it, and returns figures
     :param small: the same for the tests
+    :param rest: what the tests do of it when they may take longer
     """
 
     cause: str
     full: Callable[[], str]
     small: Callable[[], str]
+    rest: Callable[[], str] | None = None
 
 
 def in_folder(function: Callable[[pathlib.Path, int], str], n: int) -> Callable[[], str]:
@@ -32,6 +35,12 @@ def in_folder(function: Callable[[pathlib.Path, int], str], n: int) -> Callable[
     return run
 
 
+def split(function: Callable[..., str], each: Collection[Any], n: int, **rest: Any) -> list[Callable[[], str]]:
+    """The first ``n`` of what a function is to do, and the others; ``rest`` are its other arguments."""
+    parts = list(each)[:n], list(each)[n:]
+    return [partial(function, part, **rest) for part in parts]
+
+
 ROWS = {
     "F1": Row(
         "actors killed at random times",
@@ -40,19 +49,23 @@ ROWS = {
     ),
     "F2": Row(
         "actors and servers killed at chosen points",
-        partial(failures.at_chosen_points, times=20),
-        partial(failures.at_chosen_points, times=2, within=HANGS),
+        failures.at_chosen_points,
+        *split(failures.at_chosen_points, failures.POINTS, 2, times=2, within=HANGS),
     ),
     "F3": Row(
-        "environments that raise", failures.environment_raises, partial(failures.environment_raises, within=HANGS)
+        "environments that raise",
+        failures.environment_raises,
+        *split(failures.environment_raises, failures.PLACES, 1, within=HANGS),
     ),
     "F4": Row(
         "environments that hang",
         partial(failures.environment_hangs, timeout=10.0),
         partial(failures.environment_hangs, timeout=3.0, within=HANGS),
     ),
-    "F5": Row("processes that end", failures.process_ends, failures.process_ends),
-    "F6": Row("learners that raise", endings.learner_raises, partial(endings.learner_raises, within=HANGS)),
+    "F5": Row("processes that end", failures.process_ends, *split(failures.process_ends, failures.ENDS, 1)),
+    "F6": Row(
+        "learners that raise", endings.learner_raises, *split(endings.learner_raises, endings.MISHAPS, 2, within=HANGS)
+    ),
     "F7": Row(
         "learners killed at random times",
         partial(endings.learner_is_killed, times=50),
@@ -60,32 +73,36 @@ ROWS = {
     ),
     "F8": Row(
         "learners interrupted at random times, once or twice",
-        partial(endings.learner_is_interrupted, times=50),
-        partial(endings.learner_is_interrupted, times=4, within=HANGS),
+        partial(endings.learner_is_interrupted, times=range(50)),
+        *split(endings.learner_is_interrupted, range(len(endings.INTERRUPTIONS)), 2, within=HANGS),
     ),
     "F9": Row("a disk full while saving", in_folder(checkpoints.full_disk, 20), in_folder(checkpoints.full_disk, 20)),
     "F10": Row(
         "processes killed while saving",
         in_folder(checkpoints.killed_while_saving, 100),
-        in_folder(checkpoints.killed_while_saving, 3),
+        in_folder(checkpoints.killed_while_saving, 2),
     ),
     "F11": Row("damaged checkpoints", in_folder(checkpoints.damaged, 1000), in_folder(checkpoints.damaged, 60)),
     "F12": Row("runs resumed", in_folder(checkpoints.resumed, 20_000), in_folder(checkpoints.resumed, 600)),
     "F13": Row(
         "numbers that are not finite",
         partial(limits.invalid_numbers, n_transitions=8000),
-        partial(limits.invalid_numbers, n_transitions=2000),
+        partial(limits.invalid_numbers, n_transitions=1000, places=limits.PLACES[:2]),
+        partial(limits.invalid_numbers, n_transitions=1000, places=limits.PLACES[2:]),
     ),
-    "F14": Row("wrong shapes, dtypes and spaces", limits.misfits, partial(limits.misfits, within=HANGS)),
+    "F14": Row(
+        "wrong shapes, dtypes and spaces", limits.misfits, *split(limits.misfits, limits.MISFITS, 2, within=HANGS)
+    ),
     "F15": Row(
         "actors stopped and continued",
         partial(failures.stopped_and_continued, times={10.0: 2, 100.0: 1}, seconds=60.0),
-        partial(failures.stopped_and_continued, times={3.0: 1, 100.0: 1}, seconds=4.0, within=HANGS),
+        partial(failures.stopped_and_continued, times={3.0: 1}, seconds=4.0, within=HANGS),
+        partial(failures.stopped_and_continued, times={100.0: 1}, seconds=4.0, within=HANGS),
     ),
     "F16": Row(
         "many actors, many runs",
         partial(endurance.many_actors_and_runs, n_actors=64, n_cycles=200, mib=5.0),
-        partial(endurance.many_actors_and_runs, n_actors=6, n_cycles=4, mib=50.0),
+        partial(endurance.many_actors_and_runs, n_actors=4, n_cycles=3, mib=50.0),
     ),
     "F17": Row(
         "a long run with faults of all kinds",
@@ -93,6 +110,8 @@ ROWS = {
         partial(endurance.soak, seconds=4.0, chance=1e-3, interval=2.0, mib_an_hour=float("inf"), timeout=5.0),
     ),
     "F18": Row(
-        "systems that grant too little", limits.refused_at_start, partial(limits.refused_at_start, within=HANGS)
+        "systems that grant too little",
+        limits.refused_at_start,
+        *split(limits.refused_at_start, limits.STARTS, 1, within=HANGS),
     ),
 }
