@@ -271,6 +271,14 @@ def test_as_many_as_asked_are_kept_and_the_newest_is_the_one_written_last(tmp_pa
     assert CA2EDQN.resume(tmp_path / "rl_model_500_steps").num_timesteps == 500
 
 
+def test_a_checkpoint_with_a_name_of_the_users_own_is_kept(tmp_path):
+    checkpoint = CA2ECheckpointCallback(100, tmp_path, keep_last=1)
+    model = dqn().learn(100, checkpoint)
+    (tmp_path / "rl_model_100_steps").rename(tmp_path / "rl_model_100_steps_best")
+    model.learn(200, checkpoint, reset_num_timesteps=False)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["rl_model_100_steps_best", "rl_model_300_steps"]
+
+
 def test_other_callbacks_may_trigger_it(tmp_path):
     checkpoint = CA2ECheckpointCallback(1, tmp_path, keep_last=None)
     dqn(train_freq=4).learn(350, EveryNTimesteps(150, CallbackList([checkpoint])))

@@ -89,8 +89,9 @@ def test_returns_and_stacks_end_where_a_step_was_left_out(n_stack):
     )
     met.clear()
     marks = Marks()
-    with pytest.warns(ActorWarning, match="Slot .*not finite|Slot .*reward nan"):
+    with pytest.warns(ActorWarning, match="Slot .*not finite|Slot .*reward nan") as told:
         model.learn(1000, marks)
+    assert sorted(str(each.message)[:7] for each in told) == ["Slot 0:", "Slot 1:"], "once each"
     assert marks.n_episodes > 20
     assert [row["refused"] for row in model.actor_stats] == pytest.approx([met[0], met[1]], abs=3)  # of the last block
     memory = model.replay_buffer

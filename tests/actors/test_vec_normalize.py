@@ -223,6 +223,11 @@ def counted(first: int, *made: bool) -> Block:
 GAPS = {
     "a refused step": [counted(0, True, True, True, False, True, True)],
     "a refused step that ends a block": [counted(0, True, True, True, False), counted(4, True, True)],
+    "a refused step and a cut stream": [
+        counted(0, True, True, True, False),
+        Statistics.end_stream,
+        counted(4, True, True),
+    ],
     "a cut stream": [counted(0, True, True, True), Statistics.end_stream, counted(4, True, True)],
 }
 
