@@ -282,21 +282,30 @@ class Stopper(Beside):
     def work(self) -> None:
         for _ in range(self.n_times):
             victim = self.until(self.stop_one)
-            self.victims.append([slot for slot, pid in sorted(self.ages.makers.copy().items()) if pid == victim])
-            self.stopped.wait(self.seconds / 2)
-            before = self.model.num_timesteps
-            self.stopped.wait(self.seconds / 2)
-            self.until(lambda before=before: self.model.num_timesteps > before + 1000)
-            self.until(lambda victim=victim: victim not in actors(os.getpid()) or not self.given_up)
-            self.made.append(self.model.num_timesteps - before)
-            continued = time.monotonic()
-            send(victim, signal.SIGCONT)
-            before = self.model.num_timesteps  # from here on it may hand over what it had begun
-            self.until(lambda before=before: self.model.num_timesteps > before + 1000)
+            try:
+                self.go_on_without(victim)
+            finally:
+                continued = time.monotonic()
+                send(victim, signal.SIGCONT)
+            self.made_since(self.model.num_timesteps)  # in which it may hand over what it had begun
             if self.given_up:
                 assert self.ages.committed[victim] < continued, "a step of an actor that was given up was committed"
             else:
                 self.until(lambda victim=victim, continued=continued: self.ages.committed[victim] > continued)
+
+    def go_on_without(self, victim: int) -> None:
+        """Wait until the rest have, and the victim has been given up if it is to be."""
+        self.victims.append([slot for slot, pid in sorted(self.ages.makers.copy().items()) if pid == victim])
+        self.stopped.wait(self.seconds / 2)
+        before = self.model.num_timesteps
+        self.stopped.wait(self.seconds / 2)
+        self.until(lambda: victim not in actors(os.getpid()) or not self.given_up)
+        self.made.append(self.made_since(before))
+
+    def made_since(self, before: int) -> int:
+        """Wait for a thousand transitions more, and say how many they are by then."""
+        self.until(lambda: self.model.num_timesteps > before + 1000)
+        return self.model.num_timesteps - before
 
     def stop_one(self) -> int | None:
         """One of those that have handed over steps; None if there is none, or it has just ended."""
