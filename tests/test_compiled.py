@@ -243,6 +243,7 @@ def test_one_model_of_a_process_is_compiled_after_the_other():
     assert th.nn.Module.__call__ is th.nn.Module._wrapped_call_impl, "a tracer's patch was left"
 
 
+@pytest.mark.extended
 def test_the_process_stays_as_it_is_while_threads_of_ours_work(tmp_path):
     """
     Tracers patch ``nn.Module`` for all threads, ``catch_warnings`` changes the filters of all, anomaly detection is on
