@@ -1,9 +1,10 @@
-"""What all tests share: one thread each, and no process may outlive a test."""
+"""What all tests share: one thread each, and no process or thread of ours may outlive a test."""
 
 import json
 import os
 import pathlib
 import signal
+import threading
 import uuid
 from collections.abc import Iterator
 from multiprocessing import forkserver
@@ -12,11 +13,16 @@ import pytest
 import torch as th
 from hypothesis import settings
 
-from marked_processes import MARK, processes_marked
+from chaos.victims import children
+from marked_processes import MARK, await_end, processes_marked
+from sb3_ca2e.actors import forking, life
 from sb3_ca2e.replay.rows import Rows
 from sb3_ca2e.replay.sum_tree import SumTree
 
 th.set_num_threads(1)
+# What programs print is not to depend on the terminal that tests are run in.
+for name in ("COLUMNS", "LINES", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(name, None)
 
 # Shells start background jobs with Ctrl-C ignored, and so would be whatever the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -77,11 +83,35 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def process_mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Mark the processes that a test starts, and fail it if one is left."""
+    """Mark the processes that a test starts, and fail it if one is left; wait for threads that learning leaves."""
     mark = uuid.uuid4().hex
     monkeypatch.setenv(MARK, mark)
     yield mark
+    for thread in threading.enumerate():
+        if thread.name == "compile":
+            thread.join()
     assert processes_marked(mark) == []
+
+
+@pytest.fixture
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However seldom actors and their server get a core, the learner goes on waiting for what they do and say."""
+    monkeypatch.setattr(life, "STALLED", 1000.0)
+    monkeypatch.setattr(life, "NO_REPORT", 1000.0)
+    monkeypatch.setattr(forking, "SHUTDOWN", 1000.0)
+
+
+@pytest.fixture
+def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Actors that are told to end have all the time that it takes, instead of ``GRACE`` seconds."""
+    stop = forking.ForkServer.stop
+
+    def stop_after_the_actors(server: forking.ForkServer) -> list[forking.Handle]:
+        for pid in children(server._process.pid):
+            await_end(pid)
+        return stop(server)
+
+    monkeypatch.setattr(forking.ForkServer, "stop", stop_after_the_actors)
 
 
 @pytest.fixture(scope="session")

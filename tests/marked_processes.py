@@ -1,10 +1,14 @@
-"""Finds the processes that a test started."""
+"""Finds what a test started and opened: nobody else's processes, descriptors or memory."""
 
+import gc
 import os
 import pathlib
+import select
 
 #: Environment variable by which processes started in a test are known, however they were orphaned.
 MARK = "SB3_CA2E_TEST"
+#: What the names of our shared memory begin with.
+SHARED = "sb3_ca2e-"
 
 
 def processes_marked(mark: str) -> list[str]:
@@ -12,11 +16,62 @@ def processes_marked(mark: str) -> list[str]:
     :param mark: what a test put into the environment
     :return: command lines of the processes that inherited it
     """
-    found = []
+    return list(_marked(mark).values())
+
+
+def await_ends(mark: str) -> None:
+    """
+    Wait for the ends of all processes that a test started, and of those that they start meanwhile.
+
+    :param mark: what the test put into the environment
+    """
+    while marked := _marked(mark):
+        for pid in marked:
+            await_end(pid)
+
+
+def await_end(pid: int) -> None:
+    """
+    :param pid: a process, whosever child it is
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    ended, _, _ = select.select([pidfd], [], [], 200)
+    os.close(pidfd)
+    assert ended, f"process {pid} hangs"
+
+
+def open_files() -> set[str]:
+    """
+    :return: descriptors of this process, and what they lead to
+    """
+    gc.collect()  # what earlier tests have left
+    found = set()
+    for link in pathlib.Path("/proc/self/fd").iterdir():
+        try:
+            found.add(f"{link.name} {link.readlink()}")
+        except OSError:  # the one that lists this folder
+            continue
+    return found
+
+
+def shared_memory() -> set[str]:
+    """
+    :return: what this process holds of our shared memory, and what of it anybody could find by a name
+    """
+    files, maps = open_files(), pathlib.Path("/proc/self/maps").read_text().splitlines()
+    held = {line for line in (*files, *maps) if f"memfd:{SHARED}" in line}
+    return held | {str(path) for path in pathlib.Path("/dev/shm").glob(f"*{SHARED}*")}
+
+
+def _marked(mark: str) -> dict[int, str]:
+    found = {}
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             if folder.name != str(os.getpid()) and f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:  # it ended meanwhile, or is another user's
             continue
     return found

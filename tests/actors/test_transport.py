@@ -15,6 +15,7 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marked_processes import open_files, shared_memory
 from sb3_ca2e.actors.board import Board, FlatParameters
 from sb3_ca2e.actors.messages import Handover, MessageReader, MessageWriter
 from sb3_ca2e.actors.transport import BUFFERS, BlockBuffers, BlockLayout, shared_file
@@ -141,7 +142,8 @@ def test_what_a_killed_writer_left_unfinished_does_not_count():
     reader = MessageReader(read)
     writer = forked(send_and_hang, write)
     os.close(write)
-    while n_unread(read) < 10_000:  # until the second message has begun; nobody reads, so it can't end
+    first = len(message_bytes([Handover(5)]))
+    while n_unread(read) <= first:  # until the second message has begun; nobody reads, so it can't end
         os.sched_yield()
     os.kill(writer, signal.SIGKILL)
     os.waitpid(writer, 0)
@@ -194,22 +196,25 @@ def test_a_block_is_a_view_of_the_written_rows(layout, data):
 
 
 def test_shared_memory_is_shared_has_no_name_and_goes_with_its_processes():
-    before = os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []
+    before = shared_memory()
     fd = shared_file(4096, "test")
     one, other = Board(2, 10, fd), Board(2, 10, fd)
-    assert (os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []) == before
+    assert os.fstat(fd).st_nlink == 0
+    assert shared_memory() > before
     os.close(fd)  # the mappings hold it
     one.publish(np.full(10, 3.0, np.float32))
     out = np.zeros(10, np.float32)
     assert other.read(out) == 1
     assert (out == 3).all()
+    del one, other
+    assert shared_memory() <= before
 
 
 def test_a_lack_of_memory_is_an_error_that_says_what_to_do():
-    n_fds = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     with pytest.raises(MemoryError, match=r"lower n_actors or local_buffer_size"):
         shared_file(1 << 60, "test")
-    assert len(os.listdir("/proc/self/fd")) == n_fds
+    assert not open_files() - before
 
 
 def test_flat_parameters_carry_modules_over():
