@@ -45,6 +45,7 @@ def pong_agents() -> list[PriorAgent]:
     return [PriorAgent(path) for path in zips[:3]]
 
 
+@pytest.mark.usefixtures("_patient")
 @pytest.mark.parametrize(
     ("with_priors", "native"),
     [(False, False), (True, False), (True, True)],

@@ -42,7 +42,7 @@ def test_it_learns_pendulum():
     model = CA2ETD3(
         "MlpPolicy",
         "Pendulum-v1",
-        ca2e={"n_actors": 4, "n_processes": 2},
+        ca2e={"n_actors": 4, "execution": "sync"},
         learning_starts=500,
         batch_size=64,
         policy_kwargs={"net_arch": [64, 64]},
@@ -51,7 +51,7 @@ def test_it_learns_pendulum():
     env = Monitor(gym.make("Pendulum-v1"))
     env.reset(seed=0)
     untrained, _ = evaluate_policy(model, env, 10)
-    model.learn(5000)
+    model.learn(4000)
     trained, _ = evaluate_policy(model, env, 10)
     assert untrained < -900
     assert trained > -800, f"{untrained} before, {trained} after"

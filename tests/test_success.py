@@ -74,6 +74,7 @@ class NatureSuccesses(BaseCallback):
         return True
 
 
+@pytest.mark.usefixtures("_patient")
 @pytest.mark.parametrize("execution", ["sync", "async"])
 def test_the_success_rate_is_of_the_last_hundred_nature_episodes(execution, tmp_path):
     priors = [sb3.DQN("MlpPolicy", RandomWalk(), buffer_size=1, device="cpu")]

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from user_script import environment, script
+from user_script import environment, of_ours, script
 
 LEARNER = """
     import sys
@@ -32,11 +32,11 @@ LEARNER = """
     COMMON = dict(n_actors=4, n_processes=2, local_buffer_size=10, actor_update_interval=10, batch_size=64, seed=0)
 
     if __name__ == "__main__":
-        algorithm, env_id, n_timesteps = sys.argv[1], sys.argv[2], int(sys.argv[3])
+        algorithm, env_id, n_timesteps, execution = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
         env = make_vec_env(env_id, 2, vec_env_cls=SubprocVecEnv, monitor_dir="monitor")
         workers = [process.pid for process in env.processes]
         algorithm_class = {"CA2EDQN": CA2EDQN, "CA2EDDPG": CA2EDDPG}[algorithm]
-        model = algorithm_class("MlpPolicy", env, **COMMON, **SETTINGS[algorithm])
+        model = algorithm_class("MlpPolicy", env, execution=execution, **COMMON, **SETTINGS[algorithm])
         model.learn(n_timesteps)
         print(model.get_env() is env and [process.pid for process in env.processes] == workers)
         print(all(process.is_alive() for process in env.processes))
@@ -52,20 +52,23 @@ LEARNER = """
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "env_id", "n_timesteps", "at_least"),
+    ("algorithm", "env_id", "n_timesteps", "execution", "at_least"),
     [
         # An untrained network keeps the pole for about 9 steps, a random one for 22.
-        ("CA2EDQN", "CartPole-v1", 3000, 100.0),
+        ("CA2EDQN", "CartPole-v1", 3000, "sync", 100.0),
         # A random one gets about -1200.
-        ("CA2EDDPG", "Pendulum-v1", 4000, -600.0),
+        ("CA2EDDPG", "Pendulum-v1", 4000, "sync", -600.0),
+        # No two of these are the same: they end with whatever has been learned.
+        ("CA2EDQN", "CartPole-v1", 1000, "async", 1.0),
+        ("CA2EDDPG", "Pendulum-v1", 1000, "async", -200 * 16.3),
     ],
 )
 def test_worker_processes_of_the_user_are_learned_on_and_stay_the_users(
-    algorithm, env_id, n_timesteps, at_least, tmp_path
+    algorithm, env_id, n_timesteps, execution, at_least, tmp_path
 ):
-    command = script(LEARNER, tmp_path, algorithm, env_id, str(n_timesteps))
-    done = subprocess.run(command, env=environment(tmp_path), cwd=tmp_path, capture_output=True, text=True, timeout=280)
-    assert done.stderr == ""
+    command = script(LEARNER, tmp_path, algorithm, env_id, str(n_timesteps), execution)
+    done = subprocess.run(command, env=environment(tmp_path), cwd=tmp_path, capture_output=True, text=True, timeout=250)
+    assert of_ours(done.stderr) == ""
     same, alive, monitored, mean_reward, stepped, afterwards, left = done.stdout.splitlines()
     assert (same, alive, monitored, stepped, left) == ("True", "True", "True", "2 2", "False")
     assert float(mean_reward) >= at_least

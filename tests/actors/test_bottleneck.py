@@ -1,6 +1,7 @@
 """What bounds a run: of synthetic figures, and of runs with a slow environment, a slow network, a slow learner."""
 
 import csv
+import importlib
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from stable_baselines3.common.logger import configure
 
 from sb3_ca2e import CA2EDQN
 from sb3_ca2e.actors.bottleneck import Shares, advice
+from sb3_ca2e.actors.supervision import Phase
 from sb3_ca2e.policies import CA2EDQNPolicy, LayerNormQNetwork
 from toy import RandomWalk, dqn
 
@@ -71,17 +73,35 @@ def test_says_where_else_networks_could_run(given, other_inference, named):
     assert (f"inference={other_inference!r}" in line) == named
 
 
-class SlowReward:
-    """Takes a while for each reward."""
+@pytest.fixture(scope="module", autouse=True)
+def _kernels():
+    """Compiled before any time is measured, which on a new machine takes longer than all the runs."""
+    importlib.import_module("sb3_ca2e.replay.kernels")
 
-    def __call__(self, reward):
-        time.sleep(0.005)
+
+class Slow:
+    """
+    Takes three times as long as its process does with all else until it is called again, on any machine.
+
+    :param seconds: that it takes at least
+    """
+
+    def __init__(self, seconds: float):
+        self.seconds, self.ended = seconds, float("inf")
+
+    def __call__(self, reward=None):
+        time.sleep(max(self.seconds, 3 * (time.perf_counter() - self.ended)))
+        self.ended = time.perf_counter()
         return reward
 
 
 class SlowQNetwork(LayerNormQNetwork):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.slow = Slow(0.01)
+
     def forward(self, obs):
-        time.sleep(0.02)
+        self.slow()
         return super().forward(obs)
 
 
@@ -91,27 +111,41 @@ class SlowPolicy(CA2EDQNPolicy):
 
 
 class SlowLearner(CA2EDQN):
+    """Updates only while all actors wait for it."""
+
+    def _setup_learn(self, *args, **kwargs):
+        self.slow = Slow(0.01)
+        return super()._setup_learn(*args, **kwargs)
+
     def update(self, networks, batch):
-        time.sleep(0.02)
+        for life in getattr(self._collector.pool, "_lives", []):
+            while life.buffers.pulse.phase is not Phase.WAITING:
+                time.sleep(0.001)
+        self.slow()
         return super().update(networks, batch)
 
 
 def slow_env():
-    return TransformReward(RandomWalk(), SlowReward())
+    return TransformReward(RandomWalk(), Slow(0.005))
 
 
-ASYNC = {"execution": "async", "n_processes": 2, "learning_starts": 0}
+#: Each process has one slot, so that whatever is slow is so once a step.
+ONE = {"n_actors": 1, "verbose": 1}
+TWO = {"n_actors": 2, "n_processes": 2, "execution": "async", "verbose": 1}
+#: A learner that does as good as nothing, and one that does something for each transition.
+IDLE, BUSY = {"learning_starts": 10**6}, {"learning_starts": 0, "train_freq": 1, "local_buffer_size": 5}
 
 
 @pytest.mark.parametrize(
     ("make", "n", "bound_by"),
     [
-        (lambda: dqn(slow_env, verbose=1), 300, "environment"),
-        (lambda: dqn(slow_env, verbose=1, **ASYNC), 300, "environment"),
-        (lambda: dqn(RandomWalk, SlowLearner, verbose=1), 400, "learner"),
-        (lambda: dqn(RandomWalk, SlowLearner, verbose=1, **ASYNC), 600, "learner"),
+        (lambda: dqn(slow_env, **ONE), 150, "environment"),
+        (lambda: dqn(slow_env, **TWO, **IDLE), 300, "environment"),
+        (lambda: dqn(RandomWalk, SlowLearner, **ONE), 300, "learner"),
+        (lambda: dqn(RandomWalk, SlowLearner, **TWO, **BUSY), 150, "learner"),
     ],
 )
+@pytest.mark.usefixtures("_patient")
 def test_slow_environments_and_slow_learners_are_named(make, n, bound_by, capsys):
     make().learn(n)
     out = capsys.readouterr().out
@@ -119,8 +153,8 @@ def test_slow_environments_and_slow_learners_are_named(make, n, bound_by, capsys
 
 
 def test_slow_networks_are_named(capsys):
-    model = CA2EDQN(SlowPolicy, RandomWalk, n_actors=2, execution="sync", gradient_steps=0, verbose=1, seed=0)
-    model.learn(200)
+    model = CA2EDQN(SlowPolicy, RandomWalk, n_actors=1, execution="sync", gradient_steps=0, verbose=1, seed=0)
+    model.learn(70)  # not so long that networks are traced
     assert capsys.readouterr().out.splitlines()[-1].startswith("inference-bound: ")
 
 
@@ -130,9 +164,9 @@ def test_a_quiet_model_prints_nothing(capsys):
 
 
 def test_logs_name_the_bottleneck(tmp_path):
-    model = dqn(slow_env)
+    model = dqn(slow_env, n_actors=1)
     model.set_logger(configure(str(tmp_path), ["csv"]))
-    model.learn(200, log_interval=1)
+    model.learn(150, log_interval=1)
     model.logger.close()
     with (tmp_path / "progress.csv").open() as file:
         *_, last = csv.DictReader(file)

@@ -9,7 +9,10 @@ from sb3_ca2e import CA2EDDPG, CA2EDQN, make_envpool_env
 
 pytest.importorskip("envpool", reason="EnvPool is not installed")
 # EnvPool's own spaces, in the user's process
-pytestmark = pytest.mark.filterwarnings("ignore:.*precision lowered by casting:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*precision lowered by casting:UserWarning"),
+    pytest.mark.usefixtures("_patient"),
+]
 
 
 def outside(observation: np.ndarray) -> bool:

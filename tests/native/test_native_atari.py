@@ -179,6 +179,7 @@ def test_sb3_learns_on_it():
     assert model._n_updates > 0
 
 
+@pytest.mark.extended
 def test_an_agent_trained_elsewhere_wins():
     path = AGENTS / "ppo" / "PongNoFrameskip-v4_1" / "PongNoFrameskip-v4.zip"
     if not path.exists():
@@ -215,5 +216,5 @@ def test_games_are_known_in_worker_processes():
         "print(env.reset().shape)\n"
         "env.close()\n"
     )
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=250)
     assert ended.stdout.strip() == "(1, 84, 84, 4)", ended.stderr

@@ -13,6 +13,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack,
 from sb3_ca2e import CA2EDQN, ActorError, NativeVecEnv
 from sb3_ca2e.replay.block import OBSERVATION
 
+pytestmark = pytest.mark.usefixtures("_patient")
+
 
 def cart_poles(n_envs: int, seed: int | None) -> VecEnv:
     venv = DummyVecEnv([lambda: gym.make("CartPole-v1")] * n_envs)
