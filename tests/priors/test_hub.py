@@ -35,9 +35,13 @@ def hub(tmp_path, monkeypatch):
         "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
         "HF_HUB_CACHE": str(tmp_path / "cache"),
         "HF_HUB_DISABLE_PROGRESS_BARS": True,
+        "HF_HUB_OFFLINE": False,
     }
     for name, value in constants.items():
         monkeypatch.setattr(huggingface_hub.constants, name, value)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    close_session()
     yield server
     close_session()
     server.close()
@@ -212,7 +216,8 @@ def test_the_environment_says_which_hub_and_where_it_is_kept(hub, tmp_path):
         "from sb3_ca2e import PriorAgent\n"
         f"print(PriorAgent('hub:{NAME}').evaluate(__import__('gymnasium').make('CartPole-v1'), 1))"
     )
-    variables = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
+    variables |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
     for extra in ({}, {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}):
         command, env = [sys.executable, "-c", script], {**variables, **extra}
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)

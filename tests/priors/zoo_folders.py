@@ -92,6 +92,7 @@ def learn_statistics(venv: VecEnv) -> None:
     :param venv: environments with a ``VecNormalize`` among their wrappers, which then stays as it is
     """
     venv.reset()
+    venv.action_space.seed(0)
     for _ in range(30):
         venv.step(np.array([venv.action_space.sample() for _ in range(venv.num_envs)]))
     unwrap_vec_wrapper(venv, VecNormalize).training = False

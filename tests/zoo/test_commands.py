@@ -23,6 +23,7 @@ from zoo_commands import zoo
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN
 
+pytestmark = pytest.mark.timeout(900)  # some of zoo_commands.HANGS
 TIMESTEPS = 800
 #: What seaborn draws the first two curves in.
 FIRST_COLOURS = np.array([[76, 114, 176], [221, 132, 82]])
@@ -102,8 +103,10 @@ def test_evaluations_come_as_often_as_for_the_zoos_own(trained):
 
 
 def test_enjoy_plays_the_trained_model(trained):
-    printed = trained.command("enjoy", "--no-render", "-n", "420")
+    # 500 steps are the longest episode.
+    printed = trained.command("enjoy", "--no-render", "-n", "520", "--exp-id", "1")
     returns = [float(found) for found in re.findall(r"Episode Reward: (\S+)", printed)]
+    assert returns
 
     env = make_vec_env(trained.case.env_id, seed=0)
     if (statistics := trained.model.with_suffix("") / "vecnormalize.pkl").exists():
@@ -111,13 +114,12 @@ def test_enjoy_plays_the_trained_model(trained):
         env.training = env.norm_reward = False
     model = trained.case.model_class.load(trained.model)
     expected, _ = evaluate_policy(model, env, n_eval_episodes=len(returns), return_episode_rewards=True, warn=False)
-    assert len(returns) >= 1
     # As printed: the zoo adds in single precision.
     assert returns == pytest.approx(expected, rel=1e-5, abs=0.006)
 
 
 def test_record_video(trained):
-    trained.command("record_video", "-n", "20")
+    trained.command("record_video", "-n", "20", "--exp-id", "1")
     (video,) = (trained.run(trained.case.algo) / "videos").glob("*.mp4")
     assert f"{trained.case.algo}-{trained.case.env_id}" in video.name
     assert cv2.VideoCapture(str(video)).get(cv2.CAP_PROP_FRAME_COUNT) == pytest.approx(20, abs=1)
@@ -126,9 +128,10 @@ def test_record_video(trained):
 def test_a_run_is_continued_with_its_memory_a_prior_agent_and_a_progress_bar(trained):
     case = trained.case
     options = ("-i", str(trained.model), "-n", "300", "--eval-freq", "-1", "--save-replay-buffer", "-P")
+    before = set((trained.folder / "logs" / case.algo).glob(f"{case.env_id}_*"))
     prior = f"prior_agents:['zoo:{case.of_the_zoo}/{case.env_id}']"
     trained.command("train", *options, "-params", *case.params, prior)
-    (run,) = set((trained.folder / "logs" / case.algo).glob(f"{case.env_id}_*")) - {trained.run(case.algo)}
+    (run,) = set((trained.folder / "logs" / case.algo).glob(f"{case.env_id}_*")) - before
 
     model = case.model_class.load(run / f"{case.env_id}.zip")
     assert model.num_timesteps == 300
@@ -176,6 +179,7 @@ def test_optimize(trained):
 
 def test_an_interrupted_run_is_saved(tmp_path):
     arguments = ("train", "--algo", "ca2e_dqn", "--env", "CartPole-v1", "-n", "1000000", "--eval-freq", "-1")
+    arguments += ("-params", "compile:False")
     command = [sys.executable, "-u", "-m", "sb3_ca2e.zoo", *arguments]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None

@@ -13,6 +13,8 @@ from agents_clone import AGENTS, needs_agents, readme_rewards
 from sb3_ca2e.priors.zoo import BUNDLED
 from sb3_ca2e.zoo.priors import published_rewards
 
+pytestmark = pytest.mark.timeout(600)  # two of zoo_commands.HANGS
+
 
 @pytest.fixture
 def no_agents(monkeypatch):
