@@ -30,7 +30,7 @@ def mapped(pid: int) -> set[tuple[str, str]]:
 
 
 def join_others() -> None:
-    """Wait for what earlier runs of this process still compile and import, which is not for others to answer for."""
+    """Wait for what earlier runs of this process still compile, which is not for others to answer for."""
     for thread in threading.enumerate():
-        if thread.name in ("compile", "kernels"):
+        if thread.name == "compile":
             thread.join()
