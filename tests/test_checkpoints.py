@@ -17,6 +17,7 @@ from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN, BuilderVecEnv, CA2ECheckpointCallback, PriorAgent
+from sb3_ca2e.files import SUMS, list_of_sums, parse_sums
 from sb3_ca2e.replay.block import TRANSITION
 from toy import RandomWalk, ddpg, dqn
 
@@ -249,6 +250,13 @@ def test_statistics_of_vecnormalize_are_put_back_or_missed(tmp_path):
     assert fresh.obs_rms.count == pytest.approx(saved.obs_rms.count + 50, abs=10)
 
 
+def test_statistics_and_memory_are_saved_only_if_asked_for(tmp_path):
+    env = VecNormalize(make_vec_env(RandomWalk, 1, env_kwargs={"continuous": True}))
+    ddpg(env).learn(50, CA2ECheckpointCallback(50, tmp_path, save_vecnormalize=False))
+    (folder,) = tmp_path.iterdir()
+    assert sorted(each.name for each in folder.iterdir()) == ["SHA256SUMS", "model.zip", "run.pkl"]
+
+
 def test_as_many_as_asked_are_kept_and_the_newest_is_the_one_written_last(tmp_path):
     def run(total, **kwargs):
         dqn().learn(total, CA2ECheckpointCallback(100, tmp_path, **kwargs))
@@ -304,6 +312,15 @@ def test_a_resumed_model_that_counts_from_zero_says_so(tmp_path):
         model.learn(100)
     assert model.num_timesteps == 100
     assert model.replay_buffer.size() == 112 + 100  # what was left of the round of actors that the checkpoint fell into
+
+
+def test_a_checkpoint_of_another_version_is_passed_over(tmp_path):
+    dqn().learn(200, CA2ECheckpointCallback(100, tmp_path))
+    path = tmp_path / "rl_model_200_steps" / SUMS
+    title, sums = parse_sums(path.read_bytes())
+    path.write_text(list_of_sums(title.replace("checkpoint 1,", "checkpoint 2,"), sums))
+    with pytest.warns(UserWarning, match=r"200_steps is passed over: .*checkpoint 2, .* of another version"):
+        assert CA2EDQN.resume(tmp_path).num_timesteps == 100
 
 
 def test_arguments_are_those_of_sb3s_callback():

@@ -442,6 +442,14 @@ def test_a_random_seed_set_later_repeats_a_run(make, ours, theirs):
         assert not th.equal(first, other)
 
 
+def test_a_random_seed_set_later_repeats_the_batches():
+    model, batches = dqn(walk(dqn)).learn(60), []
+    for seed in (3, 3, 4):
+        model.set_random_seed(seed)
+        batches.append(model.replay_buffer.sample(20).indices.tolist())
+    assert batches[0] == batches[1] != batches[2]
+
+
 @pytest.mark.parametrize(("make", "ours", "theirs"), PAIRS)
 def test_arguments_are_changed_at_load(make, ours, theirs, tmp_path):
     def run(algorithm):

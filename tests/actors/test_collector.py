@@ -8,6 +8,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DQN
+from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ca2e import BuilderVecEnv, PriorAgent
 from sb3_ca2e.actors.actor import GREEDY_EVERY
@@ -94,3 +95,54 @@ def test_a_slots_mean_return_is_of_the_games_since_its_prior_was_beaten():
     # Beaten by the twentieth greedy game, the hundredth of a slot, which is in the twentieth round of blocks.
     assert beaten["retired_at"] == 19 * 3 * 15
     assert beaten["ep_rew_mean"] == pytest.approx(np.mean(range(100, 106)))
+    assert beaten["kind"] == "nature"  # as of the last step of a block that begins with the prior's
+
+
+@pytest.mark.parametrize(
+    ("total", "transitions", "episodes"), [(30, [10, 10, 10], [3, 3, 3]), (34, [12, 11, 11], [4, 3, 3])]
+)
+def test_what_was_made_beyond_the_end_of_a_run_is_dropped_last_steps_first(total, transitions, episodes):
+    model = dqn(Numbered, n_actors=3, local_buffer_size=15, train_freq=1).learn(total)
+    assert model.replay_buffer.size() == model.num_timesteps == total
+    assert [row["transitions"] for row in model.actor_stats] == transitions
+    assert [row["episodes"] for row in model.actor_stats] == episodes
+
+
+class Ages(BaseCallback):
+    """How old the parameters of each block were, in versions."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[int] = []
+
+    def _on_rollout_end(self):
+        self.seen += {row["param_age"] for row in self.model.actor_stats}
+
+    def _on_step(self):
+        return True
+
+
+def test_the_age_of_parameters_is_told_in_versions():
+    ages, rates = Ages(), {"train_freq": 20, "learning_starts": 0}
+    dqn(Numbered, n_actors=2, local_buffer_size=10, actor_update_interval=30, **rates).learn(160, ages)
+    assert ages.seen == [0, 1, 2, 0, 1, 2, 0, 1]
+
+
+class Waiting(BaseCallback):
+    """What the learner waited before its first transitions, and what its shares say of the time since, at the end."""
+
+    def _on_step(self):
+        collector = self.model._collector
+        if self.n_calls == 1:
+            self.at_first = collector.learner_wait
+        self.waited, self.updated, self.shares = collector.learner_wait, collector.learner_updates, collector.shares()
+        return True
+
+
+def test_waiting_counts_from_the_first_blocks_on_and_updates_are_a_share_of_the_rest():
+    waiting = Waiting()
+    dqn(Numbered, train_freq=10).learn(300, waiting)
+    assert waiting.at_first == 0.0
+    assert min(waiting.waited, waiting.updated) > 0.0
+    learning = waiting.waited / waiting.shares.learner_wait
+    assert waiting.shares.updates == pytest.approx(waiting.updated / (learning - waiting.waited))

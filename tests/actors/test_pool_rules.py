@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch as th
 from recording_env import RecordingEnv
-from test_pool import BLOCK, specs_of
+from test_pool import BLOCK, run_until_it_fails, specs_of
 
 from sb3_ca2e import ActorWarning
 from sb3_ca2e.actors.exploration import EpsilonGreedy
 from sb3_ca2e.actors.pool import AsyncActors
+from sb3_ca2e.actors.supervision import IN_VAIN, Supervision
 from sb3_ca2e.actors.transport import BUFFERS
 from sb3_ca2e.replay.block import OBSERVATION, TRANSITION, Block
 
@@ -108,8 +109,84 @@ def test_an_actor_in_the_place_of_another_acts_at_random_only_for_what_is_left_o
         pool.stop()
 
 
-def await_its_end(pool: AsyncActors) -> None:
-    while pool._lives != [None]:
+def test_an_actor_that_starts_when_others_are_through_the_warm_up_has_none(tmp_path):
+    specs = specs_of([RecordingEnv, lambda: Dying(tmp_path / "died", 0)], 2)
+    always_greedy = EpsilonGreedy(3, initial=0.0, final=0.0, fraction=0.0)
+    pool = AsyncActors([replace(spec, warmup=2 * 2 * BLOCK, explorations=[always_greedy]) for spec in specs])
+    try:
+        with pytest.warns(ActorWarning, match="was killed by SIGKILL in a step of slot 1"):
+            await_its_end(pool, 1)
+        pool._due[1] = float("inf")
+        greedy = [of_network(specs[0].modules["q_net"], pool.collect()[1][0]).mean() for _ in range(4)]
+        assert [share == 1.0 for share in greedy] == [False, False, True, True]
+        pool._due[1] = 0.0
+        blocks: list[Block] = []
+        while not blocks or blocks[0].slot == 0:
+            _, blocks = pool.collect()
+        assert of_network(specs[1].modules["q_net"], blocks[0]).all()
+    finally:
+        pool.stop()
+
+
+class RaisesAfter(RecordingEnv):
+    """Raises at a step after some."""
+
+    def __init__(self, n_steps: int):
+        super().__init__()
+        self.left = n_steps
+
+    def step(self, action):
+        self.left -= 1
+        if self.left < 0:
+            raise ConnectionResetError("the simulator is gone")
+        return super().step(action)
+
+
+def test_an_actor_that_hands_something_over_each_time_may_fail_more_often_in_a_row():
+    n_lives, supervision = IN_VAIN + 3, Supervision(restarts=IN_VAIN + 2)
+    pool, n_blocks = AsyncActors(specs_of([lambda: RaisesAfter(BLOCK)], 1, supervision=supervision)), 0
+    try:
+        for life in range(n_lives - 1):
+            with pytest.warns(ActorWarning, match=f"It is replaced, for the {life + 1}. time"):
+                await_its_end(pool)
+            n_blocks += pool.collect()[0].begins  # which starts another one
+        error = run_until_it_fails(pool)
+    finally:
+        pool.stop()
+    assert n_blocks == n_lives - 1
+    assert f"This was the {n_lives}. time within 10 minutes (actor_restarts={n_lives - 1})" in str(error)
+
+
+def test_an_actor_that_raises_again_and_again_before_it_has_done_anything_is_given_up_early():
+    pool = AsyncActors(specs_of([lambda: RaisesAfter(0)], 1, supervision=Supervision(restarts=10)))
+    try:
+        with pytest.warns(ActorWarning, match="the simulator is gone"):
+            error = run_until_it_fails(pool)
+        assert pool.restarts == {0: IN_VAIN}
+    finally:
+        pool.stop()
+    assert f"This was the {IN_VAIN + 1}. time in a row, and nothing had been handed over in between" in str(error)
+
+
+class OtherShapes(RecordingEnv):
+    def step(self, action):
+        frame, *rest = super().step(action)
+        return frame[1:], *rest
+
+
+def test_an_actor_that_would_only_fail_again_is_not_replaced():
+    pool = AsyncActors(specs_of([OtherShapes], 1, supervision=Supervision(restarts=10)))
+    try:
+        error = run_until_it_fails(pool)
+        assert pool.restarts == {}
+    finally:
+        pool.stop()
+    assert "To start it again would change nothing." in str(error)
+    assert "shape (3,)" in str(error)
+
+
+def await_its_end(pool: AsyncActors, process: int = 0) -> None:
+    while pool._lives[process] is not None:
         pool._receive(1.0)
 
 

@@ -191,6 +191,18 @@ def test_a_prior_of_dictionaries_normalises_them_itself():
     assert (agent.predict(raw, deterministic=True)[0] != expected).any()
 
 
+def test_statistics_stay_from_where_they_are_not_to_be_trained_any_more():
+    env = VecNormalize(DummyVecEnv([Counting]))
+    column = ObservationColumn((1,), np.dtype(np.float64))
+    statistics = Statistics(env, Normalization.of(env, of_frames=False), {OBSERVATION: column})
+    statistics.update(counted(0, True, True))
+    counts = [env.obs_rms.count, env.ret_rms.count]
+    env.training = False
+    statistics.update(counted(2, True, True))
+    statistics.end_streams()
+    assert [env.obs_rms.count, env.ret_rms.count] == counts
+
+
 class Counting(gym.Env):
     """Observations count up from 0 and rewards from 1, over resets too; no episode ends."""
 
