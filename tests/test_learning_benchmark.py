@@ -360,7 +360,8 @@ def test_runs_against_the_clock_end_in_time_and_are_reported(folder):
     pytest.importorskip("rl_zoo3")
     games = {"PongNoFrameskip-v4": ("pong", -21, 21), "BreakoutNoFrameskip-v4": ("breakout", 0, 864)}
     arguments = ["games", "--arm", "ca2e", "--minutes", "0.02", "--games", "1", "--evaluations", "1"]
-    arguments += ["--device", "cpu", "--out", folder]
+    # An untrained policy may go on with a rally for minutes.
+    arguments += ["--frames", "2000", "--device", "cpu", "--out", folder]
     for process in [learn(*arguments, "--task", env_id) for env_id in games]:
         output = process.communicate(timeout=250)[0]
         assert process.returncode == 0, output
@@ -445,7 +446,7 @@ def test_who_asks_for_an_evaluation_does_not_wait_for_it():
 
     env = make_atari_env("BreakoutNoFrameskip-v4", native=True)
     model = DQN("CnnPolicy", env, buffer_size=1, device="cpu")
-    evaluator = Evaluator(model, "BreakoutNoFrameskip-v4", games=1)
+    evaluator = Evaluator(model, "BreakoutNoFrameskip-v4", games=1, frames=2000)
     os.kill(evaluator._process.pid, signal.SIGSTOP)
     for transitions in (1, 2):  # more than a pipe holds
         evaluator.ask(Kept({"transitions": transitions}, model.policy.state_dict(), None))

@@ -45,7 +45,9 @@ class Acting:
         return actions, state
 
 
-def serve(connection: Connection, policy: type, arguments: dict[str, Any], env_id: str, games: int) -> None:
+def serve(
+    connection: Connection, policy: type, arguments: dict[str, Any], env_id: str, games: int, frames: int | None
+) -> None:
     """
     Answer parameters with the returns of whole games, until there are no more.
 
@@ -54,12 +56,14 @@ def serve(connection: Connection, policy: type, arguments: dict[str, Any], env_i
     :param arguments: that it is made with
     :param env_id: the game
     :param games: to be played
+    :param frames: after which each ends, None for the emulator's own limit
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks says when it is over
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     th.set_num_threads(THREADS)
     acting = policy(**arguments)
-    env = make_atari_env(env_id, n_envs=games, seed=CURVE_SEED, native=True)
+    limit = {} if frames is None else {"max_num_frames_per_episode": frames}
+    env = make_atari_env(env_id, n_envs=games, seed=CURVE_SEED, native=True, env_kwargs=limit)
     while True:
         try:
             parameters = connection.recv()
@@ -77,13 +81,15 @@ class Evaluator:
     :param model: whose policies they are
     :param env_id: the game
     :param games: to be played with each
+    :param frames: after which each game ends, None for the emulator's own limit
     """
 
-    def __init__(self, model: BaseAlgorithm, env_id: str, games: int):
+    def __init__(self, model: BaseAlgorithm, env_id: str, games: int, frames: int | None = None):
         spawn = multiprocessing.get_context("spawn")
         self._connection, theirs = spawn.Pipe()
         arguments = model.policy._get_constructor_parameters()
-        self._process = spawn.Process(target=serve, args=(theirs, type(model.policy), arguments, env_id, games))
+        given = theirs, type(model.policy), arguments, env_id, games, frames
+        self._process = spawn.Process(target=serve, args=given)
         self._process.daemon = True  # it ends with this one, whatever happens
         self._process.start()
         theirs.close()

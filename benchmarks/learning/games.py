@@ -198,7 +198,7 @@ def run(args: argparse.Namespace, arm: str, priors: list[str], curve: pathlib.Pa
         model = ours(env_id, device, priors * SLOTS_OF_A_PRIOR[device] if arm == "ca2e-priors" else [], seed)
     goal = GAMES[env_id] if args.stop_at_goal else float("inf")
     n_times, part = args.evaluations or EVALUATIONS[device], curve.with_suffix(".part")
-    evaluator = Evaluator(model, env_id, games)
+    evaluator = Evaluator(model, env_id, games, args.frames)
     against = Against(60 * args.minutes, n_times, evaluator, device == "cuda", goal, part)
     told = {
         "task": env_id,
@@ -227,6 +227,7 @@ def main() -> None:
     parser.add_argument("--arm", action="append", choices=ARMS, help="may be repeated; all without it")
     parser.add_argument("--minutes", type=float, default=12.0, help="of training, for each arm")
     parser.add_argument("--games", type=int, default=4, help="in an evaluation")
+    parser.add_argument("--frames", type=int, help="after which a game of an evaluation ends, if it has not before")
     parser.add_argument("--evaluations", type=int, help="of policies on the way: 10, and 24 on a GPU")
     parser.add_argument("--stop-at-goal", action="store_true", help="with the first evaluation that reaches it")
     parser.add_argument("--device", choices=DEVICES, default="cuda" if th.cuda.is_available() else "cpu")
@@ -236,8 +237,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.minutes <= 0 or args.games < 1:
         parser.error(f"--minutes must be above 0 and --games at least 1, not {args.minutes:g} and {args.games}.")
-    if args.evaluations is not None and args.evaluations < 1:
-        parser.error(f"--evaluations must be at least 1, not {args.evaluations}.")
+    for name in ("frames", "evaluations"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            parser.error(f"--{name} must be at least 1, not {value}.")
     if args.device == "cuda" and not th.cuda.is_available():
         parser.error("--device cuda: PyTorch sees no GPU here, and would learn on the CPU. Leave it out.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: actors end too
@@ -260,8 +262,9 @@ def main() -> None:
             own += ["--arm", arm, "--parent", str(os.getpid()), "--minutes", str(args.minutes)]
             own += ["--games", str(args.games), "--seed", str(args.seed), *["--stop-at-goal"] * args.stop_at_goal]
             own += ["--device", args.device, "--out", str(args.out)]
-            own += ["--evaluations", str(args.evaluations)] if args.evaluations is not None else []
-            own += ["--agents", str(args.agents)] if args.agents is not None else []
+            for name in ("frames", "evaluations", "agents"):
+                if (value := getattr(args, name)) is not None:
+                    own += [f"--{name}", str(value)]
             path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
             subprocess.run(own, env={**os.environ, "PYTHONPATH": path}, check=True)
 
