@@ -88,6 +88,7 @@ def test_a_slots_mean_return_is_of_the_games_since_its_prior_was_beaten():
         gradient_steps=0,
         prior_agents=[prior(mean_reward=-1e9)],
         prior_patience=1,
+        train_freq=1,
     )
     model.learn(3 * 3 * 105)
     first, second, beaten = model.actor_stats
