@@ -3,6 +3,7 @@
 import os
 import random
 import resource
+import shutil
 
 import pytest
 import torch as th
@@ -21,6 +22,17 @@ def test_where_all_are_damaged_none_is_accepted(tmp_path):
         pytest.raises(DamagedError, match="None of the 2 checkpoints"),
     ):
         CA2EDQN.resume(tmp_path)
+
+
+def test_a_damaged_list_of_sums_is_told_and_what_is_half_saved_is_not_looked_at(tmp_path):
+    learner().learn(200, CA2ECheckpointCallback(100, tmp_path))
+    newest = tmp_path / "rl_model_200_steps"
+    shutil.copytree(newest, tmp_path / ".rl_model_300_steps.partial")
+    (newest / "SHA256SUMS").write_text("nothing\n")
+    with pytest.warns(UserWarning, match="passed over") as told:
+        assert CA2EDQN.resume(tmp_path).num_timesteps == 100
+    (warning,) = told
+    assert f"{newest} is passed over: SHA256SUMS is damaged" in str(warning.message)
 
 
 def test_a_model_and_a_memory_that_could_not_be_saved_leave_those_before(tmp_path):

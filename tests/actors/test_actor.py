@@ -189,7 +189,7 @@ def values_of(model, modules, observation: np.ndarray, action: np.ndarray) -> tu
 NORMALIZED = {
     "normalized DQN": normalized(CA2EDQN, VecNormalize),
     "normalized frames": normalized(CA2EDQN, lambda env: VecFrameStack(VecNormalize(env, clip_obs=1.5), 3)),
-    "normalized stacks": normalized(CA2EDQN, lambda env: VecNormalize(VecFrameStack(env, 3))),
+    "normalized stacks": normalized(CA2EDQN, lambda env: VecNormalize(VecFrameStack(env, 3), epsilon=0.3)),
     "normalized DDPG": normalized(CA2EDDPG, lambda env: VecNormalize(env, clip_reward=0.3)),
     "normalized frames, DDPG": normalized(CA2EDDPG, lambda env: VecFrameStack(VecNormalize(env), 3)),
 }

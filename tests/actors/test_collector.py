@@ -72,6 +72,7 @@ def test_only_greedy_games_measure_the_learner_and_each_priors_own_games_measure
     model = dqn(env, n_actors=4, local_buffer_size=15, gradient_steps=0, prior_agents=[prior(), prior()])
     model.learn(4 * 3 * n_games)
     assert [row["episodes"] for row in model.actor_stats] == [n_games] * 4
+    assert [row["epsilon"] > 0.0 for row in model.actor_stats] == [True, True, False, False]
     # Slots step together: games of a number end one after the other.
     numbers = range(GREEDY_EVERY, n_games, GREEDY_EVERY)
     assert model.retirement_state["greedy_returns"] == pytest.approx([n + of for n in numbers for of in offsets[:2]])

@@ -4,16 +4,17 @@ import os
 import pathlib
 import signal
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch as th
 from recording_env import RecordingEnv
-from test_pool import BLOCK, run_until_it_fails, specs_of
+from test_pool import BLOCK, Watched, run_until_it_fails, specs_of
 
 from sb3_ca2e import ActorWarning
 from sb3_ca2e.actors.exploration import EpsilonGreedy
-from sb3_ca2e.actors.pool import AsyncActors
+from sb3_ca2e.actors.pool import AsyncActors, SyncActors
 from sb3_ca2e.actors.supervision import IN_VAIN, Supervision
 from sb3_ca2e.actors.transport import BUFFERS
 from sb3_ca2e.replay.block import OBSERVATION, TRANSITION, Block
@@ -183,6 +184,16 @@ def test_an_actor_that_would_only_fail_again_is_not_replaced():
         pool.stop()
     assert "To start it again would change nothing." in str(error)
     assert "shape (3,)" in str(error)
+
+
+def test_environments_in_this_process_are_closed_too(tmp_path):
+    closed = [tmp_path / str(slot) for slot in range(2)]
+    (spec,) = specs_of([partial(Watched, file) for file in closed], 1)
+    pool = SyncActors(spec)
+    pool.collect()
+    assert not any(file.exists() for file in closed)
+    pool.stop()
+    assert all(file.exists() for file in closed)
 
 
 def await_its_end(pool: AsyncActors, process: int = 0) -> None:

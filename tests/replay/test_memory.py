@@ -196,6 +196,17 @@ def test_a_last_frame_in_the_tail_takes_no_data_row():
     assert len(memory._storage.segments) == 10
 
 
+def test_nothing_leads_on_from_the_step_before_a_refused_one_where_a_segment_ends():
+    memory = make_memory(buffer_size=100, segment_length=10, n_steps=3)
+    broken_off = plain_block(11)
+    broken_off.flags[-1] = 0  # the frame on which the refused step was made, in the tail
+    for block in (broken_off, plain_block(3)):
+        memory.add_block(block)
+    rows = th.nonzero(memory._storage.rows.flags & int(TRANSITION)).flatten()
+    lengths = np.log(memory._get_samples(rows).discounts.flatten().numpy()) / np.log(memory.gamma)
+    assert lengths.tolist() == pytest.approx([3] * 8 + [2, 1] + [3, 2, 1], rel=1e-3)
+
+
 def test_a_seed_repeats_the_draws():
     memories = [make_memory(seed=seed) for seed in (1, 1, 2)]
     th.manual_seed(3)
@@ -262,7 +273,7 @@ def test_images_take_memory_when_they_come():
     held = memory.buffer_size - memory.segment_length  # at worst, when a segment has just been freed
     assert memory.nbytes / held < 7600
     memory.reset()
-    assert memory.size() == memory.nbytes == 0
+    assert memory.size() == memory.nbytes == memory.pos == 0
 
 
 def test_storage_device():
