@@ -81,6 +81,16 @@ def test_only_greedy_games_measure_the_learner_and_each_priors_own_games_measure
         assert of_prior["baseline"] == pytest.approx(offset + 5.5)  # of its first ten games
 
 
+class KindsAtFirst(BaseCallback):
+    """What slots are before they have done anything."""
+
+    def _on_training_start(self):
+        self.seen = [row["kind"] for row in self.model.actor_stats]
+
+    def _on_step(self):
+        return True
+
+
 def test_a_slots_mean_return_is_of_the_games_since_its_prior_was_beaten():
     model = dqn(
         Numbered,
@@ -91,13 +101,17 @@ def test_a_slots_mean_return_is_of_the_games_since_its_prior_was_beaten():
         prior_patience=1,
         train_freq=1,
     )
-    model.learn(3 * 3 * 105)
+    kinds = KindsAtFirst()
+    model.learn(3 * 3 * 105, kinds)
+    assert kinds.seen == ["nature", "nature", "prior"]
     first, second, beaten = model.actor_stats
     assert (first["ep_rew_mean"], second["ep_rew_mean"]) == pytest.approx((55.5, 55.5))  # the last hundred games
     # Beaten by the twentieth greedy game, the hundredth of a slot, which is in the twentieth round of blocks.
     assert beaten["retired_at"] == 19 * 3 * 15
     assert beaten["ep_rew_mean"] == pytest.approx(np.mean(range(100, 106)))
     assert beaten["kind"] == "nature"  # as of the last step of a block that begins with the prior's
+    model.learn(3, kinds)
+    assert kinds.seen == ["nature"] * 3
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import signal
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -125,6 +126,39 @@ def test_an_actor_that_starts_when_others_are_through_the_warm_up_has_none(tmp_p
         while not blocks or blocks[0].slot == 0:
             _, blocks = pool.collect()
         assert of_network(specs[1].modules["q_net"], blocks[0]).all()
+    finally:
+        pool.stop()
+
+
+class SilentOnce(RecordingEnv):
+    """
+    Its first step takes very long, the first time.
+
+    :param was_silent: a file that is left then
+    :param seconds: that it takes
+    """
+
+    def __init__(self, was_silent: pathlib.Path, seconds: float):
+        super().__init__()
+        self.was_silent, self.seconds = was_silent, seconds
+
+    def step(self, action):
+        if not self.was_silent.exists():
+            self.was_silent.touch()
+            time.sleep(self.seconds)
+        return super().step(action)
+
+
+def test_what_an_actor_did_that_was_silent_for_too_long_is_dropped_though_nobody_saw_it(tmp_path):
+    limit, silent = 0.5, tmp_path / "silent"
+    supervision = Supervision(timeout=limit)
+    pool = AsyncActors(specs_of([lambda: SilentOnce(silent, 2 * limit)], 1, supervision=supervision))
+    try:
+        pool._looked = float("inf")  # the learner's process stands still meanwhile
+        with pytest.warns(ActorWarning, match="was silent for too long and then went on; what it did is dropped"):
+            handover, _ = pool.collect()
+        assert (handover.begins, handover.late) == (True, False)
+        assert pool.restarts[0] >= 1
     finally:
         pool.stop()
 
