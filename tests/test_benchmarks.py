@@ -110,7 +110,10 @@ def test_the_summary_takes_what_all_scripts_have_written(monkeypatch):
     [
         ("replay", ["--row", "pong", "--held", "4000"], {"pong"}),
         ("acting", ["--row", "start"], {"start"}),
-        ("gpu", ["--row", "update-32", "--held", "400", "--device", "cpu"], {"update-32"}),
+        pytest.param(
+            *("gpu", ["--row", "update-32", "--held", "400", "--device", "cpu"], {"update-32"}),
+            marks=pytest.mark.extended,
+        ),
     ],
 )
 def test_a_benchmark_runs(tmp_path, script, arguments, rows):
@@ -128,7 +131,10 @@ def test_a_benchmark_runs(tmp_path, script, arguments, rows):
     ("script", "row", "side", "arguments"),
     [
         ("end_to_end", "ddpg-hopper", "SB3 x1", ["--shorten", "50"]),
-        ("gpu", "pong", "sb3_ca2e", ["--shorten", "2000", "--held", "5000", "--device", "cpu"]),
+        pytest.param(
+            *("gpu", "pong", "sb3_ca2e", ["--shorten", "2000", "--held", "5000", "--device", "cpu"]),
+            marks=pytest.mark.extended,
+        ),
         ("updates", "ddpg-400-300", "products", []),
     ],
 )

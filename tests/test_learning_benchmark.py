@@ -295,6 +295,7 @@ def learn(*arguments, **kwargs):
     return subprocess.Popen(command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **kwargs)
 
 
+@pytest.mark.extended
 def test_tables_and_figures_tell_what_is_missing(folder):
     ran(folder, "Hopper-v5", ca2e_priors=(FAST, 1.0), off_policy=(SLOW, 0.9), uniform=(SLOW, 0.9))
     both = [learn(command, "--curves", folder, *more) for command, *more in [["report"], ["figures", "--out", folder]]]
@@ -326,6 +327,7 @@ def trial(tmp_path):
     return ["run", "--task", "CartPole-v1", *arms, "--seed", "101", "--out", tmp_path]
 
 
+@pytest.mark.extended
 def test_a_run_leaves_curves_and_does_not_run_again(trial, tmp_path):
     arguments = [*trial, "--transitions", "1600"]
     process = learn(*arguments)
