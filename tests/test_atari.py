@@ -48,7 +48,7 @@ def pong_agents() -> list[PriorAgent]:
 @pytest.mark.usefixtures("_patient")
 @pytest.mark.parametrize(
     ("with_priors", "native"),
-    [(False, False), (True, False), (True, True)],
+    [(False, False), *(pytest.param(True, native, marks=pytest.mark.extended) for native in (False, True))],
     ids=["without priors", "with priors", "with priors, native"],
 )
 def test_pong_trains_saves_resumes_and_plays(with_priors, native, tmp_path):

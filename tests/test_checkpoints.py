@@ -177,7 +177,7 @@ def test_episodes_begin_anew_where_an_environment_can_not_give_its_state(tmp_pat
     assert len(slots) > 0
 
 
-@pytest.mark.parametrize("make", [dqn, ddpg])
+@pytest.mark.parametrize("make", [dqn, pytest.param(ddpg, marks=pytest.mark.extended)])
 def test_an_asynchronous_run_keeps_counters_memory_priorities_and_retirement(make, tmp_path):
     def env():
         return RandomWalk(continuous=make is ddpg)

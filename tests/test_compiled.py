@@ -298,6 +298,7 @@ assert all(tracer.call_module is not Tracer.call_module for thread, _, tracer in
     subprocess.run([sys.executable, "-c", script], check=True, env=environment)
 
 
+@pytest.mark.extended
 def test_helpers_of_the_compiler_end_unless_somebody_has_them(process_mark):
     from torch._inductor.async_compile import AsyncCompile, shutdown_compile_workers
 

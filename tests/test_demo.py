@@ -47,6 +47,7 @@ def pixels_of(path, colour):
     return int((np.abs(image - wanted).max(axis=2) <= 3).sum())
 
 
+@pytest.mark.extended
 def test_a_run_leaves_what_it_says(tmp_path):
     out = tmp_path / "run"
     command = [*COMMAND, "--timesteps", "3000", "--out", out]
@@ -94,6 +95,7 @@ def test_a_run_leaves_what_it_says(tmp_path):
     assert (parse_arguments(proposed[3:]).seed, parse_arguments(proposed[3:]).timesteps) == (1, 3000)
 
 
+@pytest.mark.extended
 def test_in_a_terminal_ctrl_c_ends_the_training_and_shows_what_was_learned(tmp_path):
     command = [*COMMAND, "--timesteps", "20000", "--out", str(tmp_path / "run")]
     # Not pty.fork(), since this process may have threads: a small program makes its input its terminal and goes on as

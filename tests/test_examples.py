@@ -43,6 +43,7 @@ def test_continuous_actions(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.extended
 def test_interrupted(tmp_path):
     arguments = ["--every", "200", "--folder", str(tmp_path / "run")]
     script = str(EXAMPLES / "interrupted.py")
@@ -52,6 +53,7 @@ def test_interrupted(tmp_path):
     assert again == "goes on from 400 transitions\ndone after 800 transitions\n"
 
 
+@pytest.mark.extended
 def test_notebook(tmp_path):
     """Its cells, one after the other in one namespace, as a kernel runs them: none is needed for that."""
     notebook = json.loads((EXAMPLES / "first_steps.ipynb").read_text(encoding="utf-8"))

@@ -4,6 +4,7 @@ import pathlib
 
 import gymnasium as gym
 import numpy as np
+import pytest
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -38,6 +39,7 @@ def test_it_has_priors_retirement_and_saving(tmp_path):
     assert loaded.num_timesteps == 360
 
 
+@pytest.mark.extended
 def test_it_learns_pendulum():
     model = CA2ETD3(
         "MlpPolicy",

@@ -397,7 +397,8 @@ def descendants(pid: int) -> list[int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.extended)])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.extended
 def test_a_runner_that_ends_takes_its_cells_along(trial, tmp_path, how, process_mark):
     process = learn(*trial, "--transitions", "100000")
     progress = tmp_path / "CartPole-v1" / "ca2e-bad-priors" / "101" / "progress.csv"

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 from user_script import of_ours
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -112,6 +114,7 @@ def run(command: list[str], cwd: pathlib.Path, **kwargs) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.extended
 def test_environments_of_a_notebook_work_in_actor_processes(tmp_path):
     cells = [textwrap.dedent(each) for each in (ROOM, LEARN, REGISTER, LOCAL, WAYS)]
     assert run(["-c", KERNEL], tmp_path, input=json.dumps(cells)) == ARRIVED

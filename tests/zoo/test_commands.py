@@ -72,7 +72,9 @@ class Trained:
         return self.run(self.case.algo) / f"{self.case.env_id}.zip"
 
 
-@pytest.fixture(scope="module", params=[CARTPOLE, PENDULUM], ids=lambda case: case.algo)
+@pytest.fixture(
+    scope="module", params=[CARTPOLE, pytest.param(PENDULUM, marks=pytest.mark.extended)], ids=lambda case: case.algo
+)
 def trained(request, tmp_path_factory) -> Trained:
     trained = Trained(request.param, tmp_path_factory.mktemp(request.param.algo))
     often = ("--eval-freq", "400", "--save-freq", "400", "--eval-episodes", "2", "--save-replay-buffer")
@@ -155,6 +157,7 @@ def test_plot_train_draws_the_returns_of_the_actors(trained):
 
 
 @pytest.mark.parametrize("trained", [CARTPOLE], indirect=True, ids=["ca2e_dqn"])
+@pytest.mark.extended
 def test_all_plots_and_plot_from_file(trained, tmp_path):
     algorithms = (trained.case.algo, trained.case.of_the_zoo)
     for number in (1, 2):  # plot_from_file wants more than one run
@@ -169,6 +172,7 @@ def test_all_plots_and_plot_from_file(trained, tmp_path):
     assert all((np.abs(curves.astype(int) - colour).max(axis=1) < 10).sum() > 50 for colour in FIRST_COLOURS)
 
 
+@pytest.mark.extended
 def test_optimize(trained):
     options = ("-optimize", "--n-trials", "2", "-n", "300", "--n-evaluations", "1", "--eval-episodes", "1")
     trained.command("train", *options, "--no-optim-plots", "-params", *trained.case.params)
@@ -181,6 +185,7 @@ def test_optimize(trained):
     assert {"params_n_steps", "params_alpha", "params_learning_rate"} <= trials[0].keys()
 
 
+@pytest.mark.extended
 def test_an_interrupted_run_is_saved(tmp_path):
     arguments = ("train", "--algo", "ca2e_dqn", "--env", "CartPole-v1", "-n", "1000000", "--eval-freq", "-1")
     arguments += ("-params", "compile:False")

@@ -63,6 +63,7 @@ def documented_script() -> str:
     return code
 
 
+@pytest.mark.extended
 def test_a_script_of_ones_own_with_environments_in_processes(tmp_path):
     (tmp_path / "own.py").write_text("if __name__ == '__main__':\n" + textwrap.indent(documented_script(), "    "))
     options = ("--algo", "ca2e_dqn", "--env", "CartPole-v1", "-n", "400", "--eval-freq", "-1", "--vec-env", "subproc")
@@ -74,6 +75,7 @@ def test_a_script_of_ones_own_with_environments_in_processes(tmp_path):
     assert {path.name for path in folder.glob("actor_*")} == {f"actor_{slot}.monitor.csv" for slot in range(2)}
 
 
+@pytest.mark.extended
 def test_an_atari_game_with_the_papers_settings(tmp_path):
     options = ("--algo", "ca2e_dqn", "--env", "PongNoFrameskip-v4", "-n", "300", "--eval-freq", "-1", "--seed", "0")
     zoo("train", *options, "-params", "learning_starts:200", "buffer_size:1000", "n_actors:2", cwd=tmp_path)
@@ -92,6 +94,7 @@ def logs(tmp_path_factory) -> pathlib.Path:
     return folder / "logs"
 
 
+@pytest.mark.extended
 def test_the_benchmark_measures_our_agents(logs, tmp_path):
     zoo("benchmark", "--log-dir", logs, "--no-hub", "-n", "300", "--num-threads", "1", cwd=tmp_path)
     assert re.search(r"\|ca2e_dqn\|CartPole-v1\| *\d", (tmp_path / "benchmark.md").read_text())
@@ -206,6 +209,7 @@ def seeded_cartpole():
     return env
 
 
+@pytest.mark.extended
 def test_an_agent_goes_to_the_hub_and_comes_back(logs, hub, tmp_path):
     to_hub = ("-f", logs, "-orga", "somebody", "--no-render", "--repo-name", "ca2e_dqn-CartPole-v1")
     zoo("push_to_hub", *CARTPOLE, *to_hub, cwd=tmp_path, **hub.environment)
