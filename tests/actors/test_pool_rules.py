@@ -151,7 +151,7 @@ class SilentOnce(RecordingEnv):
 
 def test_what_an_actor_did_that_was_silent_for_too_long_is_dropped_though_nobody_saw_it(tmp_path):
     limit, silent = 0.5, tmp_path / "silent"
-    supervision = Supervision(timeout=limit)
+    supervision = Supervision(restarts=10**6, timeout=limit)  # on a busy machine each may be silent for as long
     pool = AsyncActors(specs_of([lambda: SilentOnce(silent, 2 * limit)], 1, supervision=supervision))
     try:
         pool._looked = float("inf")  # the learner's process stands still meanwhile
