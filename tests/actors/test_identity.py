@@ -30,7 +30,7 @@ def venv(request):
 def test_an_environment_tells_its_id_its_limit_and_its_wrappers(venv):
     identity = identity_of(clipped())
     assert (identity.env_id, identity.max_episode_steps) == ("CartPole-v1", 70)
-    assert {"ClipRewardEnv", "TimeLimit"} <= identity.wrappers
+    assert {"ClipRewardEnv", "OrderEnforcing"} <= identity.wrappers
     assert recipe_from(venv).identity == identity
 
 

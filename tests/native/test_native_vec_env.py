@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack,
 
 from sb3_ca2e import CA2EDQN, ActorError, NativeVecEnv
 from sb3_ca2e.replay.block import OBSERVATION
+from toy import RandomWalk
 
 pytestmark = pytest.mark.usefixtures("_patient")
 
@@ -122,7 +123,7 @@ def test_a_monitor_inside_counts():
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [
-        (lambda n_envs, seed: gym.make("CartPole-v1"), TypeError, "returned a TimeLimit"),
+        (lambda n_envs, seed: RandomWalk(), TypeError, "returned a RandomWalk"),
         (lambda n_envs, seed: cart_poles(3, seed), ValueError, "made 3 environments where it was asked for 2"),
         (lambda n_envs, seed: VecNormalize(cart_poles(n_envs, seed)), ValueError, "around the NativeVecEnv instead"),
     ],
