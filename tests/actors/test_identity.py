@@ -1,5 +1,7 @@
 """What environments say of themselves, in this process and in others."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import pytest
 from stable_baselines3.common.atari_wrappers import ClipRewardEnv
@@ -27,11 +29,16 @@ def venv(request):
     venv.close()
 
 
+def named_alike(identity: EnvIdentity) -> EnvIdentity:
+    """Where rl_zoo3 has been imported, as it may have been in this process, ``TimeLimit`` is a class of its own."""
+    return replace(identity, wrappers=frozenset(name.removeprefix("Patched") for name in identity.wrappers))
+
+
 def test_an_environment_tells_its_id_its_limit_and_its_wrappers(venv):
     identity = identity_of(clipped())
     assert (identity.env_id, identity.max_episode_steps) == ("CartPole-v1", 70)
     assert {"ClipRewardEnv", "OrderEnforcing"} <= identity.wrappers
-    assert recipe_from(venv).identity == identity
+    assert named_alike(recipe_from(venv).identity) == named_alike(identity)
 
 
 def test_of_another_process_the_wrappers_are_not_known(venv):
