@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import sys
+import tempfile
 import textwrap
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -22,12 +23,14 @@ def script(text: str, folder: pathlib.Path, *arguments: str) -> list[str]:
 
 def environment(folder: pathlib.Path) -> dict[str, str]:
     """
-    :param folder: where the script is run; temporary files go into ``tmp`` there
+    :param folder: where the script is run; ``tmp`` there leads to its temporary files
     :return: environment variables
     """
-    (folder / "tmp").mkdir(exist_ok=True)
+    temporary = folder / "tmp"
+    if not temporary.exists():
+        temporary.symlink_to(tempfile.mkdtemp())  # a short path: sockets are made there, and theirs may have 107 bytes
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder / "tmp")}
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary.resolve())}
 
 
 def of_ours(stderr: str) -> str:
