@@ -143,7 +143,9 @@ class Statistics:
             data = frames[column.n_stack - 1 :] if self.normalization.of_frames else stacked(frames, block.ages, column)
             rms.update(data[:n_rows])
             newest[key] = data[n_rows:].copy()
-        self.normalize.ret_rms.update(self._discounted(block))
+        returns = self._discounted(block)
+        if len(returns) > 0:  # the mean of nothing would be NaN for good
+            self.normalize.ret_rms.update(returns)
         self._newest[block.slot] = newest if block.flags[-1] & TRANSITION else {}
 
     def end_stream(self, slot: int) -> None:

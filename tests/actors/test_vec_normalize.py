@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 
-from sb3_ca2e import CA2EDDPG, CA2EDQN, PriorAgent
+from sb3_ca2e import ActorWarning, CA2EDDPG, CA2EDQN, PriorAgent
 from sb3_ca2e.actors.normalization import Normalization, Statistics
 from sb3_ca2e.replay.block import OBSERVATION, TERMINATED, TRANSITION, TRUNCATED, Block, ObservationColumn
 from toy import RandomWalk
@@ -234,6 +234,8 @@ def counted(first: int, *made: bool) -> Block:
 
 GAPS = {
     "a refused step": [counted(0, True, True, True, False, True, True)],
+    "a refused step alone in its block": [counted(0, True, True, True), counted(3, False), counted(4, True, True)],
+    "blocks of one step": [counted(n, n != 3) for n in range(6)],
     "a refused step that ends a block": [counted(0, True, True, True, False), counted(4, True, True)],
     "a refused step and a cut stream": [
         counted(0, True, True, True, False),
@@ -265,6 +267,26 @@ def test_an_episode_that_breaks_off_ends_its_return_as_a_reset_does_in_sb3(parts
         found, expected = getattr(ours, name), getattr(theirs, name)
         assert found.count == pytest.approx(expected.count)
         np.testing.assert_allclose((found.mean, found.var), (expected.mean, expected.var), rtol=1e-12)
+
+
+class SometimesNan(RandomWalk):
+    """Its first and every seventh reward is not a number."""
+
+    n_steps = 0
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        self.n_steps += 1
+        return observation, float("nan") if self.n_steps % 7 == 1 else reward, *rest
+
+
+@pytest.mark.parametrize("local_buffer_size", [1, 10])
+def test_refused_steps_leave_the_statistics_finite(local_buffer_size):
+    env = VecNormalize(DummyVecEnv([SometimesNan]))
+    model = model_on(env, local_buffer_size=local_buffer_size)
+    with pytest.warns(ActorWarning, match="left out"):
+        model.learn(300)
+    check_statistics(model)
 
 
 def test_learning_again_goes_on_from_where_the_statistics_were():
