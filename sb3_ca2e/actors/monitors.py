@@ -168,6 +168,15 @@ class SlotMonitor(gym.Wrapper):
         files = [file for file in (own, filename) if file is not None]
         self._files = EpisodeFiles(files, env_id, known, info_keywords, slot, prior)
 
+    def reset(self, **kwargs: Any) -> Any:
+        """
+        Pass on what is given and no more: an environment need not know of ``options``.
+
+        :param kwargs: for the environment
+        :return: first observation and info
+        """
+        return self.env.reset(**kwargs)
+
     def step(self, action: Any) -> Any:
         """
         :param action: the action

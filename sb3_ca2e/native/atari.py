@@ -306,7 +306,7 @@ class AtariVecEnv(BatchVecEnv):
             info["terminal_observation"] = frames[index].copy()
             if game.over:
                 info["episode"] = self._episode(game)
-            info["TimeLimit.truncated"] = game.truncated
+            info["TimeLimit.truncated"] = game.truncated and not (game.terminated or game.life_lost)
             frames[index, ..., 0] = game.next()
         return frames, np.sign(rewards) if self._clip else rewards, dones, infos
 

@@ -317,6 +317,36 @@ def test_each_slot_has_an_environment_of_its_own_in_turn():
     assert [recipe.build(slot).unwrapped.lengths for slot in range(4)] == [(1,), (2,), (1,), (2,)]
 
 
+class OldReset(gym.Env):
+    """Its ``reset`` takes no options, which ``check_env`` accepts. Each episode has one step."""
+
+    observation_space, action_space = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(2)
+    given: ClassVar[list[list[str]]] = []
+
+    def reset(self, **kwargs):
+        self.given.append(list(kwargs))
+        return self._reset(**kwargs)
+
+    def _reset(self, seed=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 0.0, True, False, {}
+
+
+@pytest.mark.parametrize("make", [OldReset, lambda: make_vec_env(OldReset)], ids=["object", "VecEnv"])
+def test_reset_is_given_what_sb3_gives_it(make):
+    given = {}
+    ours = {"execution": "sync", "n_actors": 1, "local_buffer_size": 1}
+    for algorithm, kwargs in [(DQN, {}), (CA2EDQN, ours)]:
+        model = algorithm("MlpPolicy", make(), learning_starts=100, **kwargs)
+        OldReset.given.clear()
+        model.learn(4)
+        given[algorithm] = OldReset.given[-5:]
+    assert given[CA2EDQN] == given[DQN] == [["seed"], [], [], [], []]
+
+
 def test_copies_of_an_environment_in_use_begin_anew():
     env = RecordingEnv(lengths=(9,))
     venv = DummyVecEnv([lambda: Monitor(env, allow_early_resets=False)])

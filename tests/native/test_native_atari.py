@@ -102,6 +102,17 @@ def test_long_games_are_truncated():
     assert [info["episode"]["l"] for info in ends] == [200] * 3
 
 
+@pytest.mark.parametrize("lives_are_episodes", [True, False])
+def test_what_ends_with_the_frame_at_which_games_are_truncated_has_terminated(lives_are_episodes):
+    lives = {"terminal_on_life_loss": lives_are_episodes}
+    first = assert_alike(pair("BreakoutNoFrameskip-v4", lives), 300)[0]
+    at_most = {"max_num_frames_per_episode": first["episode_frame_number"]}
+    end = assert_alike(pair("BreakoutNoFrameskip-v4", lives, at_most), 300)[0]
+    assert end["episode_frame_number"] == first["episode_frame_number"]
+    assert not end["TimeLimit.truncated"]
+    assert "episode" in end
+
+
 def test_seeds_decide_on_the_no_ops():
     def first_frames(seed: int) -> list[int]:
         env = make_atari_env("PongNoFrameskip-v4", 3, seed=seed, native=True)
