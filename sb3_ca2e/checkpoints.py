@@ -19,6 +19,8 @@ from sb3_ca2e.files import (
     HashedFile,
     list_of_sums,
     parse_sums,
+    partial_beside,
+    remove_left_partials,
     sha256,
     sync_folder,
     written_through,
@@ -33,7 +35,6 @@ MODEL, MEMORY, NORMALIZE, RUN = "model.zip", "replay_buffer.pkl", "vecnormalize.
 #: and other runs' timesteps say.
 _TITLE = "sb3_ca2e checkpoint 1, number {number}, after {timesteps} timesteps"
 _TITLE_PATTERN = re.compile(r"sb3_ca2e checkpoint (?P<format>\d+), number (?P<number>\d+), after \d+ timesteps")
-_PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def write_checkpoint(
     :raises OSError: if it can't be written; nothing is left of it then
     """
     final = _free_name(folder / f"{prefix}_{model.num_timesteps}_steps")
-    partial = final.with_name(f".{final.name}{_PARTIAL}")
+    partial = partial_beside(final)
     number = 1 + max((each.number for each in checkpoints_in(folder)), default=0)
     sums = {}
 
@@ -156,7 +157,7 @@ def write_checkpoint(
             contents(hashed)
         sums[name] = hashed.hexdigest()
 
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed while saving
+    remove_left_partials(folder)
     try:
         partial.mkdir()
         model.save(partial / MODEL)
@@ -191,7 +192,7 @@ def _free_name(path: pathlib.Path) -> pathlib.Path:
 
 def discard_old(folder: pathlib.Path, prefix: str, keep: int) -> None:
     """
-    Delete what is not to be kept, and what killed runs have left unfinished.
+    Delete what is not to be kept.
 
     :param folder: where checkpoints are
     :param prefix: of the names of those that are meant
@@ -200,10 +201,9 @@ def discard_old(folder: pathlib.Path, prefix: str, keep: int) -> None:
     own = re.compile(re.escape(prefix) + r"_\d+_steps(_\d+)?")
     old = [each.folder for each in checkpoints_in(folder) if own.fullmatch(each.folder.name)][keep:]
     for path in old:
-        path.rename(path.with_name(f".{path.name}{_PARTIAL}"))  # half deleted, it would be a damaged checkpoint
-    for path in folder.glob(f".*{_PARTIAL}"):
-        if own.fullmatch(path.name[1 : -len(_PARTIAL)]):
-            shutil.rmtree(path)
+        shutil.rmtree(
+            path.rename(partial_beside(path))
+        )  # half deleted under its name, it would be a damaged checkpoint
 
 
 class CA2ECheckpointCallback(BaseCallback):

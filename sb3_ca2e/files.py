@@ -7,7 +7,9 @@ import io
 import os
 import pathlib
 import re
+import secrets
 import shutil
+import socket
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ from typing import BinaryIO
 
 #: The file, or the member of a zip, that lists the SHA-256 sums of the others, as ``sha256sum`` writes and checks them.
 SUMS = "SHA256SUMS"
+#: What is not yet whole: a file or folder beside the one whose place it takes, named after the process that writes it.
+_PARTIAL = re.compile(r"\.sb3_ca2e-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}\.partial")
 _LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
 
 
@@ -57,11 +61,52 @@ def sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def partial_beside(path: pathlib.Path) -> pathlib.Path:
+    """
+    :param path: a file or folder that is to appear whole
+    :return: a name in the same folder that no other thread, process or host uses
+    """
+    return path.with_name(f".sb3_ca2e-{_host()}-{os.getpid()}-{secrets.token_hex(4)}.partial")
+
+
+def remove_left_partials(folder: pathlib.Path) -> None:
+    """
+    Remove what processes of this host left unfinished when they were killed.
+
+    :param folder: where they wrote
+    """
+    for path in folder.glob(".sb3_ca2e-*.partial"):
+        match = _PARTIAL.fullmatch(path.name)
+        if match is not None and match["host"] == _host() and not _runs(int(match["pid"])):
+            with contextlib.suppress(OSError):  # another process does the same, or has the right to and we have not
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _host() -> str:
+    """This host, and the namespace of its process ids: containers may share a host's name."""
+    name = re.sub(r"[^\w.-]", "_", socket.gethostname())
+    with contextlib.suppress(OSError):
+        name += f".{os.stat('/proc/self/ns/pid').st_ino}"
+    return name
+
+
+def _runs(pid: int) -> bool:
+    if os.name == "nt":  # where signal 0 is Ctrl-C
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
+
+
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
     """
     A new file that takes the place of another once it is on the disk. Until then, and if anything fails, the other
-    stays as it is.
+    stays as it is. What killed processes left unfinished in the folder is removed.
 
     :param path: the file; a link stays one, and what is no plain file (a pipe, say) is written to as it is
     :return: to be written
@@ -72,7 +117,8 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
         with path.open("wb") as file:
             yield file
         return
-    beside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    remove_left_partials(target.parent)
+    beside = partial_beside(target)
     try:
         with written_through(beside) as file:
             yield file

@@ -4,12 +4,16 @@ import os
 import random
 import resource
 import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch as th
 
 from chaos.checkpoints import contents, learner
 from sb3_ca2e import CA2EDQN, CA2ECheckpointCallback, DamagedError
+from sb3_ca2e.files import partial_beside
 
 
 def test_where_all_are_damaged_none_is_accepted(tmp_path):
@@ -27,7 +31,7 @@ def test_where_all_are_damaged_none_is_accepted(tmp_path):
 def test_a_damaged_list_of_sums_is_told_and_what_is_half_saved_is_not_looked_at(tmp_path):
     learner().learn(200, CA2ECheckpointCallback(100, tmp_path))
     newest = tmp_path / "rl_model_200_steps"
-    shutil.copytree(newest, tmp_path / ".rl_model_300_steps.partial")
+    shutil.copytree(newest, partial_beside(newest))
     (newest / "SHA256SUMS").write_text("nothing\n")
     with pytest.warns(UserWarning, match="passed over") as told:
         assert CA2EDQN.resume(tmp_path).num_timesteps == 100
@@ -50,6 +54,64 @@ def test_a_model_and_a_memory_that_could_not_be_saved_leave_those_before(tmp_pat
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert contents(tmp_path) == before
+
+
+def test_threads_that_save_to_one_path_leave_one_whole_model(tmp_path):
+    model = learner()
+    expected = model.policy.state_dict()
+
+    def save(_):
+        model.save(tmp_path / "model")
+        return CA2EDQN.load(tmp_path / "model").policy.state_dict()
+
+    with ThreadPoolExecutor(4) as threads:
+        for loaded in threads.map(save, range(40)):
+            assert all(th.equal(loaded[name], tensor) for name, tensor in expected.items())
+    assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
+
+
+#: Writes a part of a file, says so, and waits.
+SAVES_SLOWLY = """
+import pathlib, sys
+from sb3_ca2e.files import replacing
+with replacing(pathlib.Path(sys.argv[1])) as file:
+    file.write(b"a part")
+    file.flush()
+    print("written", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("what", ["model", "checkpoint"])
+def test_the_next_save_removes_what_a_killed_one_left_and_nothing_else(what, tmp_path):
+    command = [sys.executable, "-c", SAVES_SLOWLY, str(tmp_path / "model.zip")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as saving:
+        try:
+            assert saving.stdout.readline() == "written\n"
+            (left,) = tmp_path.iterdir()
+            elsewhere = tmp_path / left.name.replace(".sb3_ca2e-", ".sb3_ca2e-another.")
+            elsewhere.mkdir()
+            ours = partial_beside(tmp_path / "model.zip")  # another thread of this process is writing it
+            ours.mkdir()
+            save = {"model": learner().save, "checkpoint": checkpointed}[what]
+            save(tmp_path / "mine")
+            assert left.exists()
+        finally:
+            saving.kill()
+    save(tmp_path / "mine")
+    assert not left.exists()
+    assert elsewhere.exists()
+    assert ours.exists()
+
+
+def checkpointed(path):
+    learner().learn(100, CA2ECheckpointCallback(100, path.parent))
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    model = learner()
+    model.save(tmp_path / ("m" * 251))
+    assert (tmp_path / f"{'m' * 251}.zip").exists()
 
 
 def test_a_damaged_model_is_refused_or_the_same(tmp_path):
