@@ -48,7 +48,8 @@ class Networks(Protocol):
 
     def follow(self, target: str, online: str, tau: float) -> None:
         """
-        Let a target network follow: theta^- <- tau theta + (1 - tau) theta^-.
+        Let a target network follow: theta^- <- tau theta + (1 - tau) theta^-. Buffers, such as BatchNorm's statistics,
+        are copied.
 
         :param target: the target network
         :param online: the network that it follows
@@ -87,7 +88,12 @@ class EagerNetworks:
 
     def follow(self, target: str, online: str, tau: float) -> None:
         if self.sound:
-            polyak_update(self.modules[online].parameters(), self.modules[target].parameters(), tau)
+            followed, following = self.modules[online], self.modules[target]
+            polyak_update(followed.parameters(), following.parameters(), tau)
+            # Statistics of BatchNorm, as in SB3 (GH issue #996 there), and what other layers keep
+            with th.no_grad():
+                for buffer, kept in zip(followed.buffers(), following.buffers(), strict=True):
+                    kept.copy_(buffer)
 
 
 class Updated(NamedTuple):

@@ -5,12 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import DQN
+from stable_baselines3 import DDPG, DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN
-from toy import RandomWalk
+from toy import RandomWalk, ddpg
 
 ALPHA = 0.6
 
@@ -262,6 +263,37 @@ def test_more_critics_give_the_smallest_target():
         errors = target_of(batch, smallest, None, model.gamma) - model.critic(batch.observations, batch.actions)[0]
     _, result = updated(model, 32)
     th.testing.assert_close(result["td_errors"], errors.flatten(), rtol=1e-4, atol=1e-5)
+
+
+class Normed(BaseFeaturesExtractor):
+    """Keeps statistics of observations: with BatchNorm, and a mean of its own."""
+
+    def __init__(self, space):
+        super().__init__(space, space.shape[0])
+        self.norm = th.nn.BatchNorm1d(space.shape[0])
+        self.register_buffer("mean", th.zeros(space.shape[0]))
+
+    def forward(self, observations):
+        if self.training:
+            self.mean.lerp_(observations.mean(dim=0), 0.1)
+        return self.norm(observations) - self.mean
+
+
+@pytest.mark.parametrize("algorithm", [CA2EDDPG, DDPG])
+def test_targets_have_the_statistics_of_their_networks_as_in_sb3(algorithm):
+    policy_kwargs = {"features_extractor_class": Normed, "net_arch": [8]}
+    model = ddpg(RandomWalk(continuous=True), algorithm, policy_kwargs=policy_kwargs, learning_starts=50).learn(120)
+    running = 0
+    for name in ("actor", "critic"):
+        online, target = (dict(getattr(model, each).named_buffers()) for each in (name, f"{name}_target"))
+        for key in [key for key in online if "running" in key]:
+            th.testing.assert_close(target[key], online[key], rtol=0, atol=0)
+            assert (online[key] != key.endswith("var")).any()
+            running += 1
+        if algorithm is CA2EDDPG:  # where SB3 leaves the rest as it was in the beginning
+            th.testing.assert_close(target["features_extractor.mean"], online["features_extractor.mean"])
+            assert online["features_extractor.mean"].any()
+    assert running == 4
 
 
 class AddsOne:
