@@ -168,10 +168,14 @@ class CA2EMixin(Hooks, Saving):
         self._n_learns = n_learns  # a loaded model goes on, though SB3 sets its seed anew
 
     def _current_learner(self) -> Learner:
-        """The learner of the networks and optimisers that there are: a user may have replaced some."""
+        """The learner of the networks and optimisers that there are: a user may have replaced or changed some."""
         modules, optimizers = self.trained_networks()
-        if self._learner is None or not self._learner.learns(modules, optimizers):
-            self._learner = Learner(self.update, modules, optimizers, self._values_of_update_settings)
+        before = self._learner
+        if before is not None and before.learns(modules, optimizers):
+            return before
+        self._record_updates()
+        self._learner = Learner(self.update, modules, optimizers, self._values_of_update_settings)
+        self._learner.n_skipped = before.n_skipped if before is not None else 0
         return self._learner
 
     def _values_of_update_settings(self) -> tuple[Any, ...]:

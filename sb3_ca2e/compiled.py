@@ -1,6 +1,6 @@
 """An algorithm's update as one compiled function of a few tensors, which networks and optimisers share."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch as th
@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from sb3_ca2e.flat import AdamTensors, FlatAdam, Layout, adam, adam_settings, bias_corrections, flattened
+from sb3_ca2e.flat import AdamTensors, FlatAdam, Layout, adam, bias_corrections, decays_weights_themselves, flattened
 from sb3_ca2e.layers import Rewritten
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 
@@ -47,8 +47,8 @@ class FlatNetworks:
     :param modules: what the networks compute
     :param layouts: of the networks
     :param parameters: of each network; written in place
-    :param adams: of each optimised network, moments, steps and learning rate; written in place
-    :param settings: of the optimisers
+    :param adams: of each optimised network; moments and steps are written in place
+    :param decoupled: of each optimiser, whether it decays the weights themselves
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class FlatNetworks:
         layouts: dict[str, Layout],
         parameters: dict[str, list[th.Tensor]],
         adams: dict[str, AdamTensors],
-        settings: dict[str, dict[str, Any]],
+        decoupled: dict[str, bool],
     ):
-        self.modules, self.layouts, self.settings = modules, layouts, settings
+        self.modules, self.layouts, self.decoupled = modules, layouts, decoupled
         self.parameters, self.adams = parameters, adams
         #: scalar bool, all losses and gradients of the update have been finite so far
         self.sound = th.ones((), dtype=th.bool, device=next(iter(parameters.values()))[0].device)
@@ -72,22 +72,25 @@ class FlatNetworks:
             value, others = loss(Functional(self.modules[name], self.layouts[name].split(flats)))
             return value, (value.detach(), others)
 
-        parameters = self.parameters[name]
+        parameters, state = self.parameters[name], self.adams[name]
         result: tuple[th.Tensor, Any]
         gradients, result = th.func.grad(of, has_aux=True)(parameters)
+        for index, trained in state.trained.items():
+            gradients[index] = th.where(trained, gradients[index], 0.0)
         sound = self.sound = self.sound & all_finite([result[0], *gradients])
         if max_grad_norm is not None:
             norm = th.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
             scale = (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)  # as nn.utils.clip_grad_norm_
             gradients = [gradient * scale for gradient in gradients]
-        firsts, seconds, steps, corrections, rate = self.adams[name]
-        for parameter, gradient, first, second in zip(parameters, gradients, firsts, seconds, strict=True):
-            stepped = parameter.clone(), first.clone(), second.clone()  # the compiler makes one loop of all this
-            adam(stepped[0], gradient, stepped[1], stepped[2], corrections, rate, **self.settings[name])
-            for tensor, new in zip((parameter, first, second), stepped, strict=True):
-                tensor.copy_(th.where(sound, new, tensor))
-        steps.add_(sound)
-        corrections.copy_(bias_corrections(self.settings[name]["betas"], steps[0] + 1))
+        for index, tensors in enumerate(zip(parameters, state.first, state.second, strict=True)):
+            parameter, first, second = stepped = [tensor.clone() for tensor in tensors]  # the compiler makes one loop
+            settings = state.corrections, state.rate, state.constants, self.decoupled[name]
+            adam(parameter, gradients[index], first, second, *settings)
+            taken = sound & state.trained[index] if index in state.trained else sound
+            for tensor, new in zip(tensors, stepped, strict=True):
+                tensor.copy_(th.where(taken, new, tensor))
+        state.steps.add_(sound)
+        state.corrections.copy_(bias_corrections(state.constants, state.steps[0] + 1))
         return result
 
     def follow(self, target: str, online: str, tau: float) -> None:
@@ -101,6 +104,58 @@ def all_finite(tensors: Sequence[th.Tensor]) -> th.Tensor:
     :return: scalar bool, whether all their numbers are finite
     """
     return th.stack([tensor.isfinite().all() for tensor in tensors]).all()
+
+
+class TakenForGranted:
+    """
+    What a compiled update says once for all: of which tensors networks consist, which are trained, and how.
+
+    To look is to compare some dozen numbers: it is done before every round of updates.
+
+    :param modules: all networks
+    :param optimizers: by the name of the network that they optimise
+    """
+
+    def __init__(self, modules: dict[str, nn.Module], optimizers: dict[str, th.optim.Optimizer]):
+        self._layers = [layer for module in modules.values() for layer in module.modules()]
+        owned = [each for layer in self._layers for each in (layer._parameters, layer._modules)]
+        self._owned = [each for each in owned if each]
+        self._parameters = [parameter for module in modules.values() for parameter in module.parameters()]
+        self._trained = [parameter for name in optimizers for parameter in modules[name].parameters()]
+        self._hooks, self._optimizers = hooks_of(modules, optimizers), list(optimizers.values())
+        self._found = self._look()
+
+    def holds(self) -> bool:
+        """
+        :return: whether all is as it was
+        """
+        return self._look() == self._found
+
+    def _look(self) -> tuple[Any, ...]:
+        return (
+            [tuple(map(id, owned.values())) for owned in self._owned],
+            [parameter.data_ptr() for parameter in self._parameters],
+            [parameter.requires_grad for parameter in self._trained],
+            any(self._hooks),
+            [
+                (len(each.param_groups), tuple(map(id, group["params"])), group["amsgrad"], group["maximize"])
+                for each in self._optimizers
+                for group in each.param_groups[:1]
+            ],
+            [decays_weights_themselves(each) for each in self._optimizers],
+        )
+
+
+def hooks_of(modules: dict[str, nn.Module], optimizers: dict[str, th.optim.Optimizer]) -> list[Mapping[int, Any]]:
+    """
+    :param modules: all networks
+    :param optimizers: by the name of the network that they optimise
+    :return: where PyTorch keeps what else is to be called; empty unless somebody has asked for something
+    """
+    names = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+    hooks = [getattr(layer, name) for module in modules.values() for layer in module.modules() for name in names]
+    steps = "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"
+    return hooks + [getattr(optimizer, name) for optimizer in optimizers.values() for name in steps]
 
 
 class FlatUpdate:
@@ -129,23 +184,23 @@ class FlatUpdate:
         self._layouts = {name: Layout(module) for name, module in modules.items()}
         self._parameters = {name: flattened(module, self._layouts[name]) for name, module in modules.items()}
         self._adams = {name: FlatAdam(optimizer, modules[name]) for name, optimizer in optimizers.items()}
-        self._settings = {name: adam_settings(optimizer) for name, optimizer in optimizers.items()}
+        self._decoupled = {name: decays_weights_themselves(optimizer) for name, optimizer in optimizers.items()}
         device = next(iter(self._parameters.values()))[0].device
         # Since this was last looked at, sums of the metrics and how many updates were skipped; then how many of these
         # came last, without another.
         self._tally = th.zeros(len(metrics) + 2, device=device)
         self._since, self._in_a_row = self._tally[:-1], self._tally[-1]
         self._state, self._state_spec = tree_flatten(
-            (self._parameters, {name: each.tensors() for name, each in self._adams.items()}, self._tally)
+            (self._parameters, {name: each.tensors for name, each in self._adams.items()}, self._tally)
         )
-        self._places = [(p, p.data_ptr()) for module in modules.values() for p in [next(module.parameters())]]
+        self._taken_for_granted = TakenForGranted(modules, optimizers)
         self._used: list[int] = []
 
-    def holds_parameters(self) -> bool:
+    def holds(self) -> bool:
         """
-        :return: whether the networks still have their parameters here, and not on another device by now
+        :return: whether networks and optimisers are still as they were when this was made
         """
-        return all(parameter.data_ptr() == place for parameter, place in self._places)
+        return self._taken_for_granted.holds()
 
     def update_state(self) -> bool:
         """
@@ -193,7 +248,7 @@ class FlatUpdate:
         def function(*tensors: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
             state, inputs = list(tensors[: len(self._state)]), tensors[len(self._state) :]
             parameters, adams, tally = tree_unflatten(state, self._state_spec)
-            networks = FlatNetworks(self._modules, self._layouts, parameters, adams, self._settings)
+            networks = FlatNetworks(self._modules, self._layouts, parameters, adams, self._decoupled)
             with th.no_grad(), Rewritten():
                 td_errors, metrics = self._update(networks, batch.holding(map(_channels_last, inputs)))
                 sound = networks.sound
@@ -230,6 +285,8 @@ def obstacle_to_compiling(modules: dict[str, nn.Module], optimizers: dict[str, t
             return f"{name} has dropout"
         if len({(parameter.dtype, parameter.device) for parameter in module.parameters()}) != 1:
             return f"{name} has parameters of several types or on several devices, or none"
+    if any(hooks_of(modules, optimizers)):
+        return "somebody has registered hooks, which would not be called"
     parameters = [parameter for module in modules.values() for parameter in module.parameters()]
     if len(set(parameters)) < len(parameters):
         return "networks share parameters"
@@ -239,6 +296,10 @@ def obstacle_to_compiling(modules: dict[str, nn.Module], optimizers: dict[str, t
             return f"the optimizer is {type(optimizer).__name__}, not Adam or AdamW with one group of parameters"
         if group["amsgrad"] or group["maximize"]:
             return "the optimizer has amsgrad or maximize set"
-        if set(group["params"]) != set(modules[name].parameters()):
+        parameters = list(modules[name].parameters())
+        trained = {parameter for parameter in parameters if parameter.requires_grad}
+        if not trained:
+            return f"{name} has nothing to train"
+        if not trained <= set(group["params"]) <= set(parameters):
             return f"the optimizer of {name} has other parameters than {name}"
     return None

@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
 
 import torch as th
 from torch import nn
@@ -44,8 +44,27 @@ class Layout:
         return {name: values[name] for name in self.shapes}
 
 
-#: As :meth:`FlatAdam.tensors` gives them.
-AdamTensors = tuple[list[th.Tensor], list[th.Tensor], th.Tensor, th.Tensor, th.Tensor]
+class AdamTensors(NamedTuple):
+    """
+    An Adam optimiser of the small and large tensors of a :class:`Layout`.
+
+    :param first: moments of the gradients
+    :param second: moments of their squares
+    :param steps: taken so far, a number for each parameter, as the optimiser has it: all are the same
+    :param corrections: ``(2,)`` of the next step's moments: to compute them where they are used would be to compute
+        them for every parameter
+    :param rate: scalar, learning rate
+    :param constants: ``(7,)``, see :func:`adam_constants`
+    :param trained: by the tensor's index, bool of its shape: what is trained; none where all of it is
+    """
+
+    first: list[th.Tensor]
+    second: list[th.Tensor]
+    steps: th.Tensor
+    corrections: th.Tensor
+    rate: th.Tensor
+    constants: th.Tensor
+    trained: dict[int, th.Tensor]
 
 
 class FlatAdam:
@@ -57,28 +76,28 @@ class FlatAdam:
     """
 
     def __init__(self, optimizer: th.optim.Optimizer, module: nn.Module):
-        self._optimizer, self._layout, self._named = optimizer, Layout(module), dict(module.named_parameters())
-        self.first = self._layout.join({name: th.zeros_like(p) for name, p in self._named.items()})
-        self.second = [th.zeros_like(first) for first in self.first]
-        # A number for each parameter, as the optimiser has it: all are the same.
-        self.steps = th.zeros(len(self._named), device=self.first[0].device)
-        # Of the next step: to compute them where they are used would be to compute them for every parameter.
-        self.corrections = th.zeros(2, device=self.first[0].device)
-        self.rate = th.empty((), device=self.first[0].device)
-        self._rate = math.nan
-        firsts, seconds = self._layout.split(self.first), self._layout.split(self.second)
+        self._optimizer, named, layout = optimizer, dict(module.named_parameters()), Layout(module)
+        self._trained = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+        masks = layout.join({name: th.full_like(p, p.requires_grad, dtype=th.bool) for name, p in named.items()})
+        first = layout.join({name: th.zeros_like(p) for name, p in named.items()})
+        device = first[0].device
+        self.tensors = AdamTensors(
+            first,
+            [th.zeros_like(moment) for moment in first],
+            steps=th.zeros(len(self._trained), device=device),
+            corrections=th.zeros(2, device=device),
+            rate=th.empty((), device=device),
+            constants=th.empty(7, device=device),
+            trained={index: mask for index, mask in enumerate(masks) if not mask.all()},
+        )
+        self._rate, self._constants = math.nan, (math.nan,) * 4
+        firsts, seconds = layout.split(self.tensors.first), layout.split(self.tensors.second)
         self._views = [
             {"exp_avg": firsts[name], "exp_avg_sq": seconds[name], "step": step}
-            for name, step in zip(self._named, self.steps, strict=True)
+            for name, step in zip(self._trained, self.tensors.steps, strict=True)
         ]
         self._states: list[dict[str, th.Tensor]] = []
         self.stepped_elsewhere()
-
-    def tensors(self) -> AdamTensors:
-        """
-        :return: moments, steps, bias corrections of the next step, and learning rate
-        """
-        return self.first, self.second, self.steps, self.corrections, self.rate
 
     def stepped_elsewhere(self) -> None:
         """The optimiser itself has taken a step."""
@@ -86,24 +105,31 @@ class FlatAdam:
 
     def update(self) -> bool:
         """
-        Take over learning rate and state if they are others now, as after they have been loaded from a file.
+        Take over settings and state if they are others now, as after they have been loaded from a file.
 
-        :return: whether there is a state: there is none before the first step
+        :return: whether there is a state, and one of as many steps for all parameters: there is none before the first
+            step, and those that were not trained for a while have taken fewer
         """
-        rate = self._optimizer.param_groups[0]["lr"]
-        if rate != self._rate:
-            self._rate = float(rate)
-            self.rate.fill_(self._rate)
-        states = self._optimizer.state
-        if not all(map(operator.is_, map(states.get, self._named.values()), self._states)):
-            self._states = [states.get(parameter, {}) for parameter in self._named.values()]
-            if not all(self._states):
+        group, states = self._optimizer.param_groups[0], self._optimizer.state
+        if group["lr"] != self._rate:
+            self._rate = float(group["lr"])
+            self.tensors.rate.fill_(self._rate)
+        constants = *group["betas"], group["eps"], group["weight_decay"]
+        changed = constants != self._constants
+        if changed:
+            self._constants = constants
+            self.tensors.constants.copy_(th.tensor(adam_constants(*map(float, constants))))
+        if not all(map(operator.is_, map(states.get, self._trained.values()), self._states)):
+            new = [states.get(parameter, {}) for parameter in self._trained.values()]
+            if not all(new) or len({float(state["step"]) for state in new}) > 1:
                 return False
-            for state, views in zip(self._states, self._views, strict=True):
+            for state, views in zip(new, self._views, strict=True):
                 for key, view in views.items():
                     view.copy_(state[key])
                 state.update(views)
-            self.corrections.copy_(bias_corrections(self._optimizer.param_groups[0]["betas"], self.steps[0] + 1))
+            self._states, changed = new, True
+        if changed:
+            self.tensors.corrections.copy_(bias_corrections(self.tensors.constants, self.tensors.steps[0] + 1))
         return True
 
 
@@ -122,18 +148,27 @@ def flattened(module: nn.Module, layout: Layout) -> list[th.Tensor]:
     return flats
 
 
-def adam_settings(optimizer: th.optim.Optimizer) -> dict[str, Any]:
+def decays_weights_themselves(optimizer: th.optim.Optimizer) -> bool:
     """
     :param optimizer: Adam or AdamW, with one group of parameters
-    :return: what :func:`adam` takes from it
+    :return: whether it decays weights themselves (https://arxiv.org/abs/1711.05101), not by the gradient
     """
     group = optimizer.param_groups[0]
-    return {
-        "betas": group["betas"],
-        "eps": group["eps"],
-        "weight_decay": group["weight_decay"],
-        "decoupled": isinstance(optimizer, th.optim.AdamW),
-    }
+    return bool(group.get("decoupled_weight_decay", isinstance(optimizer, th.optim.AdamW)))
+
+
+def adam_constants(beta1: float, beta2: float, eps: float, weight_decay: float) -> list[float]:
+    """
+    What :func:`adam` takes, computed with the digits that float32 has not.
+
+    :param beta1: of the first moment
+    :param beta2: of the second
+    :param eps: added to the square root of the second
+    :param weight_decay: L2 penalty
+    :return: 1 - beta1, beta2, 1 - beta2, eps, weight decay, and the logarithms of both betas
+    """
+    logarithms = [math.log(beta) if beta > 0 else -math.inf for beta in (beta1, beta2)]
+    return [1 - beta1, beta2, 1 - beta2, eps, weight_decay, *logarithms]
 
 
 def adam(
@@ -143,10 +178,7 @@ def adam(
     second: th.Tensor,
     corrections: th.Tensor,
     rate: th.Tensor,
-    *,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
+    constants: th.Tensor,
     decoupled: bool,
 ) -> None:
     """
@@ -158,27 +190,25 @@ def adam(
     :param second: moment, of its square
     :param corrections: ``(2,)`` of the bias that the moments have from their start at zero
     :param rate: learning rate
-    :param betas: of the two moments
-    :param eps: added to the square root of the second
-    :param weight_decay: L2 penalty
+    :param constants: ``(7,)``, see :func:`adam_constants`
     :param decoupled: decay the weights themselves, not by the gradient
     """
-    beta1, beta2 = betas
-    if weight_decay and decoupled:
+    one_less_beta1, beta2, one_less_beta2, eps, weight_decay, *_ = constants.unbind()
+    if decoupled:
         parameter.mul_(1 - rate * weight_decay)
-    elif weight_decay:
+    else:
         gradient = gradient + weight_decay * parameter
-    first.lerp_(gradient, 1 - beta1)
-    second.mul_(beta2).add_(gradient.square(), alpha=1 - beta2)
+    first.lerp_(gradient, one_less_beta1)
+    second.mul_(beta2).add_(one_less_beta2 * gradient.square())
     parameter.sub_(rate / corrections[0] * first / ((second / corrections[1]).sqrt() + eps))
 
 
-def bias_corrections(betas: tuple[float, float], steps: th.Tensor) -> th.Tensor:
+def bias_corrections(constants: th.Tensor, steps: th.Tensor) -> th.Tensor:
     """
     1 - beta^step of both moments, without the cancellation that a power would bring in the first steps.
 
-    :param betas: of the moments
+    :param constants: ``(7,)``, see :func:`adam_constants`
     :param steps: scalar, the step's number from 1
     :return: ``(2,)``
     """
-    return th.stack([-th.expm1(steps * math.log(beta)) if beta > 0 else th.ones_like(steps) for beta in betas])
+    return -th.expm1(steps * constants[-2:])

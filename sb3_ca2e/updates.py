@@ -162,11 +162,11 @@ class Learner:
         """
         :param modules: as given to the constructor
         :param optimizers: as given to the constructor
-        :return: whether these are the ones that are updated
+        :return: whether these are the ones that are updated, and as they were when they were compiled
         """
         if modules != self._eager.modules or optimizers != self._eager.optimizers:
             return False
-        return self._flat is None or self._flat.holds_parameters()
+        return self._flat is None or self._flat.holds()
 
     def update(self, batch: PrioritizedReplaySamples) -> Updated:
         """
@@ -281,9 +281,12 @@ class Learner:
             warnings.simplefilter("ignore")  # the tracer's
             import_what_warns()
             modules, optimizers = self._eager.modules, self._eager.optimizers
+            self.obstacle = obstacle_to_compiling(modules, optimizers)
+            if self.obstacle is not None:  # by now
+                return
             self._flat = FlatUpdate(self._update, modules, optimizers, list(self._sums), PRIORITY_FLOOR)
             if not self._flat.update_state():
-                raise ValueError("a parameter has no part in the loss")
+                raise ValueError("some parameters have no part in the loss, or have taken fewer steps than others")
             graph = self._flat.trace(batch)
         if self.obstacle is None:
             key = self._key(*_size_and_device(batch))

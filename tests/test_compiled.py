@@ -84,6 +84,66 @@ def test_what_a_user_puts_in_the_place_of_a_network_or_an_optimiser_is_trained()
     assert {int(state["step"]) for state in old_optimizer.state.values()} == {3}
 
 
+def group(model):
+    return model.policy.optimizer.param_groups[0]
+
+
+def replace_a_layer(model):
+    model.q_net.q_net[0] = copy.deepcopy(model.q_net.q_net[0]).requires_grad_(False)
+
+
+def scale(network, index):
+    def change(model):
+        parameter = list(getattr(model, network).parameters())[index]
+        parameter.data = parameter.data * 0.5
+
+    return change
+
+
+def frozen(n_layers):
+    """The first layers, if any, and no others."""
+
+    def change(model):
+        for index, layer in enumerate(model.q_net.q_net):
+            layer.requires_grad_(index >= n_layers)
+        model.policy.optimizer.zero_grad()
+
+    return change
+
+
+#: What a user may change between two updates, one thing after the other, and whether what follows is compiled.
+CHANGES = {
+    "decay": (True, lambda model: group(model).update(weight_decay=0.1)),
+    "epsilon": (True, lambda model: group(model).update(eps=1e-2)),
+    "betas": (True, lambda model: group(model).update(betas=(0.0, 0.5))),
+    "decoupled": (True, lambda model: group(model).update(weight_decay=0.1, decoupled_weight_decay=True)),
+    "maximize": (False, lambda model: group(model).update(maximize=True)),
+    "last parameter": (True, scale("q_net", -1)),
+    "a target's parameter": (True, scale("q_net_target", -2)),
+    "frozen": (True, frozen(1)),
+    "frozen and trained again": (False, frozen(2), frozen(0)),
+    "layer": (False, replace_a_layer),
+    "hook": (False, lambda model: model.q_net.q_net[0].register_forward_hook(lambda *_: None)),
+}
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(("compiles", "changes"), [(first, rest) for first, *rest in CHANGES.values()], ids=CHANGES)
+@pytest.mark.filterwarnings("ignore:compile=True, but updates stay eager")
+def test_what_is_changed_after_compiling_has_its_effect(compiles, changes):
+    eager, compiled = make_dqn(sgd=False), make_dqn(sgd=False, compile=True)
+    for model in (eager, compiled):
+        model.train(3, 64)
+    assert compiled._learner.compiled, compiled._learner.obstacle
+    for change in changes:
+        for model in (eager, compiled):
+            change(model)
+            model.train(2, 64)
+            model.train(3, 64)
+        th.testing.assert_close(tensors_of(compiled), tensors_of(eager), rtol=1e-4, atol=1e-5)
+    assert compiled._learner.compiled == compiles, compiled._learner.obstacle
+
+
 def test_an_actor_gets_no_more_than_its_networks():
     model = make_ddpg(sgd=False, compile=True)
     size = len(pickle.dumps(for_actors(model.critic)))
