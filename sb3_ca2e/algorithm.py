@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ca2e.actors.envs import as_env, recipe_from
 from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.actors.parking import discarded_on_error
 from sb3_ca2e.arguments import as_list, check, check_space, refuse_misspelt
 from sb3_ca2e.fused import launches
 from sb3_ca2e.hooks import Hooks
@@ -227,7 +228,8 @@ class CA2EMixin(Hooks, Saving):
         """
         Train as SB3 does; see :meth:`stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm.learn`.
 
-        Actor processes start here and are gone when this returns, raises or is interrupted. In the main thread, SIGINT
+        Actor processes start here and are gone when this returns, raises or is interrupted; the process that they were
+        forked from may wait for a minute, for another call. In the main thread, SIGINT
         and SIGTERM end it between two transitions; SIGTERM then ends the process, unless you handle it yourself.
 
         :param total_timesteps: transitions of all slots together
@@ -241,7 +243,7 @@ class CA2EMixin(Hooks, Saving):
         :raises KeyboardInterrupt: if it is interrupted; the model can be used and saved
         """
         tb_log_name = tb_log_name or type(self).__name__
-        with Interrupts() as self._interrupts:
+        with discarded_on_error(), Interrupts() as self._interrupts:
             try:
                 try:
                     super().learn(
@@ -250,6 +252,7 @@ class CA2EMixin(Hooks, Saving):
                     self._do_what_is_due()
                     if self.verbose >= 1 and self._collector is not None:
                         print(self._collector.advice())
+                    self._stop_actors(keep_server=True)
                     return self
                 finally:
                     self._stop_actors()
@@ -309,12 +312,12 @@ class CA2EMixin(Hooks, Saving):
             self._collector = start()
         self.replay_buffer.import_kernels()  # while actors start
 
-    def _stop_actors(self) -> None:
+    def _stop_actors(self, keep_server: bool = False) -> None:
         if self._collector is not None:
             with Undisturbed():
                 collector, self._collector = self._collector, None
                 self._last_actor_stats = collector.actor_stats(1.0 - self._current_progress_remaining)
-                collector.stop()
+                collector.stop(keep_server)
 
     def collect_rollouts(
         self,

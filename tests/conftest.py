@@ -6,8 +6,9 @@ import pathlib
 import signal
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
+from typing import Any
 
 import pytest
 import torch as th
@@ -15,7 +16,7 @@ from hypothesis import settings
 
 from chaos.victims import children
 from marked_processes import MARK, await_end, processes_marked
-from sb3_ca2e.actors import forking, life
+from sb3_ca2e.actors import forking, life, parking
 from sb3_ca2e.replay.rows import Rows
 from sb3_ca2e.replay.sum_tree import SumTree
 
@@ -90,6 +91,7 @@ def process_mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for thread in threading.enumerate():
         if thread.name == "compile":
             thread.join()
+    parking.discard_parked()
     assert processes_marked(mark) == []
 
 
@@ -104,14 +106,17 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Actors that are told to end have all the time that it takes, instead of ``GRACE`` seconds."""
-    stop = forking.ForkServer.stop
 
-    def stop_after_the_actors(server: forking.ForkServer) -> list[forking.Handle]:
-        for pid in children(server._process.pid):
-            await_end(pid)
-        return stop(server)
+    def after_the_actors(end: Callable[[forking.ForkServer], Any]) -> Callable[[forking.ForkServer], Any]:
+        def end_after_them(server: forking.ForkServer) -> Any:
+            for pid in children(server._process.pid):
+                await_end(pid)
+            return end(server)
 
-    monkeypatch.setattr(forking.ForkServer, "stop", stop_after_the_actors)
+        return end_after_them
+
+    for name in ("stop", "park"):
+        monkeypatch.setattr(forking.ForkServer, name, after_the_actors(getattr(forking.ForkServer, name)))
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecFrameStack
 
 from marked_processes import open_files, processes_marked, shared_memory
 from sb3_ca2e import CA2EDQN
+from sb3_ca2e.actors.parking import discard_parked
 from user_script import environment, of_ours, script
 
 
@@ -32,6 +33,7 @@ class RaiseAt(BaseCallback):
 def test_nothing_is_left_when_learn_ends(process_mark):
     model = CA2EDQN("MlpPolicy", "CartPole-v1", n_actors=3, n_processes=2, learning_starts=50, seed=0)
     model.learn(60)  # opens what libraries open on first use
+    discard_parked()
     files, shared = open_files(), shared_memory()
     seen = []
 
@@ -44,6 +46,9 @@ def test_nothing_is_left_when_learn_ends(process_mark):
     for error in (RuntimeError, KeyboardInterrupt, None):
         if error is None:
             model.learn(60)
+            (server,) = processes_marked(process_mark)
+            assert "sb3_ca2e.actors.server" in server
+            discard_parked()
         else:
             with pytest.raises(error, match="from the callback"):
                 model.learn(10_000, Look(20, error))

@@ -336,9 +336,13 @@ class Collector:
         if self._statistics is not None:
             self._statistics.end_streams()
 
-    def stop(self) -> None:
-        """End the actors; episodes that were under way are cut off in the memory."""
-        self.pool.stop()
+    def stop(self, keep_server: bool = False) -> None:
+        """
+        End the actors; episodes that were under way are cut off in the memory.
+
+        :param keep_server: what they are forked from may wait for the next ``learn()``
+        """
+        self.pool.stop(keep_server)
         self.cut_streams()
 
 

@@ -5,16 +5,23 @@ import contextlib
 import json
 import os
 import pathlib
+import resource
+import select
 import socket
 import subprocess
 import sys
+import time
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
+from sb3_ca2e.actors.server import MESSAGE, PARK
 from sb3_ca2e.actors.supervision import Handle
 
 #: Seconds that the server has to end before it is killed.
 SHUTDOWN = 10.0
+#: Seconds that a server without actors waits for the next ``learn()``.
+PARKED = 60.0
 #: Bytes that the descriptor takes that the server sends along.
 _ROOM_FOR_FDS = socket.CMSG_SPACE(array.array("i").itemsize)
 
@@ -64,7 +71,8 @@ class ForkServer:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._text = ""
         self._pidfds: list[int] = []
-        self._spoke = False
+        self._spoke = self._parked = self._leased = False
+        self._surroundings = _surroundings()
         with theirs:
             try:
                 numbers = theirs.fileno(), os.getpid(), niceness
@@ -93,7 +101,7 @@ class ForkServer:
         :param fds: what :data:`~sb3_ca2e.actors.server.FDS` names
         :raises ServerGone: if the server has ended
         """
-        self._send(f"{serial:16d}", fds)
+        self._send(str(serial), fds)
 
     def adopt(self, handle: Handle) -> None:
         """
@@ -103,11 +111,11 @@ class ForkServer:
         :raises ServerGone: if the server has ended
         """
         if handle.pidfd is not None:
-            self._send(f"{-handle.pid:16d}", [handle.pidfd])
+            self._send(str(-handle.pid), [handle.pidfd])
 
     def _send(self, message: str, fds: list[int]) -> None:
         try:
-            socket.send_fds(self._control, [message.encode()], fds)
+            socket.send_fds(self._control, [message.ljust(MESSAGE).encode()], fds)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise ServerGone from error
 
@@ -132,12 +140,51 @@ class ForkServer:
                 raise ServerGone
         *lines, self._text = self._text.split(";")
         self._spoke = self._spoke or bool(lines)
-        return [self._report(*line.split()) for line in lines]
+        self._parked = self._parked or any(line.startswith(PARK) for line in lines)
+        return [self._report(*line.split()) for line in lines if not line.startswith(PARK)]
 
     def _report(self, what: str, serial: str, number: str) -> Started | Ended:
         if what == "ended":
             return Ended(int(serial), int(number))
         return Started(int(serial), Handle(int(number), self._pidfds.pop(0) if self._pidfds else None))
+
+    @property
+    def expired(self) -> bool:
+        """Whether it had been parked and has said nothing since: if it has ended, its time was up."""
+        return self._leased and not self._spoke
+
+    def park(self) -> bool:
+        """
+        Let its actors end, and let it wait for other ones.
+
+        :return: whether it does; else it is to be stopped
+        """
+        if not self._spoke:  # it imports
+            return False
+        deadline = time.monotonic() + SHUTDOWN
+        try:
+            self._send(f"{PARK} {PARKED}", [])
+            while not self._parked:
+                if not select.select([self._control], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                    return False
+                for handle in self._started():
+                    handle.close()
+        except ServerGone:
+            return False
+        return True
+
+    def lease(self) -> bool:
+        """
+        Take it out of its parking place.
+
+        :return: whether it is still there, and as a new one would be
+        """
+        try:
+            self.reports()
+        except ServerGone:
+            return False
+        self._spoke, self._parked, self._leased = False, False, True
+        return self._surroundings == _surroundings()
 
     def close(self) -> None:
         """Let it end, with the actors; it has to wait for their environments to be closed."""
@@ -176,8 +223,11 @@ class ForkServer:
     def _unread(self) -> list[Handle]:
         """The actors that it says it has started; those that it could not say so of end with it."""
         with contextlib.suppress(ServerGone):
-            return [report.handle for report in self.reports() if isinstance(report, Started)]
+            return self._started()
         return []
+
+    def _started(self) -> list[Handle]:
+        return [report.handle for report in self.reports() if isinstance(report, Started)]
 
     def _wait(self) -> None:
         try:
@@ -186,3 +236,18 @@ class ForkServer:
             warnings.warn("The actors' server did not end in time and was killed.", stacklevel=2)
             self._process.kill()
             self._process.wait()
+
+
+def _surroundings() -> tuple[Any, ...]:
+    """What a server, and so its actors, take over from this process when it starts."""
+    limits = [resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")]
+    streams = [_file(fd) for fd in (1, 2)]
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    return [*sys.path], dict(os.environ), os.getcwd(), limits, streams, cpus, os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def _file(fd: int) -> tuple[int, int] | None:
+    with contextlib.suppress(OSError):
+        status = os.fstat(fd)
+        return status.st_dev, status.st_ino
+    return None

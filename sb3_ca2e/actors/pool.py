@@ -21,6 +21,7 @@ from sb3_ca2e.actors.forking import ForkServer, ServerGone, Started
 from sb3_ca2e.actors.life import LOOK, Life, how_it_ended
 from sb3_ca2e.actors.limits import check_descriptors
 from sb3_ca2e.actors.messages import Handover
+from sb3_ca2e.actors.parking import lease, park
 from sb3_ca2e.actors.server import NICENESS
 from sb3_ca2e.actors.snapshot import ActorsState, restore, state_of
 from sb3_ca2e.actors.supervision import GRACE, KILLED, ActorError, ActorWarning, Budget
@@ -55,8 +56,12 @@ class ActorPool(Protocol):
         :return: what the slots are in the middle of, None if they, or an environment, can't give it
         """
 
-    def stop(self) -> None:
-        """End the actors. May be called twice."""
+    def stop(self, keep_server: bool = False) -> None:
+        """
+        End the actors. May be called twice.
+
+        :param keep_server: what they are forked from may wait for the next pool
+        """
 
 
 class SyncActors:
@@ -113,7 +118,7 @@ class SyncActors:
         with self._failures():
             restore(self._opened(), state)
 
-    def stop(self) -> None:
+    def stop(self, keep_server: bool = False) -> None:
         if self._actor is not None:
             self._actor.close()
             self._actor = None
@@ -179,7 +184,7 @@ class AsyncActors:
         """Start whatever is down and has been for long enough."""
         try:
             if self._server is None and now >= self._server_due:
-                self._server = ForkServer(NICENESS if self._server_budget.used else 0)
+                self._server = ForkServer(NICENESS) if self._server_budget.used else lease()
                 self._selector.register(self._server, selectors.EVENT_READ)
                 for life in self._lives:
                     if life is not None and life.handle is not None:
@@ -379,6 +384,9 @@ class AsyncActors:
             if life.handle is None:
                 self._give_up(life)
                 self._due[process] = now
+        if server.expired:
+            self._server_due = now
+            return
         delay = self._server_budget.failed(now, raised=code != -signal.SIGKILL)
         message = f"The server that actors are forked from {what}{how_it_ended(code)}; see its output above."
         if delay is None:
@@ -391,7 +399,7 @@ class AsyncActors:
 
     # Stopping.
 
-    def stop(self) -> None:
+    def stop(self, keep_server: bool = False) -> None:
         self.board.stop()
         self._selector.close()
         lives = [life for life in self._lives if life is not None]
@@ -409,7 +417,7 @@ class AsyncActors:
         if self._inference is not None:
             self._inference.stop()
         if server is not None:
-            handles += server.stop()
+            handles += park(server) if keep_server and not self._server_budget.used else server.stop()
         deadline = time.monotonic() + GRACE
         for handle in handles:  # where the server did not, or there is none any more
             if not handle.ended(deadline):

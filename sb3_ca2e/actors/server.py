@@ -4,7 +4,7 @@ The small process that actors are forked from.
 It is started afresh with no CUDA device and one thread set before torch is imported, has torch and SB3
 imported once for all actors, and never imports the user's script: what actors need arrives pickled.
 It ends with the learner, however that ends, and takes the actors along. If it is killed they live on, and the server
-that takes its place adopts them.
+that takes its place adopts them. When a ``learn()`` is over it may wait, without any actor, for the next one.
 """
 
 import contextlib
@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 
 #: How much actors yield to the learner on cores that they share.
 NICENESS = 10
+#: Characters of a message from the learner, and what the one begins with that asks to wait for another pool.
+MESSAGE, PARK = 16, "park"
 #: What a spawn request brings along, in this order; the last three only where the learner's process infers.
 FDS = ("spec", "board", "buffers", "wake", "messages", "exchange", "bell", "replies")
 
 
 def main(control_fd: int, niceness: int) -> None:
     """
-    Serve until the learner closes the control channel.
+    Serve until the learner closes the control channel, or has asked to wait for another pool and none came.
 
     :param control_fd: a socket to the learner
     :param niceness: how much this process yields to others already
@@ -56,25 +58,33 @@ def main(control_fd: int, niceness: int) -> None:
     watched = [control_fd, wakeup_read, *_pidfd(learner)]  # a process that the learner forked may hold its socket open
     children: dict[int, int] = {}
     adopted: list[int] = []
+    parked_until: float | None = None
     while True:
-        readable, _, _ = select.select(watched, [], [])
+        left = None if parked_until is None else max(0.0, parked_until - time.monotonic())
+        readable, _, _ = select.select(watched, [], [], left)
         if wakeup_read in readable:
             with contextlib.suppress(BlockingIOError):
                 os.read(wakeup_read, 4096)
             _report_exits(children, control)
         if control_fd in readable:
             try:
-                message, fds, _, _ = socket.recv_fds(control, 16, len(FDS))
+                message, fds, _, _ = socket.recv_fds(control, MESSAGE, len(FDS))
             except ConnectionResetError:  # the learner ended with reports of ours unread
                 message = b""
             if not message:
                 break
-            if int(message) < 0:
+            parked_until = None
+            if message.startswith(PARK.encode()):
+                _reap(children, adopted, wakeup_read, learner)
+                parked_until = time.monotonic() + float(message.removeprefix(PARK.encode()))
+                with contextlib.suppress(OSError):  # the learner is gone
+                    control.send(f"{PARK} 0 0;".encode())
+            elif int(message) < 0:
                 adopted += fds
             else:
                 named = dict(zip(FDS, fds, strict=False))
                 children[_fork(int(message), named, control, NICENESS - niceness)] = int(message)
-        elif set(readable) - {wakeup_read}:
+        elif set(readable) - {wakeup_read} or left == 0.0:
             break
     control.close()
     _reap(children, adopted, wakeup_read, learner)
@@ -230,6 +240,6 @@ def _reap(children: dict[int, int], adopted: list[int], wakeup: int, learner: in
             killed = True
         elif children or adopted:
             readable, _, _ = select.select([wakeup, *adopted], [], [], min(left, GRACE_ALONE))
-            adopted = [pidfd for pidfd in adopted if pidfd not in readable]
+            adopted[:] = [pidfd for pidfd in adopted if pidfd not in readable]
             with contextlib.suppress(BlockingIOError):
                 os.read(wakeup, 4096)
