@@ -14,7 +14,7 @@ import torch as th
 from hypothesis import settings
 
 from chaos.victims import children
-from marked_processes import MARK, await_end, processes_marked
+from marked_processes import MARK, await_end, kill_marked, processes_marked
 from sb3_ca2e.actors import forking, life
 from sb3_ca2e.replay.rows import Rows
 from sb3_ca2e.replay.sum_tree import SumTree
@@ -90,7 +90,9 @@ def process_mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for thread in threading.enumerate():
         if thread.name == "compile":
             thread.join()
-    assert processes_marked(mark) == []
+    if left := processes_marked(mark):
+        kill_marked(mark)
+    assert left == []
 
 
 @pytest.fixture

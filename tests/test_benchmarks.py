@@ -44,7 +44,7 @@ def run_script(script: pathlib.Path, *arguments: str, **kwargs) -> subprocess.Co
     """Run a benchmark as its user does, with one thread."""
     environ = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(script), *arguments]
-    return subprocess.run(command, env=environ, text=True, capture_output=True, timeout=250, **kwargs)
+    return subprocess.run(command, env=environ, text=True, capture_output=True, **kwargs)
 
 
 def results(folder: pathlib.Path, name: str) -> dict:

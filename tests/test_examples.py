@@ -17,7 +17,7 @@ def run(folder: pathlib.Path, *arguments: str, **kwargs) -> str:
     environ = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     # gymnasium's Box2D types warn on Python 3.11 and newer, and an error there ends the interpreter.
     command = [sys.executable, "-W", "error", "-W", "ignore:builtin type:DeprecationWarning", *arguments]
-    ran = subprocess.run(command, cwd=folder, env=environ, text=True, capture_output=True, timeout=250, **kwargs)
+    ran = subprocess.run(command, cwd=folder, env=environ, text=True, capture_output=True, **kwargs)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
 

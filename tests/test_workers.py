@@ -67,7 +67,7 @@ def test_worker_processes_of_the_user_are_learned_on_and_stay_the_users(
     algorithm, env_id, n_timesteps, execution, at_least, tmp_path
 ):
     command = script(LEARNER, tmp_path, algorithm, env_id, str(n_timesteps), execution)
-    done = subprocess.run(command, env=environment(tmp_path), cwd=tmp_path, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(command, env=environment(tmp_path), cwd=tmp_path, capture_output=True, text=True)
     assert of_ours(done.stderr) == ""
     same, alive, monitored, mean_reward, stepped, afterwards, left = done.stdout.splitlines()
     assert (same, alive, monitored, stepped, left) == ("True", "True", "True", "2 2", "False")
