@@ -84,6 +84,7 @@ def test_what_a_user_puts_in_the_place_of_a_network_or_an_optimiser_is_trained()
     assert {int(state["step"]) for state in old_optimizer.state.values()} == {3}
 
 
+@pytest.mark.extended
 def test_an_actor_gets_no_more_than_its_networks():
     model = make_ddpg(sgd=False, compile=True)
     size = len(pickle.dumps(for_actors(model.critic)))
@@ -210,6 +211,7 @@ def test_compile_is_refused_where_it_says_nothing():
         CA2EDQN("MlpPolicy", "CartPole-v1", compile="yes")
 
 
+@pytest.mark.extended
 def test_an_asynchronous_run_goes_over_to_compiled_updates():
     model = CA2EDQN(
         "MlpPolicy", RandomWalk(), n_actors=2, n_processes=1, compile=True, learning_starts=50, device="cpu"

@@ -27,6 +27,7 @@ def on_one_core() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
+@pytest.mark.extended
 def test_prior_agents(tmp_path):
     arguments = ["--env", "CartPole-v1", "--priors", "zoo:ppo", "zoo:dqn", "--transitions", "800"]
     lines = run(tmp_path, str(EXAMPLES / "prior_agents.py"), *arguments, preexec_fn=on_one_core).splitlines()
@@ -36,6 +37,7 @@ def test_prior_agents(tmp_path):
     assert lines[-1].startswith("learned: ")
 
 
+@pytest.mark.extended
 def test_continuous_actions(tmp_path):
     arguments = ["--transitions", "1100", "--n-actors", "3"]
     output = run(tmp_path, str(EXAMPLES / "continuous_actions.py"), *arguments)

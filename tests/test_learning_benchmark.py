@@ -383,6 +383,7 @@ def test_runs_against_the_clock_end_in_time_and_are_reported(folder):
         assert (folder / f"learning_{figure}_cpu.png").exists()
 
 
+@pytest.mark.extended
 def test_mistakes_are_told_before_any_game(tmp_path):
     pytest.importorskip("ale_py")
     without = learn("games", "--arm", "ca2e-priors", "--agents", tmp_path, "--out", tmp_path)
@@ -441,6 +442,7 @@ def test_curves_of_another_budget_must_go_elsewhere():
 
 
 @pytest.mark.usefixtures("_forkserver")
+@pytest.mark.extended
 def test_who_asks_for_an_evaluation_does_not_wait_for_it():
     from learning.curve import Kept
     from learning.evaluator import Evaluator

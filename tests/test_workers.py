@@ -55,14 +55,15 @@ LEARNER = """
     ("algorithm", "env_id", "n_timesteps", "execution", "at_least"),
     [
         # An untrained network keeps the pole for about 9 steps, a random one for 22.
-        pytest.param("CA2EDQN", "CartPole-v1", 3000, "sync", 100.0, marks=pytest.mark.extended),
+        ("CA2EDQN", "CartPole-v1", 3000, "sync", 100.0),
         # A random one gets about -1200.
-        pytest.param("CA2EDDPG", "Pendulum-v1", 4000, "sync", -600.0, marks=pytest.mark.extended),
+        ("CA2EDDPG", "Pendulum-v1", 4000, "sync", -600.0),
         # No two of these are the same: they end with whatever has been learned.
         ("CA2EDQN", "CartPole-v1", 1000, "async", 1.0),
-        pytest.param("CA2EDDPG", "Pendulum-v1", 1000, "async", -200 * 16.3, marks=pytest.mark.extended),
+        ("CA2EDDPG", "Pendulum-v1", 1000, "async", -200 * 16.3),
     ],
 )
+@pytest.mark.extended
 def test_worker_processes_of_the_user_are_learned_on_and_stay_the_users(
     algorithm, env_id, n_timesteps, execution, at_least, tmp_path
 ):

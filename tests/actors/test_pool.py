@@ -243,6 +243,7 @@ def test_with_a_rate_limit_no_process_is_more_than_two_handovers_ahead():
     assert max(received) - min(received) <= 2
 
 
+@pytest.mark.extended
 def test_starting_and_stopping_leaves_nothing_behind():
     def state() -> tuple[set[str], set[str], set[int]]:
         return open_files(), shared_memory(), set(children(os.getpid()))
