@@ -16,7 +16,7 @@ demo: $(VENV)/.installed ## train on LunarLander-v3 with three bundled priors (a
 test: $(VENV)/.installed ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-all: $(VENV)/.installed ## run those that take ten seconds or more too
+test-all: $(VENV)/.installed ## run those that take many seconds too
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 stress: $(VENV)/.installed ## the concurrent tests in random order on a busy machine, an hour or two; resumable; STRESS_ARGS=--help

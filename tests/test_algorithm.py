@@ -179,6 +179,7 @@ class WatchKinds(BaseCallback):
         return True
 
 
+@pytest.mark.extended
 def test_a_beaten_prior_becomes_a_nature_actor(tmp_path):
     expert = DQN("MlpPolicy", "CartPole-v1", seed=0)
     watcher = WatchKinds()

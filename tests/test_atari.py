@@ -48,9 +48,10 @@ def pong_agents() -> list[PriorAgent]:
 @pytest.mark.usefixtures("_patient")
 @pytest.mark.parametrize(
     ("with_priors", "native"),
-    [(False, False), *(pytest.param(True, native, marks=pytest.mark.extended) for native in (False, True))],
+    [(False, False), (True, False), (True, True)],
     ids=["without priors", "with priors", "with priors, native"],
 )
+@pytest.mark.extended
 def test_pong_trains_saves_resumes_and_plays(with_priors, native, tmp_path):
     priors = pong_agents() if with_priors else []
     env = make_atari_env("PongNoFrameskip-v4", n_envs=8, seed=0, native=native)

@@ -89,7 +89,7 @@ UNGUARDED = """
 def test_an_unguarded_script_works(tmp_path):
     shared = shared_memory()
     command = script(UNGUARDED, tmp_path)
-    done = subprocess.run(command, env=environment(tmp_path), cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, env=environment(tmp_path), cwd=tmp_path, capture_output=True, text=True)
     assert of_ours(done.stderr) == ""
     assert (done.returncode, done.stdout) == (0, "400 400\n")
     assert {path.name for path in tmp_path.iterdir()} == {"model.zip", "script.py", "tmp"}
@@ -140,7 +140,7 @@ def test_ctrl_c_leaves_a_usable_model(compiling, tmp_path, process_mark):
     with process:
         assert process.stdout.readline() == "learning\n"
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the whole foreground group
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate()
     assert of_ours(err) == ""
     assert (process.returncode, out) == (0, "interrupted\nTrue True 200\n")
     assert processes_marked(process_mark) == []
@@ -186,7 +186,7 @@ MEMORY = """
 
 def test_a_large_memory_reserves_nothing_before_it_is_used(tmp_path):
     command = script(MEMORY, tmp_path)
-    done = subprocess.run(command, env=environment(tmp_path), cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, env=environment(tmp_path), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     small, large, loaded_small, loaded, loaded_with_env, predicted, sb3s = map(float, done.stdout.split())
     assert large - small < 0.5

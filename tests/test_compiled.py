@@ -144,6 +144,7 @@ def test_what_is_changed_after_compiling_has_its_effect(compiles, changes):
     assert compiled._learner.compiled == compiles, compiled._learner.obstacle
 
 
+@pytest.mark.extended
 def test_an_actor_gets_no_more_than_its_networks():
     model = make_ddpg(sgd=False, compile=True)
     size = len(pickle.dumps(for_actors(model.critic)))
@@ -270,6 +271,7 @@ def test_compile_is_refused_where_it_says_nothing():
         CA2EDQN("MlpPolicy", "CartPole-v1", compile="yes")
 
 
+@pytest.mark.extended
 def test_an_asynchronous_run_goes_over_to_compiled_updates():
     model = CA2EDQN(
         "MlpPolicy", RandomWalk(), n_actors=2, n_processes=1, compile=True, learning_starts=50, device="cpu"

@@ -51,7 +51,7 @@ def pixels_of(path, colour):
 def test_a_run_leaves_what_it_says(tmp_path):
     out = tmp_path / "run"
     command = [*COMMAND, "--timesteps", "3000", "--out", out]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, of_ours(done.stderr)) == (0, "")
     assert "\x1b" not in done.stdout, "no escape sequences where there is no terminal"
     assert "\r" not in done.stdout

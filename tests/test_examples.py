@@ -17,7 +17,7 @@ def run(folder: pathlib.Path, *arguments: str, **kwargs) -> str:
     environ = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     # gymnasium's Box2D types warn on Python 3.11 and newer, and an error there ends the interpreter.
     command = [sys.executable, "-W", "error", "-W", "ignore:builtin type:DeprecationWarning", *arguments]
-    ran = subprocess.run(command, cwd=folder, env=environ, text=True, capture_output=True, timeout=250, **kwargs)
+    ran = subprocess.run(command, cwd=folder, env=environ, text=True, capture_output=True, **kwargs)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
 
@@ -27,6 +27,7 @@ def on_one_core() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
+@pytest.mark.extended
 def test_prior_agents(tmp_path):
     arguments = ["--env", "CartPole-v1", "--priors", "zoo:ppo", "zoo:dqn", "--transitions", "800"]
     lines = run(tmp_path, str(EXAMPLES / "prior_agents.py"), *arguments, preexec_fn=on_one_core).splitlines()
@@ -36,6 +37,7 @@ def test_prior_agents(tmp_path):
     assert lines[-1].startswith("learned: ")
 
 
+@pytest.mark.extended
 def test_continuous_actions(tmp_path):
     arguments = ["--transitions", "1100", "--n-actors", "3"]
     output = run(tmp_path, str(EXAMPLES / "continuous_actions.py"), *arguments)

@@ -202,6 +202,6 @@ TERMINATED = """
 
 def test_sigterm_ends_the_process_when_actors_have_ended(tmp_path, process_mark):
     command = script(TERMINATED, tmp_path)
-    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True)
     assert (done.returncode, done.stdout, of_ours(done.stderr)) == (-signal.SIGTERM, "", "")
     assert processes_marked(process_mark) == []

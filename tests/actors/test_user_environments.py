@@ -108,7 +108,7 @@ def run(command: list[str], cwd: pathlib.Path, **kwargs) -> list[str]:
     """The lines that a process prints, which must have nothing to complain of."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "error::UserWarning", *command]
-    done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=250, **kwargs)
+    done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, **kwargs)
     assert of_ours(done.stderr) == ""
     assert done.returncode == 0
     return done.stdout.splitlines()

@@ -298,6 +298,7 @@ def test_agents_for_the_demo_and_the_tests_are_bundled():
         assert path.stat().st_size <= 300 * 1024
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", zoo_agents())
 def test_bundled_agents_are_as_good_as_recorded(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -73,6 +73,7 @@ def strangers(tmp_path) -> pathlib.Path:
     return tmp_path
 
 
+@pytest.mark.extended
 def test_what_can_not_be_a_prior_agent_says_why(no_agents, strangers):
     agents = listed("--env", "CartPole-v1", cwd=strangers)
     found = {(each["algorithm"], each["path"]): each for each in agents}
@@ -110,6 +111,7 @@ def test_mistakes(options, said, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.extended
 def test_an_environment_without_agents(no_agents, tmp_path):
     assert listed("--env", "Blackjack-v1", cwd=tmp_path) == []
     assert "No agents for Blackjack-v1 in rl-trained-agents, logs" in zoo(

@@ -177,6 +177,7 @@ def test_the_package_does_not_import_the_zoo(tmp_path):
     assert heavy.isdisjoint(script(code, cwd=tmp_path))
 
 
+@pytest.mark.extended
 def test_help_and_a_misspelt_command(tmp_path):
     printed = zoo("--help", cwd=tmp_path)
     for command in ("train", "enjoy", "plot_train", "plot_from_file", "all_plots", "record_video", "benchmark"):

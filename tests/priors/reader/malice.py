@@ -99,7 +99,7 @@ def work(manifest: Manifest, mode: str, folder: pathlib.Path) -> list[dict[str, 
     command = [sys.executable, str(WORKER), str(folder / "manifest.json"), mode]
     paths = os.pathsep.join(path for path in sys.path if path)
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=250, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     results: list[dict[str, Any]] = json.loads(done.stdout) if mode == "inert" else []
     return results
