@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ca2e.actors.envs import as_env, recipe_from
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.parking import discarded_on_error
-from sb3_ca2e.arguments import as_list, check, check_space, refuse_misspelt
+from sb3_ca2e.arguments import as_list, check, check_learn, check_space, refuse_misspelt
 from sb3_ca2e.fused import launches
 from sb3_ca2e.hooks import Hooks
 from sb3_ca2e.interrupts import Interrupts, Undisturbed
@@ -59,13 +59,13 @@ class CA2EMixin(Hooks, Saving):
         return super().__new__(cls)
 
     @staticmethod
-    def _env_from(env: Any) -> Any:
-        return as_env(env)
+    def _env_from(env: Any, verbose: int = 0) -> Any:
+        return as_env(env, verbose)
 
-    @staticmethod
-    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+    @classmethod
+    def _wrap_env(cls, env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
-        check_space(wrapped.action_space)
+        check_space(wrapped.action_space, cls)
         return wrapped
 
     def _set_ca2e_arguments(
@@ -88,8 +88,7 @@ class CA2EMixin(Hooks, Saving):
     ) -> None:
         """Keep the arguments as given: ``load`` writes them back under their own names."""
         agents = as_list("prior_agents", prior_agents, "agents, one a slot", PriorSource)
-        for agent in agents:
-            PriorAgent.of(agent)  # refuses what can't be one
+        self._check_prior_agents([PriorAgent.of(agent) for agent in agents])
         self.prior_agents = [PriorAgent.of(each) if isinstance(each, BaseAlgorithm) else each for each in agents]
         self.n_actors = n_actors
         self.n_processes = n_processes
@@ -114,6 +113,13 @@ class CA2EMixin(Hooks, Saving):
         self._interrupts = Interrupts()
         self._last_batch: tuple[PrioritizedReplaySamples, th.Tensor] | None = None
         self._learner: Learner | None = None
+
+    def _check_prior_agents(self, agents: list[PriorAgent]) -> None:
+        """Refuse at once what ``learn`` could not load, as far as that can be told without a network."""
+        if agents and self.env is not None:
+            identity = recipe_from(self.env).identity
+            for agent in agents:
+                agent.check(self.observation_space, self.action_space, identity)
 
     @property
     def n_slots(self) -> int:
@@ -239,9 +245,11 @@ class CA2EMixin(Hooks, Saving):
         :param reset_num_timesteps: count from zero, and draw a new curve
         :param progress_bar: show one
         :return: the model
+        :raises TypeError: if ``total_timesteps`` is no number, or ``callback`` none of SB3's
         :raises ActorError: if an actor fails too often; the model can be used and saved
         :raises KeyboardInterrupt: if it is interrupted; the model can be used and saved
         """
+        check_learn(total_timesteps, callback)
         tb_log_name = tb_log_name or type(self).__name__
         with discarded_on_error(), Interrupts() as self._interrupts:
             try:

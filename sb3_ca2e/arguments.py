@@ -2,12 +2,14 @@
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from types import UnionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
@@ -25,6 +27,11 @@ _CHOICES: dict[str, tuple[bool | str, ...]] = {
 }
 
 
+#: Arguments of the memory that the model gives it.
+GIVEN_TO_MEMORY = {"buffer_size", "observation_space", "action_space", "device", "n_envs", "n_steps", "gamma"}
+GIVEN_TO_MEMORY |= {"columns", "normalize_frames", "seed"}
+
+
 def refuse_misspelt(algorithm: type, given: Mapping[str, Any]) -> None:
     """
     Tell the nearest right name, which Python itself does not.
@@ -36,16 +43,27 @@ def refuse_misspelt(algorithm: type, given: Mapping[str, Any]) -> None:
     parameters = inspect.signature(algorithm).parameters
     if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
         for name in given.keys() - parameters.keys():
-            nearest = difflib.get_close_matches(name, parameters, n=1, cutoff=0.5)
-            hint = f"Did you mean {nearest[0]!r}?" if nearest else f"It takes {', '.join(parameters)}."
-            raise TypeError(f"{algorithm.__name__} takes no argument {name!r}. {hint}")
+            raise TypeError(f"{algorithm.__name__} takes no argument {name!r}. {_hint(name, list(parameters))}")
 
 
-def check_space(action_space: spaces.Space) -> None:
+def _hint(name: str, known: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"Did you mean {nearest[0]!r}?" if nearest else f"It takes {', '.join(known)}."
+
+
+def check_space(action_space: spaces.Space, algorithm: type["CA2EMixin"]) -> None:
     """
     :param action_space: of the environment
-    :raises ValueError: if it has no finite bounds
+    :param algorithm: that is to learn
+    :raises ValueError: if it learns no such actions, or if they have no finite bounds
     """
+    if not isinstance(action_space, algorithm.action_spaces):
+        learns = " or ".join(kind.__name__ for kind in algorithm.action_spaces)
+        others = {spaces.Discrete: "use CA2EDQN", spaces.Box: "use CA2EDDPG"}
+        raise ValueError(
+            f"{algorithm.__name__} learns {learns} actions, those of this environment are {action_space}: "
+            f"{others.get(type(action_space), 'wrap the environment so that they agree')}."
+        )
     if isinstance(action_space, spaces.Box) and not _is_bounded(action_space):
         raise ValueError(
             f"Actions need finite bounds, those of {action_space} are not: actions are scaled to [-1, 1] between them. "
@@ -90,12 +108,18 @@ def check(model: "CA2EMixin") -> None:
             f"{len(model.prior_agents)} prior agents leave no nature slot of n_actors={model.n_slots}; each prior "
             f"takes one slot, and the learner needs at least one: set n_actors >= {len(model.prior_agents) + 1}."
         )
+    if model.execution == "async" and os.name == "nt":
+        raise ValueError(
+            "execution='async' forks actor processes, which Windows can't. Give execution='sync', which learns in one "
+            "process, or use the Windows Subsystem for Linux."
+        )
     memory = model.replay_buffer_class
     if not (memory is None or (isinstance(memory, type) and issubclass(memory, PrioritizedReplayBuffer))):
         raise ValueError(
             f"replay_buffer_class={getattr(memory, '__name__', repr(memory))} can't take blocks from actors; "
             "leave it out, or subclass sb3_ca2e.PrioritizedReplayBuffer."
         )
+    _check_memory_arguments(memory or PrioritizedReplayBuffer, model.replay_buffer_kwargs)
     assert isinstance(model.train_freq, TrainFreq)
     if model.train_freq.unit != TrainFrequencyUnit.STEP:
         raise ValueError(
@@ -104,6 +128,36 @@ def check(model: "CA2EMixin") -> None:
         )
     if not _is_whole(model.train_freq.frequency) or model.train_freq.frequency < 1:
         raise ValueError(f"train_freq must be a whole number of at least 1, not {model.train_freq.frequency!r}.")
+
+
+def _check_memory_arguments(memory: type[PrioritizedReplayBuffer], given: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(memory).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    own = [name for name in parameters if name not in GIVEN_TO_MEMORY]
+    for name in given:
+        if name in GIVEN_TO_MEMORY:
+            raise ValueError(f"replay_buffer_kwargs has {name!r}, which the model itself sets: leave it out.")
+        if name not in own:
+            raise TypeError(
+                f"replay_buffer_kwargs has {name!r}, which {memory.__name__} does not take. {_hint(name, own)}"
+            )
+
+
+def check_learn(total_timesteps: Any, callback: Any) -> None:
+    """
+    :param total_timesteps: of ``learn``
+    :param callback: of ``learn``
+    :raises TypeError: if they are of another type than it takes
+    """
+    if not _is_number(total_timesteps):
+        raise TypeError(f"total_timesteps must be a number of transitions, such as 100_000, not {total_timesteps!r}.")
+    for each in callback if isinstance(callback, list) else [callback] if callback is not None else []:
+        if not (isinstance(each, BaseCallback) or (callable(each) and each is callback)):
+            raise TypeError(
+                f"callback takes a callback of Stable-Baselines3, a list of them, or a function, not {each!r}"
+                + (" in a list." if isinstance(callback, list) else ".")
+            )
 
 
 def _check_numbers(model: "CA2EMixin") -> None:

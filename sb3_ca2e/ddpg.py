@@ -41,6 +41,7 @@ class CA2EDDPG(CA2EMixin, DDPG):
         "MultiInputPolicy": CA2EDDPGMultiInputPolicy,
     }
 
+    action_spaces = (spaces.Box,)
     compilable = True
     update_settings = ("critic_l2", "tau")
 
@@ -87,7 +88,7 @@ class CA2EDDPG(CA2EMixin, DDPG):
     ) -> None:
         super().__init__(
             policy,  # type: ignore[arg-type]
-            self._env_from(env),
+            self._env_from(env, verbose),
             learning_rate=learning_rate,
             buffer_size=buffer_size,
             learning_starts=learning_starts,

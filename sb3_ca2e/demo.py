@@ -28,6 +28,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ca2e import CA2EDQN, PriorAgent
+from sb3_ca2e.installing import how_to_install
 from sb3_ca2e.plots import actors_picture, learning_curve
 from sb3_ca2e.priors.zoo import BUNDLED
 from sb3_ca2e.zoo.hyperparams import load_hyperparams
@@ -39,7 +40,7 @@ try:
     from rich.live import Live
     from rich.table import Table
 except ImportError as error:
-    raise ImportError(f"The demo needs {error.name}: pip install 'sb3-ca2e[demo]'") from error
+    raise ImportError(f"The demo needs {error.name}: {how_to_install('demo')}") from error
 
 N_ACTORS = 8
 #: Evaluations in a run, episodes in each, and in the final one.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
@@ -58,6 +59,7 @@ class CA2EDQN(CA2EMixin, DQN):
         "MultiInputPolicy": CA2EDQNMultiInputPolicy,
     }
 
+    action_spaces = (spaces.Discrete,)
     compilable = True
     update_settings = ("double_q", "max_grad_norm")
 
@@ -108,7 +110,7 @@ class CA2EDQN(CA2EMixin, DQN):
     ) -> None:
         super().__init__(
             policy,  # type: ignore[arg-type]
-            self._env_from(env),
+            self._env_from(env, verbose),
             learning_rate=learning_rate,
             buffer_size=buffer_size,
             learning_starts=learning_starts,

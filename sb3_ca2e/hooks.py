@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 import torch as th
+from gymnasium import spaces
 
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.recorder import Steps
@@ -43,6 +44,8 @@ class Hooks:
         """
         raise NotImplementedError
 
+    #: kinds of actions that it learns
+    action_spaces: ClassVar[tuple[type[spaces.Space], ...]] = (spaces.Space,)
     #: whether :meth:`update` does the same at every call, so that it can be compiled
     compilable: ClassVar[bool] = False
     #: the model's settings that :meth:`update` reads

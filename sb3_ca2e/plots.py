@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sb3_ca2e.installing import how_to_install
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -253,7 +255,7 @@ def _new_figure(height: float) -> "Figure":
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("Pictures need matplotlib: pip install 'sb3-ca2e[plots]'") from error
+        raise ImportError(f"Pictures need matplotlib: {how_to_install('plots')}") from error
     return Figure(figsize=(9.5, height), dpi=120, layout="constrained")
 
 

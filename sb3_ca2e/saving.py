@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch as th
-from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import open_path
@@ -175,7 +174,6 @@ class Saving(OffPolicyAlgorithm):
         :raises DamagedError: if none is whole
         """
         checkpoint = newest_whole(pathlib.Path(folder))
-        env = maybe_make_env(env, 0)
         model = cls.load(checkpoint.folder / MODEL, env, device, custom_objects, print_system_info, **kwargs)
         snapshot, normalize, memory = (checkpoint.read(name) for name in (RUN, NORMALIZE, MEMORY))
         if memory is not None:

@@ -8,6 +8,7 @@ import cloudpickle
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import get_obs_shape
@@ -26,6 +27,7 @@ from sb3_ca2e.actors.identity import EnvIdentity
 from sb3_ca2e.actors.monitors import EpisodeFiles, SlotMonitor, file_of
 from sb3_ca2e.actors.normalization import Normalization
 from sb3_ca2e.actors.seats import Together
+from sb3_ca2e.installing import advice
 from sb3_ca2e.native.vec_env import NativeVecEnv, built
 from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
 
@@ -123,16 +125,32 @@ class EnvRecipe:
         return SlotMonitor(make, slot, prior, self.monitor_file, self.info_keywords)
 
 
-def as_env(env: Any) -> Any:
+def as_env(env: Any, verbose: int = 0) -> Any:
     """
     Let a function that makes an environment stand for one, as ids, environments and ``VecEnv`` do in SB3.
 
     :param env: what the user passed
+    :param verbose: 1 to print the id of an environment that is made
     :return: a ``VecEnv`` that keeps the function, or ``env`` itself
+    :raises gymnasium.error.Error: if there is no environment of this id, or it needs what is not installed
     """
+    if isinstance(env, str):
+        return _made(env, verbose)
     if callable(env) and not isinstance(env, gym.Env | VecEnv):
         return BuilderVecEnv([lambda: _monitored_once(env())])
     return env
+
+
+def _made(env_id: str, verbose: int) -> Any:
+    """As SB3 makes it, and where something is missing with advice that can be followed."""
+    try:
+        return maybe_make_env(env_id, verbose)
+    except gym.error.Error as error:
+        what_to_do = advice(error)
+        if what_to_do is None:
+            raise
+        first = str(error).partition(", you can install")[0].partition(", run `pip")[0].partition("Have you")[0]
+        raise type(error)(f"{first.strip().rstrip('.')}. {what_to_do}") from error
 
 
 def _monitored_once(env: gym.Env) -> gym.Env:

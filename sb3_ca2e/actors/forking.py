@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import pathlib
-import resource
 import select
 import socket
 import subprocess
@@ -15,6 +14,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+from sb3_ca2e.actors.limits import limits
 from sb3_ca2e.actors.server import MESSAGE, PARK
 from sb3_ca2e.actors.supervision import Handle
 
@@ -22,8 +22,6 @@ from sb3_ca2e.actors.supervision import Handle
 SHUTDOWN = 10.0
 #: Seconds that a server without actors waits for the next ``learn()``.
 PARKED = 60.0
-#: Bytes that the descriptor takes that the server sends along.
-_ROOM_FOR_FDS = socket.CMSG_SPACE(array.array("i").itemsize)
 
 
 class ServerGone(Exception):
@@ -127,7 +125,8 @@ class ForkServer:
         while True:
             try:
                 # socket.recv_fds() would wait, whatever flags it is given.
-                data, sent_along, _, _ = self._control.recvmsg(4096, _ROOM_FOR_FDS, socket.MSG_DONTWAIT)
+                room = socket.CMSG_SPACE(array.array("i").itemsize)
+                data, sent_along, _, _ = self._control.recvmsg(4096, room, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 break
             except ConnectionResetError:
@@ -240,10 +239,9 @@ class ForkServer:
 
 def _surroundings() -> tuple[Any, ...]:
     """What a server, and so its actors, take over from this process when it starts."""
-    limits = [resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")]
     streams = [_file(fd) for fd in (1, 2)]
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    return [*sys.path], dict(os.environ), os.getcwd(), limits, streams, cpus, os.getpriority(os.PRIO_PROCESS, 0)
+    return [*sys.path], dict(os.environ), os.getcwd(), limits(), streams, cpus, os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def _file(fd: int) -> tuple[int, int] | None:

@@ -1,8 +1,11 @@
 """What the system must grant before actors are started: to run out of it later would be harder to understand."""
 
+import contextlib
 import errno
 import os
-import resource
+
+with contextlib.suppress(ImportError):  # Windows has none, and no actor processes
+    import resource
 
 #: Descriptors that the learner keeps for each actor process: to wake it, to hear from it, and of the process itself.
 KEPT = 3
@@ -24,3 +27,11 @@ def check_descriptors(n_processes: int, n_more: int = 0) -> None:
             f"This process may have {limit} file descriptors and would need about {needed} with {n_processes} actor "
             "processes. Lower n_processes, or raise the limit: `ulimit -n` in the shell, or resource.setrlimit",
         )
+
+
+def limits() -> dict[str, tuple[int, int]]:
+    """
+    :return: what the system grants this process, and those that it starts
+    """
+    names = [name for name in dir(resource) if name.startswith("RLIMIT_")]
+    return {name: resource.getrlimit(getattr(resource, name)) for name in names}

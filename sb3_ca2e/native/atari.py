@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecFrameStack
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_ca2e.actors.bottleneck import cpu_count
+from sb3_ca2e.installing import how_to_install
 from sb3_ca2e.native.vec_env import BatchVecEnv, NativeVecEnv
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def make_atari_env(
     try:
         import ale_py
     except ImportError as error:
-        raise ImportError(f"Atari games need ale-py ({error}): pip install 'sb3-ca2e[atari]'.") from error
+        raise ImportError(f"Atari games need ale-py ({error}): {how_to_install('atari')}.") from error
     gym.register_envs(ale_py)
     game = env_id.removeprefix(MODULE)
     if not native:

@@ -130,6 +130,25 @@ class PriorAgent:
         self._actions = action_space
         return self
 
+    def check(
+        self, observation_space: spaces.Space, action_space: spaces.Space, identity: EnvIdentity | None = None
+    ) -> None:
+        """
+        Raise what :meth:`resolve` would, as far as that can be told without a network; this agent stays as it is.
+
+        :param observation_space: the learner's observation space, not normalised
+        :param action_space: the environment's action space
+        :param identity: what the environment says of itself
+        """
+        from sb3_ca2e.priors import hub
+
+        if str(self.source).startswith(hub.PREFIX):
+            hub.repository_and_revision(str(self.source))
+            return
+        tried = object.__new__(PriorAgent)
+        tried.__dict__.update(self.__dict__)
+        tried.resolve(observation_space, action_space, identity)
+
     def _load(
         self, observation_space: spaces.Space, action_space: spaces.Space, env_id: str | None
     ) -> tuple[BasePolicy, TrainedOn]:

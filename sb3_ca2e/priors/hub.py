@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+from sb3_ca2e.installing import how_to_install
 from sb3_ca2e.priors.zoo import SETTINGS, AgentFiles, beside
 
 #: How sources on the hub begin.
@@ -25,12 +26,22 @@ def download(source: str, commit: str | None = None) -> tuple[AgentFiles, str]:
     :raises ValueError: if there is no such repository or revision, or no model in it
     :raises ConnectionError: if the hub can't be reached or fails, and the agent is not in the cache
     """
+    repository, revision = repository_and_revision(source)
+    algorithm = AgentFiles.algorithm_of(source)
+    snapshot = _snapshot(repository, commit or revision)
+    return beside(algorithm, _model_in(snapshot, repository)), snapshot.name
+
+
+def repository_and_revision(source: str) -> tuple[str, str]:
+    """
+    :param source: ``"hub:<owner>/<name>[@<branch, tag or commit>]"``
+    :return: the repository, and the branch, tag or commit
+    :raises ValueError: if it is not written so
+    """
     match = re.fullmatch(rf"{PREFIX}([\w.-]+/[\w.-]+)(?:@(\S+))?", source)
     if match is None:
         raise ValueError(f"{source!r} names no agent of the hub; write 'hub:<owner>/<name>' or '...@<revision>'.")
-    algorithm = AgentFiles.algorithm_of(source)
-    snapshot = _snapshot(match[1], commit or match[2] or "main")
-    return beside(algorithm, _model_in(snapshot, match[1])), snapshot.name
+    return match[1], match[2] or "main"
 
 
 def _snapshot(repository: str, revision: str) -> pathlib.Path:
@@ -38,7 +49,7 @@ def _snapshot(repository: str, revision: str) -> pathlib.Path:
     try:
         from huggingface_hub import errors, snapshot_download
     except ImportError as error:
-        raise ImportError(f"{PREFIX}{repository} needs huggingface_hub: pip install 'sb3-ca2e[hub]'") from error
+        raise ImportError(f"{PREFIX}{repository} needs huggingface_hub: {how_to_install('hub')}") from error
     wanted = f"revision {revision!r} of {repository}"
     try:
         folder = snapshot_download(

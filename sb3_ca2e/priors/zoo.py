@@ -1,6 +1,7 @@
 """Find the files of a pretrained agent in the RL Zoo's folder layout."""
 
 import contextlib
+import difflib
 import importlib
 import json
 import os
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
+from sb3_ca2e.installing import how_to_install
 from sb3_ca2e.priors import converted
 
 #: Algorithms whose agents can be priors, and where their classes are.
@@ -114,7 +116,7 @@ def algorithm_class(name: str) -> type[BaseAlgorithm]:
     try:
         module = importlib.import_module(package)
     except ImportError as error:
-        raise ImportError(f"A {name} agent needs sb3-contrib: pip install sb3-contrib") from error
+        raise ImportError(f"A {name} agent needs sb3-contrib: {how_to_install('zoo')}") from error
     own = {"ca2e_dqn": "CA2EDQN", "ca2e_ddpg": "CA2EDDPG"}
     found: type[BaseAlgorithm] = getattr(module, own.get(name, name.upper()))
     return found
@@ -169,8 +171,11 @@ def find_agent(source: str | pathlib.Path, env_id: str | None) -> AgentFiles:
         return _at(pathlib.Path(source).expanduser())
     algorithm, _, named = str(source)[len("zoo:") :].partition("/")
     if algorithm not in ALGORITHMS:
+        nearest = difflib.get_close_matches(algorithm, ALGORITHMS, n=1)
+        hint = f" Did you mean 'zoo:{nearest[0]}'?" if nearest else ""
         raise ValueError(
             f"{source!r} names no algorithm whose agents can be priors; use one of: {', '.join(sorted(ALGORITHMS))}."
+            + hint
         )
     wanted = named or env_id
     if wanted is None:
@@ -180,9 +185,11 @@ def find_agent(source: str | pathlib.Path, env_id: str | None) -> AgentFiles:
     if found is not None:
         return found
     looked = ", ".join(str(folder / algorithm) for folder in search_path())
+    others = ", ".join(dict.fromkeys(f"'zoo:{each.algorithm}'" for each in _agents_of(names)))
     raise ValueError(
-        f"No {algorithm} agent for {' or '.join(names)} in {looked}. Set SB3_CA2E_AGENTS to a clone of "
-        "rl-trained-agents, or give the path of a zip."
+        f"No {algorithm} agent for {' or '.join(names)} in {looked}. "
+        + (f"There are agents of this environment: {others}. " if others else "")
+        + "Set SB3_CA2E_AGENTS to a clone of rl-trained-agents, or give the path of a zip."
     )
 
 
@@ -244,9 +251,10 @@ def _at(path: pathlib.Path) -> AgentFiles:
     model = _model_in(path) if path.is_dir() else path if path.is_file() else None
     if model is None:
         expected = f"{path}/<environment>.zip" if path.is_dir() else "a file"
+        hint = f" Did you mean 'zoo:{path}'?" if str(path) in ALGORITHMS else ""
         raise ValueError(
             f"There is no agent at {path}: expected {expected}. Give the path of a zip that model.save() has left, or "
-            "of a folder of the RL Zoo."
+            f"of a folder of the RL Zoo.{hint}"
         )
     if model.name == converted.MODEL:
         return _files(converted.about_agent(model.parent)["algorithm"], model)

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import importlib.metadata
 import runpy
 import sys
 from collections.abc import Callable
@@ -35,6 +36,9 @@ def main() -> None:
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command in ("-h", "--help"):
         print(usage())
+        return
+    if command in ("-V", "--version"):
+        print(f"sb3-ca2e {importlib.metadata.version('sb3-ca2e')}")
         return
     if command not in COMMANDS:
         nearest = difflib.get_close_matches(command, COMMANDS, n=1)

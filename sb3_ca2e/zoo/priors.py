@@ -70,8 +70,9 @@ def main() -> None:
     try:
         env = make_env(args.env)
     except gym.error.Error as error:
-        nearest = difflib.get_close_matches(args.env, gym.registry, n=1)
-        sys.exit(f"{error}" + (f" Did you mean {nearest[0]!r}?" if nearest else ""))
+        nearest = [name for name in difflib.get_close_matches(args.env, gym.registry, n=1) if name != args.env]
+        hinted = not nearest or "Did you mean" in str(error)
+        sys.exit(f"{error}" if hinted else f"{error} Did you mean {nearest[0]!r}?")
     try:
         found = inspect(args.env, env, args.evaluate)
     finally:

@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_ca2e.actors.envs import BuilderVecEnv
 from sb3_ca2e.ddpg import CA2EDDPG
 from sb3_ca2e.dqn import CA2EDQN
+from sb3_ca2e.installing import how_to_install
 from sb3_ca2e.zoo.hyperparams import FOLDER, parse_value
 
 #: CA2E's algorithms by the names that they have in the zoo.
@@ -32,7 +33,7 @@ def register() -> None:
 
         from sb3_ca2e.zoo.search import CONVERTERS, SAMPLERS
     except ModuleNotFoundError as error:
-        raise ImportError(f"The RL Zoo is not installed ({error}): pip install 'sb3-ca2e[zoo]'") from error
+        raise ImportError(f"The RL Zoo is not installed ({error}): {how_to_install('zoo')}") from error
     ALGOS.update(ALGORITHMS)
     HYPERPARAMS_SAMPLER.update(SAMPLERS)
     HYPERPARAMS_CONVERTER.update(CONVERTERS)
