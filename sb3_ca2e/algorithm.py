@@ -249,7 +249,7 @@ class CA2EMixin(Hooks, Saving):
         :raises ActorError: if an actor fails too often; the model can be used and saved
         :raises KeyboardInterrupt: if it is interrupted; the model can be used and saved
         """
-        check_learn(total_timesteps, callback)
+        total_timesteps = check_learn(total_timesteps, callback)
         tb_log_name = tb_log_name or type(self).__name__
         with discarded_on_error(), Interrupts() as self._interrupts:
             try:

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from types import UnionType
@@ -144,13 +145,14 @@ def _check_memory_arguments(memory: type[PrioritizedReplayBuffer], given: Mappin
             )
 
 
-def check_learn(total_timesteps: Any, callback: Any) -> None:
+def check_learn(total_timesteps: Any, callback: Any) -> int:
     """
-    :param total_timesteps: of ``learn``
+    :param total_timesteps: of ``learn``, whole or not, as in SB3
     :param callback: of ``learn``
+    :return: the first whole number of transitions that is not less
     :raises TypeError: if they are of another type than it takes
     """
-    if not _is_number(total_timesteps):
+    if not _is_number(total_timesteps) or not np.isfinite(total_timesteps):
         raise TypeError(f"total_timesteps must be a number of transitions, such as 100_000, not {total_timesteps!r}.")
     for each in callback if isinstance(callback, list) else [callback] if callback is not None else []:
         if not (isinstance(each, BaseCallback) or (callable(each) and each is callback)):
@@ -158,6 +160,7 @@ def check_learn(total_timesteps: Any, callback: Any) -> None:
                 f"callback takes a callback of Stable-Baselines3, a list of them, or a function, not {each!r}"
                 + (" in a list." if isinstance(callback, list) else ".")
             )
+    return math.ceil(total_timesteps)
 
 
 def _check_numbers(model: "CA2EMixin") -> None:

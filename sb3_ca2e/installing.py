@@ -1,8 +1,11 @@
 """How to install what is missing. The package is on no index: it is installed from a clone of its repository."""
 
+import contextlib
 import pathlib
+import re
+from collections.abc import Iterator
 
-import gymnasium as gym
+from gymnasium import error
 
 _ROOT = pathlib.Path(__file__).parents[1]
 #: Words of gymnasium's messages, and our extra that has what they miss.
@@ -19,22 +22,23 @@ def how_to_install(extra: str) -> str:
     return f"pip install -e '.[{extra}]' in a clone of sb3_ca2e"
 
 
-def advice(error: gym.error.Error) -> str | None:
+@contextlib.contextmanager
+def naming_our_extras() -> Iterator[None]:
     """
-    gymnasium names its own extras, of which that for Box2D needs a compiler, and forgets to name ale-py's.
-
-    :param error: that ``gym.make`` raised
-    :return: what to do about it; None if nothing of ours helps
+    Let errors of ``gym.make`` say what to do. gymnasium names its own extras, of which that for Box2D needs a compiler,
+    and none for ale-py.
     """
-    missing = gym.error.DependencyNotInstalled, gym.error.NamespaceNotFound, gym.error.NameNotFound
-    if not isinstance(error, missing):
-        return None
-    extra = next((extra for word, extra in _EXTRAS.items() if word in str(error)), None)
-    if extra is None:
-        return None
-    if extra == "atari":
-        return (
-            f"Atari games need ale-py: {how_to_install(extra)}. Where it is installed, make them with "
-            "sb3_ca2e.make_atari_env, or call gymnasium.register_envs(ale_py) first."
-        )
-    return f"Install it with {how_to_install(extra)}."
+    try:
+        yield
+    except (error.DependencyNotInstalled, error.NamespaceNotFound, error.NameNotFound) as raised:
+        extra = next((extra for word, extra in _EXTRAS.items() if word in str(raised)), None)
+        if extra is None:
+            raise
+        what = re.split(r", you can install|, run `pip|\. Have you", str(raised))[0].rstrip(".")
+        advice = f"Install it with {how_to_install(extra)}."
+        if extra == "atari":
+            advice = (
+                f"Atari games need ale-py: {how_to_install(extra)}. Where it is installed, make them with "
+                "sb3_ca2e.make_atari_env, or call gymnasium.register_envs(ale_py) first."
+            )
+        raise type(raised)(f"{what}. {advice}") from raised

@@ -1,5 +1,7 @@
 """Mistakes that users make: the message names the culprit, the expectation and the remedy."""
 
+import subprocess
+import sys
 import zipfile
 
 import gymnasium as gym
@@ -10,6 +12,7 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, PPO, HerReplayBuffer
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorError, BuilderVecEnv, NativeVecEnv, PriorAgent
+from sb3_ca2e.installing import how_to_install
 from toy import RandomWalk
 
 
@@ -17,6 +20,12 @@ class Unbounded(RandomWalk):
     def __init__(self):
         super().__init__(continuous=True)
         self.action_space = spaces.Box(-np.inf, np.inf, (2,))
+
+
+class Many(RandomWalk):
+    def __init__(self):
+        super().__init__()
+        self.action_space = spaces.MultiDiscrete([2, 3])
 
 
 @pytest.mark.parametrize(
@@ -51,6 +60,16 @@ class Unbounded(RandomWalk):
         (CA2EDQN, "CartPole-v1", {"replay_buffer_class": "HER"}, ValueError, "replay_buffer_class='HER'.*leave it out"),
         (CA2EDQN, "CartPole-v1", {"replay_buffer_kwargs": {"beta": "1"}}, ValueError, "beta='1'; it must be a finite"),
         (CA2EDDPG, "Pendulum-v1", {"action_noise": 0.1}, TypeError, "takes an ActionNoise of SB3"),
+        (CA2EDQN, "Pendulum-v1", {}, ValueError, "CA2EDQN learns Discrete actions.*are Box.*: use CA2EDDPG"),
+        (CA2EDDPG, "CartPole-v1", {}, ValueError, "CA2EDDPG learns Box actions.*are Discrete.*: use CA2EDQN"),
+        (CA2EDQN, Many(), {}, ValueError, "CA2EDQN learns Discrete actions.*are MultiDiscrete.*: wrap the environment"),
+        (CA2EDQN, "CartPole-v1", {"replay_buffer_kwargs": {"alpa": 0}}, TypeError, "'alpa', which.*you mean 'alpha'"),
+        (CA2EDQN, "CartPole-v1", {"replay_buffer_kwargs": {"gamma": 0}}, ValueError, "'gamma', which the model itself"),
+        (CA2EDQN, "CartPole-v1", {"prior_agents": ["zoo:pppo"]}, ValueError, "names no algorithm.*mean 'zoo:ppo'"),
+        (CA2EDQN, "CartPole-v1", {"prior_agents": ["ppo"]}, ValueError, "There is no agent at ppo.*mean 'zoo:ppo'"),
+        (CA2EDQN, "CartPole-v1", {"prior_agents": ["zoo:sac"]}, ValueError, "No sac agent.*There are.*'zoo:ppo'"),
+        (CA2EDQN, "CartPole-v1", {"prior_agents": ["hub:ppo"]}, ValueError, "write 'hub:<owner>/<name>'"),
+        (CA2EDQN, "CartPole-v1", {"prior_agents": ["zoo:ppo/LunarLander-v3"]}, ValueError, "trained on observations"),
     ],
 )
 def test_arguments_are_refused_with_the_way_out(algorithm, env, arguments, error, message):
@@ -99,10 +118,8 @@ def test_files_that_are_no_model_of_ours_are_refused(tmp_path):
         ("half_dqn", "only a part"),
         ("other_dqn", "none of a Stable-Baselines3 model"),
     ]:
-        model = CA2EDQN("MlpPolicy", "CartPole-v1", prior_agents=[PriorAgent(tmp_path / f"{name}.zip", trust=True)])
         with pytest.raises(ValueError, match=message):
-            model.learn(100)
-        assert model.num_timesteps == 0
+            CA2EDQN("MlpPolicy", "CartPole-v1", prior_agents=[PriorAgent(tmp_path / f"{name}.zip", trust=True)])
 
 
 def test_recurrent_policies_and_other_spaces_are_refused_as_priors(tmp_path):
@@ -115,9 +132,63 @@ def test_recurrent_policies_and_other_spaces_are_refused_as_priors(tmp_path):
         (str(tmp_path / "ppo_lstm.zip"), "ppo_lstm.zip has a recurrent policy"),
         (DQN("MlpPolicy", "MountainCar-v0", buffer_size=1), r"trained on observations.*Give an agent"),
     ]:
-        model = CA2EDQN("MlpPolicy", "CartPole-v1", prior_agents=[prior])
         with pytest.raises(ValueError, match=message):
-            model.learn(100)
+            CA2EDQN("MlpPolicy", "CartPole-v1", prior_agents=[prior])
+
+
+def test_a_prior_agent_that_has_gone_since_does_not_keep_a_model_from_being_loaded(tmp_path):
+    PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).save(tmp_path / "ppo.zip")
+    model = CA2EDQN("MlpPolicy", "CartPole-v1", prior_agents=[str(tmp_path / "ppo.zip")])
+    model.save(tmp_path / "model")
+    (tmp_path / "ppo.zip").unlink()
+    loaded = CA2EDQN.load(tmp_path / "model", env="CartPole-v1")
+    with pytest.raises(ValueError, match="There is no agent at"):
+        loaded.learn(100)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("100",), "total_timesteps must be a number of transitions, such as 100_000, not '100'"),
+        ((100, [None]), "callback takes a callback of Stable-Baselines3, a list of them, or a function, not None in a"),
+        ((100, "eval"), "or a function, not 'eval'"),
+        ((100, [lambda *_: True]), "not <function .* in a list"),
+    ],
+)
+def test_what_learn_can_not_take_is_refused(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        CA2EDQN("MlpPolicy", "CartPole-v1", execution="sync").learn(*arguments)
+
+
+def test_learn_takes_the_numbers_that_sb3_takes():
+    for number in (np.int64(8), 8.0, np.float32(8), 7.5):
+        for algorithm, kwargs in ((CA2EDQN, {"execution": "sync"}), (DQN, {})):
+            assert algorithm("MlpPolicy", "CartPole-v1", **kwargs).learn(number).num_timesteps == 8
+
+
+MISSING = """
+import sys
+sys.modules[sys.argv[1]] = None
+from sb3_ca2e import CA2EDQN
+CA2EDQN("MlpPolicy", sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "env_id", "extra"),
+    [
+        ("Box2D", "LunarLander-v3", "box2d"),
+        ("mujoco", "Hopper-v5", "mujoco"),
+        ("ale_py", "ALE/Pong-v5", "atari"),
+        ("ale_py", "PongNoFrameskip-v4", "atari"),
+    ],
+)
+def test_an_environment_that_is_not_installed_names_our_extra(module, env_id, extra):
+    done = subprocess.run([sys.executable, "-c", MISSING, module, env_id], capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert how_to_install(extra) in last
+    assert last.count("pip install") == 1
+    assert "Did you mean" not in last
 
 
 class Wrong(gym.Env):

@@ -1,6 +1,7 @@
 """Pictures of a run, from files that SB3's own logger wrote."""
 
 import itertools
+import re
 import sys
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from stable_baselines3.common.logger import configure
 
+from sb3_ca2e.installing import how_to_install
 from sb3_ca2e.plots import PRIOR_COLOURS, RunLog, _spread, actors_picture, learning_curve, run_picture
 
 TIMESTEPS = np.arange(1000, 20_001, 500)
@@ -152,7 +154,7 @@ def test_half_the_files_will_do(run, nature_returns):
 
 def test_a_missing_matplotlib_is_named(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install 'sb3-ca2e\[plots\]'"):
+    with pytest.raises(ImportError, match=re.escape(how_to_install("plots"))):
         learning_curve(run)
 
 

@@ -27,7 +27,7 @@ from sb3_ca2e.actors.identity import EnvIdentity
 from sb3_ca2e.actors.monitors import EpisodeFiles, SlotMonitor, file_of
 from sb3_ca2e.actors.normalization import Normalization
 from sb3_ca2e.actors.seats import Together
-from sb3_ca2e.installing import advice
+from sb3_ca2e.installing import naming_our_extras
 from sb3_ca2e.native.vec_env import NativeVecEnv, built
 from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
 
@@ -135,22 +135,11 @@ def as_env(env: Any, verbose: int = 0) -> Any:
     :raises gymnasium.error.Error: if there is no environment of this id, or it needs what is not installed
     """
     if isinstance(env, str):
-        return _made(env, verbose)
+        with naming_our_extras():
+            return maybe_make_env(env, verbose)
     if callable(env) and not isinstance(env, gym.Env | VecEnv):
         return BuilderVecEnv([lambda: _monitored_once(env())])
     return env
-
-
-def _made(env_id: str, verbose: int) -> Any:
-    """As SB3 makes it, and where something is missing with advice that can be followed."""
-    try:
-        return maybe_make_env(env_id, verbose)
-    except gym.error.Error as error:
-        what_to_do = advice(error)
-        if what_to_do is None:
-            raise
-        first = str(error).partition(", you can install")[0].partition(", run `pip")[0].partition("Have you")[0]
-        raise type(error)(f"{first.strip().rstrip('.')}. {what_to_do}") from error
 
 
 def _monitored_once(env: gym.Env) -> gym.Env:

@@ -17,6 +17,7 @@ from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
 from sb3_ca2e.actors.identity import identity_of_vec
+from sb3_ca2e.installing import naming_our_extras
 from sb3_ca2e.priors.agent import PriorAgent
 from sb3_ca2e.priors.loading import load_trained_on
 from sb3_ca2e.priors.reader.errors import UntrustedAgentError
@@ -88,9 +89,10 @@ def make_env(env_id: str) -> VecEnv:
     if "NoFrameskip" in env_id or env_id.startswith("ALE/"):
         with contextlib.suppress(ImportError):
             importlib.import_module("ale_py")
-    if "AtariEnv" in str(gym.spec(env_id).entry_point):
-        return BaseAlgorithm._wrap_env(VecFrameStack(make_atari_env(env_id), 4), verbose=0)
-    return BaseAlgorithm._wrap_env(make_vec_env(env_id), verbose=0)
+    with naming_our_extras():
+        if "AtariEnv" in str(gym.spec(env_id).entry_point):
+            return BaseAlgorithm._wrap_env(VecFrameStack(make_atari_env(env_id), 4), verbose=0)
+        return BaseAlgorithm._wrap_env(make_vec_env(env_id), verbose=0)
 
 
 def inspect(env_id: str, env: VecEnv, n_episodes: int = 0) -> list[Candidate]:
