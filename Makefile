@@ -52,12 +52,15 @@ format: $(VENV)/.installed ## let ruff mend what it can
 types: $(VENV)/.installed ## mypy
 	$(BIN)/mypy
 
-docs: $(VENV)/.installed ## build the documentation; a warning is an error
-	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+# Where the environment of the tests is not there, a small one does
+DOCS := $(if $(wildcard $(VENV)/.installed),$(VENV),.venv-docs)
+
+docs: $(DOCS)/.installed ## build the documentation; a warning is an error
+	$(DOCS)/bin/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-clean: ## remove the environment and everything built
-	rm -rf $(VENV) build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove the environments and everything built
+	rm -rf $(VENV) .venv-docs build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 # The environment: made anew when the lock changes, our own package again when pyproject.toml does
 $(VENV)/.locked: requirements.lock
@@ -68,4 +71,9 @@ $(VENV)/.locked: requirements.lock
 
 $(VENV)/.installed: $(VENV)/.locked pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv-docs/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv --clear .venv-docs
+	.venv-docs/bin/python -m pip install --disable-pip-version-check -c requirements.lock -e '.[docs]'
 	@touch $@
