@@ -32,8 +32,16 @@ LARGE: dict[str, Any] = {
     "updates": 200,
     "net_arch": [400, 300],
 }
+#: Updates that are not compiled, with what we take by default, and with SB3's networks, targets, draws and returns.
+EAGER: dict[str, Any] = {"threads": 1, "goals": {"SB3": 0.85}, "updates": 1000, "settings": {"compile": False}}
+AS_SB3: dict[str, Any] = {
+    **EAGER,
+    "goals": {"SB3": 1.0},
+    "net_arch": [64, 64],
+    "settings": {"compile": False, "n_steps": 1, "replay_buffer_kwargs": {"alpha": 0.0}},
+}
 #: environment, batch size, threads, goals by peer (None only compares), updates in a measurement. With ``net_arch``,
-#: layers of the zoo's or of SB3, and on our side too the networks and the target of SB3's update.
+#: layers of the zoo's or of SB3, and on our side too the networks and the target of SB3's update; ``settings`` of ours.
 ROWS: dict[str, dict[str, Any]] = {
     "ddpg": {"env": "Hopper-v5", "batch": 128, "threads": 1, "goals": {"SB3": 3.5, "SBX": 1.2}, "updates": 1000},
     "dqn": {"env": "CartPole-v1", "batch": 64, "threads": 1, "goals": {"SB3": 3.5, "SBX": 1.2}, "updates": 1000},
@@ -45,6 +53,15 @@ ROWS: dict[str, dict[str, Any]] = {
         "updates": 1000,
         "net_arch": [256, 256],
     },
+    "ddpg-eager": {"env": "Hopper-v5", "batch": 128, **EAGER},
+    "dqn-eager": {"env": "CartPole-v1", "batch": 64, **EAGER},
+    "ddpg-eager-as-sb3": {
+        "env": "Hopper-v5",
+        "batch": 128,
+        **AS_SB3,
+        "settings": {**AS_SB3["settings"], "critic_l2": 0.0},
+    },
+    "dqn-eager-as-sb3": {"env": "CartPole-v1", "batch": 64, **AS_SB3},
     "ddpg-400-300": LARGE,
     "ddpg-400-300-2": {**LARGE, "threads": 2},
     "dqn-cnn": {"env": "PongNoFrameskip-v4", "batch": 32, "threads": 2, "goals": {"SB3": 1.3}, "updates": 40},
@@ -93,11 +110,12 @@ def ours(row: str) -> Callable[[], Any]:
         settings["policy_kwargs"] = {"net_arch": ROWS[row]["net_arch"]}
         if algorithm is CA2EDQN:
             settings["double_q"] = False
+    settings |= ROWS[row].get("settings", {})
     model = algorithm(policy, environment(row), n_actors=2, execution="sync", seed=0, **settings)
     model.learn(N_STORED)
     batch = ROWS[row]["batch"]
     model.train(1, batch)
-    if not model._learner.compiled:
+    if settings["compile"] and not model._learner.compiled:
         raise RuntimeError(f"The update was not compiled: {model._learner.obstacle}")
     return lambda: model.train(1, batch)
 
@@ -118,7 +136,7 @@ def of_sbx(row: str) -> Callable[[], Any]:
     """
     import sbx
 
-    return _train(sbx.DDPG if row == "ddpg" else sbx.DQN, "MlpPolicy", row, {})
+    return _train(sbx.DDPG if row.startswith("ddpg") else sbx.DQN, "MlpPolicy", row, {})
 
 
 def _train(algorithm: Any, policy: str, row: str, settings: dict[str, Any]) -> Callable[[], Any]:

@@ -160,7 +160,8 @@ def check_learn(total_timesteps: Any, callback: Any) -> int:
                 f"callback takes a callback of Stable-Baselines3, a list of them, or a function, not {each!r}"
                 + (" in a list." if isinstance(callback, list) else ".")
             )
-    return math.ceil(total_timesteps)
+    first: int = math.ceil(total_timesteps)
+    return first
 
 
 def _check_numbers(model: "CA2EMixin") -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from sb3_ca2e.actors.recorder import PRIORITY_FLOOR
-from sb3_ca2e.compiled import FlatUpdate, Loss, Result, all_finite, obstacle_to_compiling
+from sb3_ca2e.compiled import FlatUpdate, Loss, Result, obstacle_to_compiling
 from sb3_ca2e.compiler import compile_graph, import_what_warns
 from sb3_ca2e.fused import FusedUpdates
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
@@ -78,11 +78,13 @@ class EagerNetworks:
         value, others = loss(module)
         optimizer.zero_grad()
         value.backward()
-        gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-        self.sound = self.sound and bool(all_finite([value.detach(), *gradients]))
+        parameters = list(module.parameters())
+        norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+        # One number tells of all: it is finite where they are, and small enough to be squared
+        self.sound = self.sound and bool((norm + value.detach()).isfinite())
         if self.sound:
             if max_grad_norm is not None:
-                nn.utils.clip_grad_norm_(module.parameters(), max_grad_norm)
+                nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
             optimizer.step()
         return value.detach(), others
 
