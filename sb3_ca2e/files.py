@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import hashlib
-import io
 import os
 import pathlib
 import re
@@ -137,9 +136,9 @@ def written_through(path: pathlib.Path) -> Iterator[BinaryIO]:
     A new file that is on the disk when this ends.
 
     :param path: the file
-    :return: to be written
+    :return: to be written, and read
     """
-    with path.open("wb") as file:
+    with path.open("w+b") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
@@ -213,26 +212,33 @@ def parse_sums(text: bytes) -> tuple[str, dict[str, str]]:
     return title, sums
 
 
-def add_sums(archive: io.BytesIO, title: str) -> None:
+def add_sums(file: BinaryIO, title: str) -> None:
     """
     Add a list of its members' sums to a zip.
 
-    :param archive: the zip
+    :param file: the zip, open to be read and written
     :param title: of the list
     """
-    with zipfile.ZipFile(archive, "a") as members:
-        sums = {name: hashlib.sha256(members.read(name)).hexdigest() for name in members.namelist()}
-        members.writestr(SUMS, list_of_sums(title, sums))
+    with zipfile.ZipFile(file, "a") as archive:
+        sums = {name: _sum_of(archive, name) for name in archive.namelist()}
+        archive.writestr(SUMS, list_of_sums(title, sums))
 
 
 def check_members(archive: zipfile.ZipFile) -> None:
     """
-    :param archive: a zip; SB3's own have no list of sums
+    :param archive: a zip; SB3's own have no list of sums, but zips have their own, which are weaker
     :raises DamagedError: if a member is not as it was written
     """
     if SUMS not in archive.namelist():
+        if (damaged := archive.testzip()) is not None:
+            raise DamagedError(f"{damaged} is damaged")
         return
     _, sums = parse_sums(archive.read(SUMS))
     for name, digest in sums.items():
-        if name not in archive.namelist() or hashlib.sha256(archive.read(name)).hexdigest() != digest:
+        if name not in archive.namelist() or _sum_of(archive, name) != digest:
             raise DamagedError(f"{name} is damaged")
+
+
+def _sum_of(archive: zipfile.ZipFile, name: str) -> str:
+    with archive.open(name) as member:
+        return hashlib.file_digest(member, "sha256").hexdigest()  # type: ignore[arg-type]

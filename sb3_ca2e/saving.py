@@ -62,10 +62,16 @@ class Saving(OffPolicyAlgorithm):
         :param exclude: attributes to leave out
         :param include: attributes to save that are left out otherwise
         """
-        archive = io.BytesIO()
-        super().save(archive, exclude, include)
-        add_sums(archive, "sb3_ca2e model 1")
-        self._write(path, "zip", lambda file: file.write(archive.getbuffer()))
+
+        def write(file: Any) -> None:
+            seen = isinstance(path, str | pathlib.Path) and file.readable()  # what is saved can be looked at again
+            archive = file if seen else io.BytesIO()
+            super(Saving, self).save(archive, exclude, include)
+            add_sums(archive, "sb3_ca2e model 1")
+            if not seen:
+                file.write(archive.getbuffer())
+
+        self._write(path, "zip", write)
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """

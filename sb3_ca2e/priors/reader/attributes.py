@@ -26,10 +26,11 @@ def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, 
     try:
         with zipfile.ZipFile(file) as archive:
             attributes: dict[str, Any] = json.loads(archive.read("data"))
-            damaged = archive.testzip()
             check_members(archive)
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, DamagedError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{path} is no zip, or only a part of one ({error}). {way_out}") from error
+    except DamagedError as error:
+        raise ValueError(f"{path} is damaged: {error}. {way_out}") from error
     except (KeyError, ValueError) as error:
         raise ValueError(
             f"{path} is a zip, but none of a Stable-Baselines3 model: it has no data. {way_out}"
@@ -39,8 +40,6 @@ def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, 
             file.seek(0)
         else:
             file.close()
-    if damaged is not None:
-        raise ValueError(f"{damaged} in {path} is damaged. {way_out}")
     if "policy_class" not in attributes:
         raise ValueError(f"{path} holds no policy_class, so it is no Stable-Baselines3 model. {way_out}")
     return attributes
