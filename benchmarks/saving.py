@@ -36,14 +36,12 @@ def model_with_memory(ours: bool) -> tuple[Any, str]:
     :param ours: not SB3's
     :return: a model with a full memory, and what it is called in methods' names
     """
-    from replay import fill, fill_of_sb3
     from stable_baselines3 import DQN
-    from stable_baselines3.common.env_util import make_atari_env
-    from stable_baselines3.common.vec_env import VecFrameStack
 
-    from sb3_ca2e import CA2EDQN
+    from replay import fill, fill_of_sb3
+    from sb3_ca2e import CA2EDQN, make_atari_env
 
-    env = VecFrameStack(make_atari_env("PongNoFrameskip-v4", n_envs=1, seed=0), 4)
+    env = make_atari_env("PongNoFrameskip-v4", n_envs=1, seed=0)
     algorithm: Any = CA2EDQN if ours else DQN
     model = algorithm("CnnPolicy", env, buffer_size=1_000_000 if ours else 100_000, device="cpu")
     if ours:
