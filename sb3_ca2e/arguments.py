@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import math
-import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from types import UnionType
 from typing import TYPE_CHECKING, Any
@@ -109,7 +109,7 @@ def check(model: "CA2EMixin") -> None:
             f"{len(model.prior_agents)} prior agents leave no nature slot of n_actors={model.n_slots}; each prior "
             f"takes one slot, and the learner needs at least one: set n_actors >= {len(model.prior_agents) + 1}."
         )
-    if model.execution == "async" and os.name == "nt":
+    if model.execution == "async" and sys.platform == "win32":
         raise ValueError(
             "execution='async' forks actor processes, which Windows can't. Give execution='sync', which learns in one "
             "process, or use the Windows Subsystem for Linux."

@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import socket
+import sys
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -90,7 +91,7 @@ def _host() -> str:
 
 
 def _runs(pid: int) -> bool:
-    if os.name == "nt":  # where signal 0 is Ctrl-C
+    if sys.platform == "win32":  # where signal 0 is Ctrl-C
         return True
     try:
         os.kill(pid, 0)
@@ -150,6 +151,8 @@ def sync_folder(folder: pathlib.Path) -> None:
 
     :param folder: the folder
     """
+    if sys.platform == "win32":  # where folders can't be opened
+        return
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
