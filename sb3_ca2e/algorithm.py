@@ -16,10 +16,10 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ca2e.actors.envs import as_env, recipe_from
+from sb3_ca2e.actors.envs import as_env, made, recipe_from
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.parking import discarded_on_error
-from sb3_ca2e.arguments import as_list, check, check_learn, check_space, refuse_misspelt
+from sb3_ca2e.arguments import as_list, check, check_kind, check_learn, check_space, refuse_misspelt
 from sb3_ca2e.fused import launches
 from sb3_ca2e.hooks import Hooks
 from sb3_ca2e.interrupts import Interrupts, Undisturbed
@@ -58,14 +58,17 @@ class CA2EMixin(Hooks, Saving):
         refuse_misspelt(cls, kwargs)
         return super().__new__(cls)
 
-    @staticmethod
-    def _env_from(env: Any, verbose: int = 0) -> Any:
-        return as_env(env, verbose)
-
     @classmethod
-    def _wrap_env(cls, env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+    def _env_from(cls, env: Any, verbose: int = 0) -> Any:
+        env = as_env(made(env, verbose))
+        if hasattr(env, "action_space"):
+            check_kind(env.action_space, cls)
+        return env
+
+    @staticmethod
+    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
-        check_space(wrapped.action_space, cls)
+        check_space(wrapped.action_space)
         return wrapped
 
     def _set_ca2e_arguments(

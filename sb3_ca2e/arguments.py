@@ -52,11 +52,11 @@ def _hint(name: str, known: Sequence[str]) -> str:
     return f"Did you mean {nearest[0]!r}?" if nearest else f"It takes {', '.join(known)}."
 
 
-def check_space(action_space: spaces.Space, algorithm: type["CA2EMixin"]) -> None:
+def check_kind(action_space: spaces.Space, algorithm: type["CA2EMixin"]) -> None:
     """
     :param action_space: of the environment
     :param algorithm: that is to learn
-    :raises ValueError: if it learns no such actions, or if they have no finite bounds
+    :raises ValueError: if it learns no such actions
     """
     if not isinstance(action_space, algorithm.action_spaces):
         learns = " or ".join(kind.__name__ for kind in algorithm.action_spaces)
@@ -65,6 +65,13 @@ def check_space(action_space: spaces.Space, algorithm: type["CA2EMixin"]) -> Non
             f"{algorithm.__name__} learns {learns} actions, those of this environment are {action_space}: "
             f"{others.get(type(action_space), 'wrap the environment so that they agree')}."
         )
+
+
+def check_space(action_space: spaces.Space) -> None:
+    """
+    :param action_space: of the environment
+    :raises ValueError: if it has no finite bounds
+    """
     if isinstance(action_space, spaces.Box) and not _is_bounded(action_space):
         raise ValueError(
             f"Actions need finite bounds, those of {action_space} are not: actions are scaled to [-1, 1] between them. "

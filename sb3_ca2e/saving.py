@@ -13,7 +13,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import open_path
 
-from sb3_ca2e.actors.envs import as_env
+from sb3_ca2e.actors.envs import as_env, made
 from sb3_ca2e.checkpoints import MEMORY, MODEL, NORMALIZE, RUN, newest_whole
 from sb3_ca2e.files import add_sums, destination, replacing
 from sb3_ca2e.priors.reader.attributes import saved_attributes
@@ -180,7 +180,7 @@ class Saving(OffPolicyAlgorithm):
         :raises DamagedError: if none is whole
         """
         checkpoint = newest_whole(pathlib.Path(folder))
-        model = cls.load(checkpoint.folder / MODEL, env, device, custom_objects, print_system_info, **kwargs)
+        model = cls.load(checkpoint.folder / MODEL, made(env), device, custom_objects, print_system_info, **kwargs)
         snapshot, normalize, memory = (checkpoint.read(name) for name in (RUN, NORMALIZE, MEMORY))
         if memory is not None:
             model._take_memory(memory, checkpoint.folder)

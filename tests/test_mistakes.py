@@ -141,7 +141,7 @@ def test_a_prior_agent_that_has_gone_since_does_not_keep_a_model_from_being_load
     model = CA2EDQN("MlpPolicy", "CartPole-v1", prior_agents=[str(tmp_path / "ppo.zip")])
     model.save(tmp_path / "model")
     (tmp_path / "ppo.zip").unlink()
-    loaded = CA2EDQN.load(tmp_path / "model", env="CartPole-v1")
+    loaded = CA2EDQN.load(tmp_path / "model", env=gym.make("CartPole-v1"))
     with pytest.raises(ValueError, match="There is no agent at"):
         loaded.learn(100)
 

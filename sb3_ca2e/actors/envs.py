@@ -125,18 +125,26 @@ class EnvRecipe:
         return SlotMonitor(make, slot, prior, self.monitor_file, self.info_keywords)
 
 
-def as_env(env: Any, verbose: int = 0) -> Any:
+def made(env: Any, verbose: int = 0) -> Any:
     """
-    Let a function that makes an environment stand for one, as ids, environments and ``VecEnv`` do in SB3.
+    Make an environment of an id, as SB3 does.
 
     :param env: what the user passed
-    :param verbose: 1 to print the id of an environment that is made
-    :return: a ``VecEnv`` that keeps the function, or ``env`` itself
+    :param verbose: 1 to print the id
+    :return: the environment, or ``env`` itself
     :raises gymnasium.error.Error: if there is no environment of this id, or it needs what is not installed
     """
-    if isinstance(env, str):
-        with naming_our_extras():
-            return maybe_make_env(env, verbose)
+    with naming_our_extras():
+        return maybe_make_env(env, verbose)
+
+
+def as_env(env: Any) -> Any:
+    """
+    Let a function that makes an environment stand for one, as environments and ``VecEnv`` do in SB3.
+
+    :param env: what the user passed
+    :return: a ``VecEnv`` that keeps the function, or ``env`` itself
+    """
     if callable(env) and not isinstance(env, gym.Env | VecEnv):
         return BuilderVecEnv([lambda: _monitored_once(env())])
     return env
