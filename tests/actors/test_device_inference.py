@@ -181,6 +181,7 @@ class SlowDQN(CA2EDQN):
         return CA2EDQN.act(modules, observations)
 
 
+@pytest.mark.extended
 def test_stopping_ends_actors_that_wait_for_an_answer_and_leaves_nothing_behind():
     model, specs = two_processes(behaviour=SlowDQN)
     before = open_files(), set(threading.enumerate())
