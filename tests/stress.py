@@ -76,8 +76,8 @@ def main() -> int:
     ]
     once_failed = (TESTS / "once_failed.txt").read_text().split("\n")
     tests = [str(TESTS / each) for each in once_failed if each and not each.startswith("#")]
-    if arguments.repeat:
-        ok.append(run("once-failed", arguments.folder, "--dist", "worksteal", "--count", str(arguments.repeat), *tests))
+    for seed in range(1, arguments.repeat + 1):  # --count would change the tests' names
+        ok.append(run(f"once-failed-{seed}", arguments.folder, "--randomly-seed", str(seed), *tests))
     return 0 if all(ok) else 1
 
 

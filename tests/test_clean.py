@@ -125,7 +125,8 @@ INTERRUPTED = """
 """
 
 
-@pytest.mark.parametrize("compiling", [False, pytest.param(True, marks=pytest.mark.extended)])
+@pytest.mark.extended
+@pytest.mark.parametrize("compiling", [False, True])
 def test_ctrl_c_leaves_a_usable_model(compiling, tmp_path, process_mark):
     command = script(INTERRUPTED, tmp_path, *["compiling"] * compiling)
     process = subprocess.Popen(

@@ -124,6 +124,7 @@ def test_enjoy_plays_the_trained_model(trained):
     assert returns == pytest.approx(expected, rel=1e-5, abs=0.006)
 
 
+@pytest.mark.extended
 def test_record_video(trained):
     trained.command("record_video", "-n", "20", "--exp-id", "1")
     (video,) = (trained.run(trained.case.algo) / "videos").glob("*.mp4")
@@ -131,6 +132,7 @@ def test_record_video(trained):
     assert cv2.VideoCapture(str(video)).get(cv2.CAP_PROP_FRAME_COUNT) == pytest.approx(20, abs=1)
 
 
+@pytest.mark.extended
 def test_a_run_is_continued_with_its_memory_a_prior_agent_and_a_progress_bar(trained):
     case = trained.case
     options = ("-i", str(trained.model), "-n", "300", "--eval-freq", "-1", "--save-replay-buffer", "-P")
@@ -149,6 +151,7 @@ def test_a_run_is_continued_with_its_memory_a_prior_agent_and_a_progress_bar(tra
 
 
 @pytest.mark.parametrize("trained", [CARTPOLE], indirect=True, ids=["ca2e_dqn"])
+@pytest.mark.extended
 def test_plot_train_draws_the_returns_of_the_actors(trained):
     options = ("-a", trained.case.algo, "-e", trained.case.env_id, "-f", "logs", "-w", "2")
     zoo("plot_train", *options, cwd=trained.folder, MPLBACKEND="module://saving_backend")
