@@ -361,6 +361,26 @@ assert all(tracer.call_module is not Tracer.call_module for thread, _, tracer in
 
 
 @pytest.mark.extended
+def test_what_an_earlier_process_compiled_is_used_again(tmp_path):
+    script = """
+from torch._dynamo.utils import counters
+from test_updates import make_dqn
+model = make_dqn(sgd=False, compile=True)
+model.train(3, 64)
+assert model._learner.compiled, model._learner.obstacle
+print(counters["inductor"]["fxgraph_cache_hit"])
+"""
+    path = os.pathsep.join(each for each in sys.path if each)
+    environment = {**os.environ, "PYTHONPATH": path, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}  # with nothing in it
+    command = [sys.executable, "-c", script]
+    first, again = (
+        subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout.strip()
+        for _ in range(2)
+    )
+    assert (first, again) == ("0", "1")
+
+
+@pytest.mark.extended
 def test_helpers_of_the_compiler_end_unless_somebody_has_them(process_mark):
     from torch._inductor.async_compile import AsyncCompile, shutdown_compile_workers
 
