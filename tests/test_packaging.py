@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tarfile
@@ -61,14 +62,20 @@ def test_a_wheel_has_the_package_and_its_data(built):
     assert names == expected | {"sb3_ca2e/hyperparams/ca2e_dqn.yml", "sb3_ca2e/hyperparams/ca2e_ddpg.yml"}
 
 
+@pytest.fixture(scope="module")
+def site(built, tmp_path_factory) -> pathlib.Path:
+    """A folder into which the wheel was unpacked."""
+    folder = tmp_path_factory.mktemp("site")
+    with zipfile.ZipFile(built[1]) as archive:
+        archive.extractall(folder)
+    return folder
+
+
 @pytest.mark.extended
-def test_a_wheel_works_outside_of_the_clone(built, tmp_path):
-    """Demo, commands and bundled agents, from a folder into which it was unpacked."""
+def test_a_wheel_works_outside_of_the_clone(site, tmp_path):
+    """Demo, commands and bundled agents."""
     pytest.importorskip("Box2D")
     pytest.importorskip("rich")
-    site = tmp_path / "site"
-    with zipfile.ZipFile(built[1]) as archive:
-        archive.extractall(site)
     own = {"PYTHONPATH": str(site), "SB3_CA2E_AGENTS": ""}
     found = run(sys.executable, "-c", "import sb3_ca2e; print(sb3_ca2e.__file__)", cwd=tmp_path, **own)
     assert pathlib.Path(found.strip()).is_relative_to(site)
@@ -76,3 +83,43 @@ def test_a_wheel_works_outside_of_the_clone(built, tmp_path):
     assert all(f"zoo:{name}" in agents for name in ("ppo", "dqn", "a2c"))
     run(sys.executable, "-m", "sb3_ca2e.demo", "--timesteps", "400", "--out", "out", cwd=tmp_path, **own)
     assert (tmp_path / "out").is_dir()
+
+
+MISSING = """
+import runpy, sys
+sys.modules[sys.argv[1]] = None
+code = sys.argv[2]
+sys.argv[:] = ["sb3-ca2e", *sys.argv[3:]]
+from sb3_ca2e import CA2EDDPG, CA2EDQN, make_atari_env
+exec(code)
+"""
+COMMAND = "runpy.run_module('sb3_ca2e.zoo', run_name='__main__')"
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    ("module", "extra", "code", "arguments"),
+    [
+        ("ale_py", "atari", "make_atari_env('PongNoFrameskip-v4')", ""),
+        ("mujoco", "mujoco", "CA2EDDPG('MlpPolicy', 'Hopper-v5')", ""),
+        ("Box2D", "box2d", "CA2EDQN('MlpPolicy', 'LunarLander-v3')", ""),
+        ("rl_zoo3", "zoo", COMMAND, "train --algo ca2e_dqn --env CartPole-v1"),
+        ("requests", "zoo", COMMAND, "train --algo ca2e_dqn --env CartPole-v1"),
+        ("huggingface_hub", "hub", "CA2EDQN('MlpPolicy', 'CartPole-v1', prior_agents=['hub:a/b']).learn(100)", ""),
+        ("safetensors", "safetensors", COMMAND, "convert zoo:ppo --env LunarLander-v3"),
+        ("rich", "demo", "import sb3_ca2e.demo", ""),
+        # In SB3's own words
+        ("tensorboard", None, "CA2EDQN('MlpPolicy', 'CartPole-v1', tensorboard_log='logs').learn(100)", ""),
+        ("tqdm", None, "CA2EDQN('MlpPolicy', 'CartPole-v1').learn(100, progress_bar=True)", ""),
+    ],
+)
+def test_what_an_extra_brings_is_asked_for_where_it_is_missing(module, extra, code, arguments, site, tmp_path):
+    command = [sys.executable, "-c", MISSING, module, code, *arguments.split()]
+    environ = {**os.environ, "PYTHONPATH": str(site), "SB3_CA2E_AGENTS": ""}
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
+    assert done.returncode == 1
+    *_, last = done.stderr.strip().splitlines()
+    assert re.search(rf"\b{module}\b", last)
+    if extra is not None:
+        assert f"pip install -e '.[{extra}]' in a clone of sb3_ca2e" in last
+    assert [each.name for each in tmp_path.iterdir()] in ([], ["logs"])
