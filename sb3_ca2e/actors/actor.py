@@ -414,6 +414,9 @@ class Actor:
         endings = self._recorder.endings
         if not endings:
             return like[:0]
+        started = time.perf_counter()
         batch = {key: np.stack([each.observation[key] for each in endings]) for key in endings[0].observation}
         ages = np.array([each.age for each in endings])
-        return self._policy(self._seen(batch, ages), len(endings))[1]
+        outputs = self._policy(self._seen(batch, ages), len(endings))[1]
+        self._inference += time.perf_counter() - started
+        return outputs

@@ -3,6 +3,7 @@
 import csv
 import importlib
 import time
+from typing import ClassVar
 
 import pytest
 import torch as th
@@ -11,6 +12,7 @@ from stable_baselines3.common.logger import configure
 
 from sb3_ca2e import CA2EDQN
 from sb3_ca2e.actors.bottleneck import Shares, advice
+from sb3_ca2e.actors.messages import Seconds
 from sb3_ca2e.actors.supervision import Phase
 from sb3_ca2e.policies import CA2EDQNPolicy, LayerNormQNetwork
 from toy import RandomWalk, dqn
@@ -81,13 +83,13 @@ def _kernels():
 
 class Slow:
     """
-    Takes three times as long as its process does with all else until it is called again, on any machine.
+    Takes three times as long as its process has done all else since it was made or called, on any machine.
 
     :param seconds: that it takes at least
     """
 
     def __init__(self, seconds: float):
-        self.seconds, self.ended = seconds, float("inf")
+        self.seconds, self.ended = seconds, time.perf_counter()
 
     def __call__(self, reward=None):
         time.sleep(max(self.seconds, 3 * (time.perf_counter() - self.ended)))
@@ -108,6 +110,24 @@ class SlowQNetwork(LayerNormQNetwork):
 class SlowPolicy(CA2EDQNPolicy):
     def make_q_net(self):
         return SlowQNetwork(**self._update_features_extractor(self.net_args, features_extractor=None))
+
+
+class TimedQNetwork(LayerNormQNetwork):
+    """Keeps the seconds of each call."""
+
+    seconds: ClassVar[list[float]] = []
+
+    def forward(self, obs):
+        started = time.perf_counter()
+        time.sleep(0.001)
+        values = super().forward(obs)
+        self.seconds.append(time.perf_counter() - started)
+        return values
+
+
+class TimedPolicy(CA2EDQNPolicy):
+    def make_q_net(self):
+        return TimedQNetwork(**self._update_features_extractor(self.net_args, features_extractor=None))
 
 
 class SlowLearner(CA2EDQN):
@@ -156,6 +176,17 @@ def test_slow_networks_are_named(capsys):
     model = CA2EDQN(SlowPolicy, RandomWalk, n_actors=1, execution="sync", gradient_steps=0, verbose=1, seed=0)
     model.learn(70)  # not so long that networks are traced
     assert capsys.readouterr().out.splitlines()[-1].startswith("inference-bound: ")
+
+
+def test_all_that_networks_take_is_inference():
+    taken = []
+    model = CA2EDQN(
+        TimedPolicy, RandomWalk, n_actors=3, execution="sync", local_buffer_size=20, gradient_steps=0, seed=0
+    )
+    TimedQNetwork.seconds.clear()
+    model.learn(60, lambda *_: taken.append(model._collector._actors.tolist()) is None)  # one block of each slot
+    seconds = Seconds(*taken[-1])
+    assert sum(TimedQNetwork.seconds) <= seconds.inference <= seconds.collecting
 
 
 def test_a_quiet_model_prints_nothing(capsys):
