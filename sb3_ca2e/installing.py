@@ -23,6 +23,20 @@ def how_to_install(extra: str) -> str:
 
 
 @contextlib.contextmanager
+def needing(extra: str, what: str) -> Iterator[None]:
+    """
+    Let imports that fail say how to install what is missing.
+
+    :param extra: one of this package's extras
+    :param what: is not there, a sentence without its end
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{what} ({error}): {how_to_install(extra)}") from error
+
+
+@contextlib.contextmanager
 def naming_our_extras() -> Iterator[None]:
     """
     Let errors of ``gym.make`` say what to do. gymnasium names its own extras, of which that for Box2D needs a compiler,

@@ -5,9 +5,16 @@ import subprocess
 import sys
 from typing import Any
 
+from sb3_ca2e.installing import needing
 
+
+@needing("zoo", "A part of the RL Zoo is not installed")
 def patch() -> None:
-    """Let the zoo's scripts find what they look for; it must come before they are imported."""
+    """
+    Let the zoo's scripts find what they look for; it must come before they are imported.
+
+    :raises ImportError: if something is missing that they import
+    """
     _metadata_of_model_cards()
     _files_missing_on_the_hub()
     _benchmark_outside_of_a_clone()

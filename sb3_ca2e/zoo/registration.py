@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_ca2e.actors.envs import BuilderVecEnv
 from sb3_ca2e.ddpg import CA2EDDPG
 from sb3_ca2e.dqn import CA2EDQN
-from sb3_ca2e.installing import how_to_install
+from sb3_ca2e.installing import needing
 from sb3_ca2e.zoo.hyperparams import FOLDER, parse_value
 
 #: CA2E's algorithms by the names that they have in the zoo.
@@ -26,14 +26,12 @@ def register() -> None:
 
     :raises ImportError: if rl_zoo3 is not installed
     """
-    try:
+    with needing("zoo", "The RL Zoo is not installed"):
         from rl_zoo3.exp_manager import ExperimentManager
         from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
         from rl_zoo3.utils import ALGOS
 
         from sb3_ca2e.zoo.search import CONVERTERS, SAMPLERS
-    except ModuleNotFoundError as error:
-        raise ImportError(f"The RL Zoo is not installed ({error}): {how_to_install('zoo')}") from error
     ALGOS.update(ALGORITHMS)
     HYPERPARAMS_SAMPLER.update(SAMPLERS)
     HYPERPARAMS_CONVERTER.update(CONVERTERS)
