@@ -151,8 +151,9 @@ class CA2EDDPG(CA2EMixin, DDPG):
 
         def weighted_square(critic: th.nn.Module) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor]]:
             td_errors = [target_q_values - q_values for q_values in critic(observations, batch.actions)]
-            loss = th.stack([(batch.weights * error.square()).mean() for error in td_errors]).sum()
-            return loss + self.critic_l2 * l2_penalty(critic), (td_errors[0].detach(), loss.detach())
+            loss = sum((batch.weights * error.square()).mean() for error in td_errors)
+            penalty = self.critic_l2 * l2_penalty(critic) if self.critic_l2 else 0.0
+            return loss + penalty, (td_errors[0].detach(), loss.detach())
 
         _, (td_errors, critic_loss) = networks.minimise("critic", weighted_square)
 

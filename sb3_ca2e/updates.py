@@ -1,6 +1,7 @@
 """An algorithm's update, written once, run eagerly or compiled."""
 
 import functools
+import itertools
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -8,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch as th
-from stable_baselines3.common.utils import polyak_update
 from torch import nn
 from torch.fx import GraphModule
 
@@ -69,16 +69,31 @@ class EagerNetworks:
         self.modules, self.optimizers = modules, optimizers
         #: all losses and gradients of the update have been finite so far
         self.sound = True
+        self._parts: list[dict[str, Any]] = []
+        self._found: list[int] = []
+        self._parameters: dict[str, list[th.Tensor]] = {}
+        self._buffers: dict[str, list[th.Tensor]] = {}
+        self.look()
+
+    def look(self) -> None:
+        """Find the tensors that networks consist of, if others do now: to go through all layers takes long."""
+        found = [*map(id, itertools.chain.from_iterable(part.values() for part in self._parts))]
+        if found and found == self._found:
+            return
+        layers = [layer for module in self.modules.values() for layer in module.modules()]
+        self._parts = [part for layer in layers for part in (layer._parameters, layer._buffers, layer._modules)]
+        self._found = [*map(id, itertools.chain.from_iterable(part.values() for part in self._parts))]
+        self._parameters = {name: list(module.parameters()) for name, module in self.modules.items()}
+        self._buffers = {name: list(module.buffers()) for name, module in self.modules.items()}
 
     def __call__(self, name: str) -> nn.Module:
         return self.modules[name]
 
     def minimise(self, name: str, loss: Loss, max_grad_norm: float | None = None) -> tuple[th.Tensor, Any]:
-        module, optimizer = self.modules[name], self.optimizers[name]
-        value, others = loss(module)
+        parameters, optimizer = self._parameters[name], self.optimizers[name]
+        value, others = loss(self.modules[name])
         optimizer.zero_grad()
         value.backward()
-        parameters = list(module.parameters())
         norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
         # One number tells of all: it is finite where they are, and small enough to be squared
         self.sound = self.sound and bool((norm + value.detach()).isfinite())
@@ -89,13 +104,16 @@ class EagerNetworks:
         return value.detach(), others
 
     def follow(self, target: str, online: str, tau: float) -> None:
-        if self.sound:
-            followed, following = self.modules[online], self.modules[target]
-            polyak_update(followed.parameters(), following.parameters(), tau)
+        if not self.sound:
+            return
+        with th.no_grad():
+            following = self._parameters[target]
+            if following:  # SB3's polyak_update(), in two calls for all
+                th._foreach_mul_(following, 1 - tau)
+                th._foreach_add_(following, self._parameters[online], alpha=tau)
             # Statistics of BatchNorm, as in SB3 (GH issue #996 there), and what other layers keep
-            with th.no_grad():
-                for buffer, kept in zip(followed.buffers(), following.buffers(), strict=True):
-                    kept.copy_(buffer)
+            for buffer, kept in zip(self._buffers[online], self._buffers[target], strict=True):
+                kept.copy_(buffer)
 
 
 class Updated(NamedTuple):
@@ -168,6 +186,7 @@ class Learner:
         """
         if modules != self._eager.modules or optimizers != self._eager.optimizers:
             return False
+        self._eager.look()
         return self._flat is None or self._flat.holds()
 
     def update(self, batch: PrioritizedReplaySamples) -> Updated:

@@ -329,6 +329,19 @@ class TargetWatcher(BaseCallback):
         return True
 
 
+def test_a_layer_or_a_parameter_that_a_user_replaces_is_followed():
+    model = make_ddpg(tau=1.0)
+    model.train(1, 64)
+    first, second, *_ = (layer for layer in model.critic_target.modules() if isinstance(layer, th.nn.Linear))
+    second.weight = th.nn.Parameter(th.zeros_like(second.weight))
+    network = next(layer for layer in model.critic_target.modules() if first in layer.children())
+    name = next(name for name, child in network.named_children() if child is first)
+    setattr(network, name, th.nn.Linear(first.in_features, first.out_features))
+    model.train(1, 64)
+    for followed, following in zip(model.critic.parameters(), model.critic_target.parameters(), strict=True):
+        assert th.equal(followed, following)
+
+
 @pytest.mark.parametrize(("n_envs", "tau"), [(1, 1.0), (1, 0.5), (8, 1.0), (8, 0.25)])
 def test_the_target_follows_after_as_many_transitions_as_in_sb3(n_envs, tau):
     def changes(algorithm, **kwargs):
