@@ -6,6 +6,7 @@ import re
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import torch as th
@@ -153,7 +154,9 @@ class PriorAgent:
         self, observation_space: spaces.Space, action_space: spaces.Space, env_id: str | None
     ) -> tuple[BasePolicy, TrainedOn]:
         if isinstance(self.source, BaseAlgorithm):
-            return deepcopy(self.source.policy).to(th.device("cpu")), TrainedOn.of_model(self.source)
+            # Pickled, as for actors: a policy just trained holds results of its last pass, which deepcopy() refuses.
+            policy: BasePolicy = cloudpickle.loads(cloudpickle.dumps(self.source.policy))
+            return policy.to(th.device("cpu")), TrainedOn.of_model(self.source)
         if self.source is None:
             raise ValueError(
                 f"{self.name} was given to the model as an object and is not saved with it; "

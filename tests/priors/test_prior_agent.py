@@ -89,6 +89,27 @@ def test_an_agent_of_a_model_or_of_its_zip_acts_as_the_model_predicts(algorithm,
     assert_same_actions(resolved(agent, env), model, observations)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "action_space", "settings"),
+    [
+        (DQN, DISCRETE, {"learning_starts": 8}),
+        (PPO, DISCRETE, {"n_steps": 8, "batch_size": 8}),
+        (A2C, DISCRETE, {}),
+        (A2C, BOX, {"use_sde": True}),
+        (SAC, BOX, {"learning_starts": 8}),
+        (SAC, BOX, {"learning_starts": 8, "use_sde": True}),
+        (TD3, BOX, {"learning_starts": 8}),
+        (DDPG, BOX, {"learning_starts": 8}),
+    ],
+)
+def test_a_model_that_has_just_been_trained_is_an_agent(algorithm, action_space, settings):
+    env = Reach(action_space)
+    policy_kwargs = {"net_arch": [16]}
+    model = algorithm("MlpPolicy", env, seed=0, device="cpu", policy_kwargs=policy_kwargs, **settings).learn(16)
+    agent = resolved(PriorAgent(model), env)  # nothing has been predicted since
+    assert_same_actions(agent, model, observations_like(env.observation_space))
+
+
 def test_a_model_that_learns_on_does_not_change_its_prior_agent():
     env = Reach(DISCRETE)
     model = model_of(DQN, env)
