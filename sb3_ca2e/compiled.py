@@ -10,7 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from sb3_ca2e.flat import AdamTensors, FlatAdam, Layout, adam, bias_corrections, decays_weights_themselves, flattened
-from sb3_ca2e.layers import Rewritten
+from sb3_ca2e.layers import Rewritten, copy_of
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 
 #: A loss to minimise, given the network to optimise, and whatever else its author wants back, detached.
@@ -244,11 +244,12 @@ class FlatUpdate:
         :return: the operations of an update, from :attr:`state` and :meth:`inputs` to TD errors and priorities
         """
         tensors = [tensor.contiguous() for tensor in batch.tensors()]
+        modules = {name: copy_of(module) for name, module in self._modules.items()}  # which may keep what is recorded
 
         def function(*tensors: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
             state, inputs = list(tensors[: len(self._state)]), tensors[len(self._state) :]
             parameters, adams, tally = tree_unflatten(state, self._state_spec)
-            networks = FlatNetworks(self._modules, self._layouts, parameters, adams, self._decoupled)
+            networks = FlatNetworks(modules, self._layouts, parameters, adams, self._decoupled)
             with th.no_grad(), Rewritten():
                 td_errors, metrics = self._update(networks, batch.holding(map(_channels_last, inputs)))
                 sound = networks.sound

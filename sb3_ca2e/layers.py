@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import cloudpickle
 import torch as th
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -14,6 +15,22 @@ class Rewritten(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         written = WRITTEN.get(func)
         return (func if written is None else written)(*args, **(kwargs or {}))
+
+
+def copy_of(module: nn.Module) -> nn.Module:
+    """
+    Pickled, as a network may keep results of its last pass, which ``deepcopy`` refuses.
+
+    :param module: a network
+    :return: a copy, without the optimiser that SB3 hangs onto networks
+    """
+    optimizer = module.__dict__.pop("optimizer", None)
+    try:
+        copied: nn.Module = cloudpickle.loads(cloudpickle.dumps(module))
+    finally:
+        if optimizer is not None:
+            module.optimizer = optimizer
+    return copied
 
 
 def one_hot(tensor: th.Tensor, num_classes: int) -> th.Tensor:

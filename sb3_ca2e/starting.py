@@ -1,6 +1,5 @@
 """The start of a model's actors."""
 
-import copy
 import secrets
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.normalization import Statistics
 from sb3_ca2e.actors.pool import ActorPool, AsyncActors, SyncActors
 from sb3_ca2e.actors.supervision import Supervision
+from sb3_ca2e.layers import copy_of
 from sb3_ca2e.priors.agent import PriorAgent
 from sb3_ca2e.priors.retirement import Retirement
 
@@ -122,13 +122,6 @@ def _infers_on_device(model: "CA2EMixin", specs: list[ActorSpec]) -> bool:
 def for_actors(module: th.nn.Module) -> th.nn.Module:
     """
     :param module: a network of the learner
-    :return: a copy on the CPU, without the optimiser that SB3 hangs onto networks
+    :return: a copy on the CPU
     """
-    optimizer = module.__dict__.pop("optimizer", None)
-    try:
-        copied = copy.deepcopy(module).cpu()
-    finally:
-        if optimizer is not None:
-            module.optimizer = optimizer
-    copied.train(False)
-    return copied
+    return copy_of(module).cpu().train(False)

@@ -299,6 +299,33 @@ def extractor_class():
     return Doubled
 
 
+class Remembering(BaseFeaturesExtractor):
+    """Keeps what it computed last, as is done to look at it."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space, 6)
+        self.linear, self.last = th.nn.Linear(observation_space.shape[0], 6), None
+
+    def forward(self, observations):
+        self.last = self.linear(observations)
+        return self.last
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.extended)])
+@pytest.mark.parametrize(("make", "ours", "theirs"), PAIRS)
+def test_networks_may_keep_what_they_computed(make, ours, theirs, compiled):
+    for algorithm in (theirs, ours):
+        own = {"compile": compiled} if algorithm is ours else {}
+        model = make(walk(make), algorithm, policy_kwargs={"features_extractor_class": Remembering}, **own)
+        for _ in range(2):
+            model.learn(60, reset_num_timesteps=False)
+        kept = [layer.last for layer in model.policy.modules() if isinstance(layer, Remembering)]
+        assert {type(each) for each in kept} == {th.Tensor}
+        for each in kept:
+            assert np.isfinite(each.detach().numpy()).all()
+    assert model._learner.compiled == compiled
+
+
 @pytest.mark.parametrize(("make", "ours", "theirs"), PAIRS)
 @pytest.mark.parametrize(
     ("optimizer", "arguments", "execution"),
