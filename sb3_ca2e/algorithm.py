@@ -61,8 +61,7 @@ class CA2EMixin(Hooks, Saving):
     @classmethod
     def _env_from(cls, env: Any, verbose: int = 0) -> Any:
         env = as_env(made(env, verbose))
-        if hasattr(env, "action_space"):
-            check_kind(env.action_space, cls)
+        check_kind(env, cls)
         return env
 
     @staticmethod
@@ -249,10 +248,15 @@ class CA2EMixin(Hooks, Saving):
         :param progress_bar: show one
         :return: the model
         :raises TypeError: if ``total_timesteps`` is no number, or ``callback`` none of SB3's
+        :raises ValueError: if ``log_interval`` is no number of episodes
+        :raises RuntimeError: if a callback calls it
         :raises ActorError: if an actor fails too often; the model can be used and saved
         :raises KeyboardInterrupt: if it is interrupted; the model can be used and saved
         """
-        total_timesteps = check_learn(total_timesteps, callback)
+        total_timesteps = check_learn(total_timesteps, callback, log_interval)
+        if self._collector is not None:
+            raise RuntimeError("learn() is running: a callback can't call it again.")
+        as_list("prior_agents", self.prior_agents, "agents, one a slot", PriorSource)  # they may have been set since
         tb_log_name = tb_log_name or type(self).__name__
         with discarded_on_error(), Interrupts() as self._interrupts:
             try:

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import UnionType
 from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3 import A2C, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
@@ -33,9 +35,13 @@ GIVEN_TO_MEMORY = {"buffer_size", "observation_space", "action_space", "device",
 GIVEN_TO_MEMORY |= {"columns", "normalize_frames", "seed"}
 
 
+#: Names that other algorithms, and functions of SB3, have for the same.
+_OTHER_NAMES = {"lr": "learning_rate", "n_envs": "n_actors"}
+
+
 def refuse_misspelt(algorithm: type, given: Mapping[str, Any]) -> None:
     """
-    Tell the nearest right name, which Python itself does not.
+    Tell the nearest right name, or whose argument it is, which Python itself does not.
 
     :param algorithm: the class
     :param given: keyword arguments for its constructor
@@ -44,20 +50,44 @@ def refuse_misspelt(algorithm: type, given: Mapping[str, Any]) -> None:
     parameters = inspect.signature(algorithm).parameters
     if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
         for name in given.keys() - parameters.keys():
-            raise TypeError(f"{algorithm.__name__} takes no argument {name!r}. {_hint(name, list(parameters))}")
+            others = [each.__name__ for each in (A2C, PPO, SAC, TD3) if name in inspect.signature(each).parameters]
+            hint = f"It is one of {' and '.join(others)}." if others else _hint(name, list(parameters))
+            raise TypeError(f"{algorithm.__name__} takes no argument {name!r}. {hint}")
 
 
 def _hint(name: str, known: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    nearest = [_OTHER_NAMES[name]] if name in _OTHER_NAMES else difflib.get_close_matches(name, known, 1, cutoff=0.75)
     return f"Did you mean {nearest[0]!r}?" if nearest else f"It takes {', '.join(known)}."
 
 
-def check_kind(action_space: spaces.Space, algorithm: type["CA2EMixin"]) -> None:
+def refuse_unknown(algorithm: type, given: Iterable[str], saved: Iterable[str]) -> None:
     """
-    :param action_space: of the environment
+    :param algorithm: the class of a model that is loaded
+    :param given: names of attributes to change
+    :param saved: names of the saved ones
+    :raises TypeError: if there is no such attribute
+    """
+    known = [*inspect.signature(algorithm).parameters, *saved]
+    for name in given:
+        if name not in known:
+            raise TypeError(f"{algorithm.__name__} has no attribute {name!r} to change. {_hint(name, known)}")
+
+
+def check_kind(env: Any, algorithm: type["CA2EMixin"]) -> None:
+    """
+    :param env: the environment
     :param algorithm: that is to learn
-    :raises ValueError: if it learns no such actions
+    :raises TypeError: if it is one of gymnasium's vector environments, or several
+    :raises ValueError: if the algorithm learns no such actions
     """
+    if isinstance(env, gym.vector.VectorEnv | list | tuple):
+        raise TypeError(
+            f"env takes one environment or a VecEnv of Stable-Baselines3, not a {type(env).__name__}; give the id and "
+            "n_actors, or make_vec_env()."
+        )
+    action_space = getattr(env, "action_space", None)
+    if action_space is None:
+        return
     if not isinstance(action_space, algorithm.action_spaces):
         learns = " or ".join(kind.__name__ for kind in algorithm.action_spaces)
         others = {spaces.Discrete: "use CA2EDQN", spaces.Box: "use CA2EDDPG"}
@@ -97,9 +127,9 @@ def as_list(name: str, value: Any, of_what: str, one: type | UnionType) -> list[
     """
     if isinstance(value, one):
         raise TypeError(f"{name} takes a list of {of_what}; write [{value!r}].")
-    if not isinstance(value, Iterable):
+    if not isinstance(value, Iterable) or isinstance(value, Mapping) or None in (values := list(value)):
         raise TypeError(f"{name} takes a list of {of_what}, not {value!r}; leave it out for none.")
-    return list(value)
+    return values
 
 
 def check(model: "CA2EMixin") -> None:
@@ -109,6 +139,8 @@ def check(model: "CA2EMixin") -> None:
     """
     if not hasattr(model, "n_envs"):
         raise ValueError("env is None: give an id, an environment or a VecEnv; CA2E needs it to make the model.")
+    if not isinstance(model.replay_buffer_kwargs, Mapping):
+        raise TypeError(f"replay_buffer_kwargs takes a dictionary, not {model.replay_buffer_kwargs!r}.")
     _check_numbers(model)
     _check_choices(model)
     if model.n_slots <= len(model.prior_agents):
@@ -152,16 +184,22 @@ def _check_memory_arguments(memory: type[PrioritizedReplayBuffer], given: Mappin
             )
 
 
-def check_learn(total_timesteps: Any, callback: Any) -> int:
+def check_learn(total_timesteps: Any, callback: Any, log_interval: Any) -> int:
     """
     :param total_timesteps: of ``learn``, whole or not, as in SB3
     :param callback: of ``learn``
+    :param log_interval: of ``learn``
     :return: the first whole number of transitions that is not less
     :raises TypeError: if they are of another type than it takes
+    :raises ValueError: if ``log_interval`` is no number of episodes
     """
     if not _is_number(total_timesteps) or not np.isfinite(total_timesteps):
         raise TypeError(f"total_timesteps must be a number of transitions, such as 100_000, not {total_timesteps!r}.")
+    if log_interval is not None and not (_is_whole(log_interval) and log_interval >= 1):
+        raise ValueError(f"log_interval must be a whole number of at least 1, or None, not {log_interval!r}.")
     for each in callback if isinstance(callback, list) else [callback] if callback is not None else []:
+        if isinstance(each, type) and issubclass(each, BaseCallback):
+            raise TypeError(f"callback takes a callback, not its class: write {each.__name__}(...).")
         if not (isinstance(each, BaseCallback) or (callable(each) and each is callback)):
             raise TypeError(
                 f"callback takes a callback of Stable-Baselines3, a list of them, or a function, not {each!r}"
@@ -178,6 +216,15 @@ def _check_numbers(model: "CA2EMixin") -> None:
         if not _is_whole(value) or value < 1:
             name = name.replace("n_slots", "n_actors")
             raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
+    numbers = {"gamma", "tau", "learning_starts", "target_update_interval", "exploration_fraction"}
+    for name in sorted(numbers & vars(model).keys()):
+        value = getattr(model, name)
+        if not _is_number(value) or np.isnan(value):
+            raise ValueError(f"{name} must be a number, not {value!r}.")
+    for name in ("gradient_steps", "_stats_window_size"):
+        value = getattr(model, name)
+        if not isinstance(value, int | np.integer):
+            raise ValueError(f"{name.lstrip('_')} must be a whole number, not {value!r}.")
     if not _is_whole(model.actor_restarts) or model.actor_restarts < 0:
         raise ValueError(f"actor_restarts must be a whole number of at least 0, not {model.actor_restarts!r}.")
     if model.actor_timeout is not None and not (_is_number(model.actor_timeout) and model.actor_timeout > 0):

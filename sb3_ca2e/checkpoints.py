@@ -239,6 +239,8 @@ class CA2ECheckpointCallback(BaseCallback):
     ):
         super().__init__(verbose)
         for name, value in {"save_freq": save_freq, "keep_last": 1 if keep_last is None else keep_last}.items():
+            if isinstance(value, str | os.PathLike):
+                raise TypeError(f"{name} takes a number, not {value!r}; save_freq comes before save_path.")
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value!r}.")
         if os.sep in name_prefix or name_prefix.startswith("."):

@@ -14,7 +14,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import open_path
 
 from sb3_ca2e.actors.envs import as_env, made
-from sb3_ca2e.checkpoints import MEMORY, MODEL, NORMALIZE, RUN, newest_whole
+from sb3_ca2e.arguments import refuse_unknown
+from sb3_ca2e.checkpoints import MEMORY, MODEL, NORMALIZE, RUN, checkpoints_in, newest_whole
 from sb3_ca2e.files import add_sums, destination, replacing
 from sb3_ca2e.priors.reader.attributes import saved_attributes
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
@@ -104,7 +105,7 @@ class Saving(OffPolicyAlgorithm):
         Load a model; see :meth:`stable_baselines3.common.base_class.BaseAlgorithm.load`.
 
         :param path: the zip that :meth:`save` left, or an open file
-        :param env: the environment to learn on, None to predict only
+        :param env: the environment to learn on, or its id; None to predict only
         :param device: where the model runs
         :param custom_objects: objects to take in the place of saved ones
         :param print_system_info: print those of the machine that saved it and of this one
@@ -112,8 +113,12 @@ class Saving(OffPolicyAlgorithm):
         :param kwargs: attributes to change
         :return: the model
         :raises ValueError: if the file is no whole model, or a model of another algorithm
+        :raises TypeError: if ``kwargs`` names no attribute
         """
+        if isinstance(path, str | pathlib.Path) and checkpoints_in(pathlib.Path(path)):
+            raise ValueError(f"{path} has checkpoints: go on from them with {cls.__name__}.resume({str(path)!r}, env).")
         saved = saved_attributes(path)
+        refuse_unknown(cls, kwargs, saved)
         shared = inspect.signature(cls._set_ca2e_arguments).parameters
         own = {p.name for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY} - shared.keys()
         if "prior_agents" not in saved or (own and own.isdisjoint(saved)):
@@ -122,7 +127,7 @@ class Saving(OffPolicyAlgorithm):
                 f"{saved['policy_class']['__module__']}. Load it with the class that saved it; to learn from what it "
                 "can do, pass it to a new model in prior_agents."
             )
-        return super().load(path, as_env(env), device, custom_objects, print_system_info, force_reset, **kwargs)
+        return super().load(path, as_env(made(env)), device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """
@@ -180,7 +185,7 @@ class Saving(OffPolicyAlgorithm):
         :raises DamagedError: if none is whole
         """
         checkpoint = newest_whole(pathlib.Path(folder))
-        model = cls.load(checkpoint.folder / MODEL, made(env), device, custom_objects, print_system_info, **kwargs)
+        model = cls.load(checkpoint.folder / MODEL, env, device, custom_objects, print_system_info, **kwargs)
         snapshot, normalize, memory = (checkpoint.read(name) for name in (RUN, NORMALIZE, MEMORY))
         if memory is not None:
             model._take_memory(memory, checkpoint.folder)

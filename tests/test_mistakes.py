@@ -7,11 +7,13 @@ import zipfile
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, PPO, HerReplayBuffer
+from stable_baselines3.common.callbacks import EvalCallback
 
-from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorError, BuilderVecEnv, NativeVecEnv, PriorAgent
+from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorError, BuilderVecEnv, CA2ECheckpointCallback, NativeVecEnv, PriorAgent
 from sb3_ca2e.installing import how_to_install
 from toy import RandomWalk
 
@@ -65,6 +67,33 @@ class Many(RandomWalk):
         (CA2EDQN, Many(), {}, ValueError, "CA2EDQN learns Discrete actions.*are MultiDiscrete.*: wrap the environment"),
         (CA2EDQN, "CartPole-v1", {"replay_buffer_kwargs": {"alpa": 0}}, TypeError, "'alpa', which.*you mean 'alpha'"),
         (CA2EDQN, "CartPole-v1", {"replay_buffer_kwargs": {"gamma": 0}}, ValueError, "'gamma', which the model itself"),
+        (CA2EDQN, "CartPole-v1", {"replay_buffer_kwargs": [1]}, TypeError, "replay_buffer_kwargs takes a dictionary"),
+        (CA2EDQN, "CartPole-v1", {"gamma": "0.99"}, ValueError, "gamma must be a number, not '0.99'"),
+        (CA2EDQN, "CartPole-v1", {"tau": None}, ValueError, "tau must be a number, not None"),
+        (CA2EDQN, "CartPole-v1", {"learning_starts": "100"}, ValueError, "learning_starts must be a number"),
+        (CA2EDQN, "CartPole-v1", {"gradient_steps": 0.5}, ValueError, "gradient_steps must be a whole number, not 0.5"),
+        (CA2EDQN, "CartPole-v1", {"target_update_interval": None}, ValueError, "target_update_interval must be a num"),
+        (CA2EDQN, "CartPole-v1", {"exploration_fraction": "0.1"}, ValueError, "exploration_fraction must be a number"),
+        (CA2EDQN, "CartPole-v1", {"stats_window_size": "a"}, ValueError, "stats_window_size must be a whole number"),
+        (
+            CA2EDQN,
+            "CartPole-v1",
+            {"ent_coef": 0.1},
+            TypeError,
+            "'ent_coef'. It is one of A2C and PPO and SAC",
+        ),
+        (CA2EDQN, "CartPole-v1", {"lr": 0.1}, TypeError, "Did you mean 'learning_rate'"),
+        (CA2EDQN, "CartPole-v1", {"n_envs": 4}, TypeError, "Did you mean 'n_actors'"),
+        (
+            CA2EDQN,
+            gym.make_vec("CartPole-v1", 2),
+            {},
+            TypeError,
+            "takes one environment or a VecEnv.*give the id",
+        ),
+        (CA2EDQN, [RandomWalk(), RandomWalk()], {}, TypeError, "takes one environment.*not a list"),
+        (CA2EDQN, "CartPole-v1", {"prior_agents": [None]}, TypeError, r"takes a list of agents.*not \[None\]"),
+        (CA2EDQN, "CartPole-v1", {"prior_agents": {"ppo": "zoo:ppo"}}, TypeError, "takes a list of agents"),
         (CA2EDQN, "CartPole-v1", {"prior_agents": ["zoo:pppo"]}, ValueError, "names no algorithm.*mean 'zoo:ppo'"),
         (CA2EDQN, "CartPole-v1", {"prior_agents": ["ppo"]}, ValueError, "There is no agent at ppo.*mean 'zoo:ppo'"),
         (CA2EDQN, "CartPole-v1", {"prior_agents": ["zoo:sac"]}, ValueError, "No sac agent.*There are.*'zoo:ppo'"),
@@ -84,10 +113,12 @@ def test_arguments_are_refused_with_the_way_out(algorithm, env, arguments, error
         (lambda: BuilderVecEnv(RandomWalk), "takes a list of functions"),
         (lambda: NativeVecEnv(RandomWalk()), "takes a function of n_envs and seed"),
         (lambda: PriorAgent("zoo:ppo", mean_reward="120"), "takes a number, or None to measure it"),
+        (lambda: PriorAgent("zoo:ppo", mean_reward=np.nan), "must be finite.*leave it out"),
+        (lambda: CA2ECheckpointCallback("folder", 100), "save_freq takes a number, not 'folder'.*before save_path"),
     ],
 )
 def test_other_arguments_are_refused_with_what_was_expected(make, message):
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         make()
 
 
@@ -122,6 +153,48 @@ def test_files_that_are_no_model_of_ours_are_refused(tmp_path):
             CA2EDQN("MlpPolicy", "CartPole-v1", prior_agents=[PriorAgent(tmp_path / f"{name}.zip", trust=True)])
 
 
+def test_what_can_not_be_a_model_under_any_trust_is_refused_without_advising_it(tmp_path):
+    (tmp_path / "ppo").mkdir()
+    th.save(PPO("MlpPolicy", "CartPole-v1").policy.state_dict(), tmp_path / "ppo" / "policy.pt")
+    (tmp_path / "ppo" / "notes.zip").write_text("no zip")
+    for name, message in [("policy.pt", "none of a Stable-Baselines3 model"), ("notes.zip", "is no zip")]:
+        for trust in (False, True):
+            agent = PriorAgent(tmp_path / "ppo" / name, trust=trust)
+            with pytest.raises(ValueError, match=message) as error:
+                CA2EDQN("MlpPolicy", "CartPole-v1", prior_agents=[agent])
+            assert "trust=True" not in str(error.value)
+
+
+def test_a_zip_is_found_without_its_ending_as_in_sb3(tmp_path):
+    PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).save(tmp_path / "my_ppo")
+    assert CA2EDQN("MlpPolicy", "CartPole-v1", prior_agents=[str(tmp_path / "my_ppo")]).prior_agents
+
+
+def test_loading_takes_an_id_and_refuses_what_it_would_ignore(tmp_path):
+    CA2EDQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [4]}).save(tmp_path / "model")
+    assert CA2EDQN.load(tmp_path / "model", env="CartPole-v1", gamma=0.5).gamma == 0.5
+    with pytest.raises(TypeError, match=r"no attribute 'n_actorss' to change\. Did you mean 'n_actors'"):
+        CA2EDQN.load(tmp_path / "model", n_actorss=3)
+    saved = CA2ECheckpointCallback(10, tmp_path / "folder")
+    CA2EDQN("MlpPolicy", "CartPole-v1", execution="sync").learn(10, saved)
+    for folder in (tmp_path / "folder", next((tmp_path / "folder").iterdir())):
+        with pytest.raises(ValueError, match=r"has checkpoints.*CA2EDQN\.resume"):
+            CA2EDQN.load(folder)
+    with pytest.raises(TypeError, match="no attribute 'name_prefix' to change"):
+        CA2EDQN.resume(tmp_path / "folder", name_prefix="x")
+
+
+def test_learn_in_a_callback_and_agents_that_are_no_list_any_more_are_refused():
+    model = CA2EDQN("MlpPolicy", "CartPole-v1", execution="sync")
+    with pytest.raises(RuntimeError, match=r"learn\(\) is running"):
+        model.learn(100, lambda *_: model.learn(10))
+    model.prior_agents = "zoo:ppo"
+    with pytest.raises(TypeError, match=r"takes a list of agents.*\['zoo:ppo'\]"):
+        model.learn(100)
+    model.prior_agents = []
+    assert model.learn(100).num_timesteps == 100
+
+
 def test_recurrent_policies_and_other_spaces_are_refused_as_priors(tmp_path):
     recurrent = RecurrentPPO("MlpLstmPolicy", "CartPole-v1", n_steps=8, batch_size=8)
     with pytest.raises(ValueError, match=r"RecurrentPPO object has a recurrent policy.*agent without memory"):
@@ -153,10 +226,12 @@ def test_a_prior_agent_that_has_gone_since_does_not_keep_a_model_from_being_load
         ((100, [None]), "callback takes a callback of Stable-Baselines3, a list of them, or a function, not None in a"),
         ((100, "eval"), "or a function, not 'eval'"),
         ((100, [lambda *_: True]), "not <function .* in a list"),
+        ((100, EvalCallback), r"not its class: write EvalCallback\(...\)"),
+        ((100, None, 0), "log_interval must be a whole number of at least 1, or None, not 0"),
     ],
 )
 def test_what_learn_can_not_take_is_refused(arguments, message):
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         CA2EDQN("MlpPolicy", "CartPole-v1", execution="sync").learn(*arguments)
 
 

@@ -73,6 +73,8 @@ class PriorAgent:
             raise ValueError(f"sha256 takes 64 hexadecimal digits, not {sha256!r}.")
         if mean_reward is not None and not isinstance(mean_reward, int | float | np.number):
             raise TypeError(f"mean_reward takes a number, or None to measure it, not {mean_reward!r}.")
+        if mean_reward is not None and not np.isfinite(mean_reward):
+            raise ValueError(f"mean_reward must be finite, not {mean_reward!r}; leave it out to have it measured.")
         if isinstance(source, BaseAlgorithm):
             refuse_recurrent(self.name, [each.__module__ for each in type(source.policy).__mro__])
         elif source is not None and not isinstance(source, str | pathlib.Path):

@@ -4,6 +4,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_ca2e.priors import converted, trusted
+from sb3_ca2e.priors.reader.attributes import check_model
 from sb3_ca2e.priors.reader.config import read_yaml
 from sb3_ca2e.priors.reader.errors import UntrustedAgentError
 from sb3_ca2e.priors.reader.model import read_agent
@@ -27,6 +28,7 @@ def load_policy(
     """
     if files.model.name == converted.MODEL:
         return converted.read_agent(files.model.parent)[0]
+    check_model(files.model)
     if trust:
         module = trusted.policy_module(files)
         refuse_recurrent(str(files.model), [module])

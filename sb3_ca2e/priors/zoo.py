@@ -250,7 +250,10 @@ def _model_in(folder: pathlib.Path) -> pathlib.Path | None:
 
 def _at(path: pathlib.Path) -> AgentFiles:
     """The files of a zip or of a folder."""
-    model = _model_in(path) if path.is_dir() else path if path.is_file() else None
+    if path.is_dir():
+        model = _model_in(path)
+    else:  # with or without its ending, as SB3 loads it
+        model = next((each for each in (path, path.with_name(f"{path.name}.zip")) if each.is_file()), None)
     if model is None:
         expected = f"{path}/<environment>.zip" if path.is_dir() else "a file"
         hint = f" Did you mean 'zoo:{path}'?" if str(path) in ALGORITHMS else ""

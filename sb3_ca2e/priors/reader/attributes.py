@@ -9,6 +9,26 @@ from typing import Any
 from stable_baselines3.common.save_util import open_path
 
 from sb3_ca2e.files import DamagedError, check_members
+from sb3_ca2e.priors.reader.archive import Window
+from sb3_ca2e.priors.reader.errors import Unreadable
+
+_WAY_OUT = "Give the path of a zip that model.save() has left whole."
+
+
+def check_model(path: pathlib.Path) -> None:
+    """
+    :param path: a file that is to be a model's zip
+    :raises ValueError: if it is no whole zip, or has nothing of a model
+    """
+    with path.open("rb") as file:
+        try:
+            names = zipfile.ZipFile(Window(file, 0, path.stat().st_size)).namelist()
+        except Unreadable:  # a directory that is too large: whoever reads it refuses that
+            return
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
+            raise ValueError(f"{path} is no zip, or only a part of one ({error}). {_WAY_OUT}") from error
+    if "data" not in names:
+        raise ValueError(f"{path} is a zip, but none of a Stable-Baselines3 model: it has no data. {_WAY_OUT}")
 
 
 def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:
@@ -18,22 +38,21 @@ def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, 
     :raises FileNotFoundError: if there is no such file
     :raises ValueError: if it is no whole zip, or not of a model
     """
-    way_out = "Give the path of a zip that model.save() has left whole."
     try:
         file = open_path(path, "r", suffix="zip")
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"There is no model at {path}. {way_out}") from error
+        raise FileNotFoundError(f"There is no model at {path}. {_WAY_OUT}") from error
     try:
         with zipfile.ZipFile(file) as archive:
             attributes: dict[str, Any] = json.loads(archive.read("data"))
             check_members(archive)
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{path} is no zip, or only a part of one ({error}). {way_out}") from error
+        raise ValueError(f"{path} is no zip, or only a part of one ({error}). {_WAY_OUT}") from error
     except DamagedError as error:
-        raise ValueError(f"{path} is damaged: {error}. {way_out}") from error
+        raise ValueError(f"{path} is damaged: {error}. {_WAY_OUT}") from error
     except (KeyError, ValueError) as error:
         raise ValueError(
-            f"{path} is a zip, but none of a Stable-Baselines3 model: it has no data. {way_out}"
+            f"{path} is a zip, but none of a Stable-Baselines3 model: it has no data. {_WAY_OUT}"
         ) from error
     finally:
         if file is path:
@@ -41,5 +60,5 @@ def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, 
         else:
             file.close()
     if "policy_class" not in attributes:
-        raise ValueError(f"{path} holds no policy_class, so it is no Stable-Baselines3 model. {way_out}")
+        raise ValueError(f"{path} holds no policy_class, so it is no Stable-Baselines3 model. {_WAY_OUT}")
     return attributes
