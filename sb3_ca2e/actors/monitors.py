@@ -192,6 +192,11 @@ class SlotMonitor(gym.Wrapper):
                     f"truncated, info) with a number for the reward: {error}. Correct the environment."
                 ) from error
             raise
+        if not isinstance(result[-1], dict):
+            raise HopelessError(
+                f"The environment's step() returned the info {result[-1]!r}, which must be a dictionary. Correct the "
+                "environment."
+            )
         self._files.write(result[-1])
         return result
 
