@@ -269,10 +269,11 @@ def test_an_environment_that_is_not_installed_names_our_extra(module, env_id, ex
 class Wrong(gym.Env):
     """Goes wrong in its 150th step, or in all behind the 140th."""
 
-    def __init__(self, observation=None, reward=0.0, space=None, always=False, info=()):
+    def __init__(self, observation=None, reward=0.0, space=None, always=False, no_info=False):
         self.observation_space = space or spaces.Box(-1, 1, (2,))
         self.action_space = spaces.Discrete(2)
-        self.observation, self.reward, self.info, self.always, self.steps = observation, reward, info, always, 0
+        self.observation, self.reward, self.always, self.steps = observation, reward, always, 0
+        self.no_info = no_info
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -282,7 +283,7 @@ class Wrong(gym.Env):
         self.steps += 1
         wrong = self.steps > 140 if self.always else self.steps == 150
         observation = self.observation if wrong and self.observation is not None else self.observation_space.sample()
-        info = None if wrong and self.info is None else {}
+        info = None if wrong and self.no_info else {}
         return observation, self.reward if wrong else 0.0, False, self.steps % 10 == 0, info
 
 
@@ -304,7 +305,7 @@ TWO = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Box(-1, 1, (2,))})
         (Wrong(reward=float("nan"), always=True), "the reward nan. Rewards must be finite"),
         (Wrong(reward=1e300, always=True), "the reward 1e+300"),
         (Wrong(reward=[1.0, 2.0]), "a number for the reward"),
-        (Wrong(info=None, always=True), "the info None, which must be a dictionary"),
+        (Wrong(no_info=True, always=True), "the info None, which must be a dictionary"),
         (Wrong(5, space=spaces.Discrete(5)), "outside of its observation space (from 0 to 4)"),
     ],
 )
