@@ -22,7 +22,7 @@ def copy_of(module: nn.Module) -> nn.Module:
     Pickled, as a network may keep results of its last pass, which ``deepcopy`` refuses.
 
     :param module: a network
-    :return: a copy, without the optimiser that SB3 hangs onto networks
+    :return: a copy, without the optimiser that SB3 hangs onto networks, whose parameters are parts of nothing larger
     """
     optimizer = module.__dict__.pop("optimizer", None)
     try:
@@ -30,6 +30,7 @@ def copy_of(module: nn.Module) -> nn.Module:
     finally:
         if optimizer is not None:
             module.optimizer = optimizer
+    copied._apply(th.clone)
     return copied
 
 

@@ -484,7 +484,7 @@ def test_arguments_are_changed_at_load(make, ours, theirs, tmp_path):
         objects = {"learning_rate": 3e-4}
         model = algorithm.load(tmp_path / "model", env=walk(make, 3), custom_objects=objects, gamma=0.5, batch_size=7)
         foreign = outcome(lambda: algorithm.load(tmp_path / "model", policy_kwargs={"net_arch": [3]}))
-        wrong = outcome(lambda: algorithm.load(tmp_path / "model", env="CartPole-v1"))
+        wrong = outcome(lambda: algorithm.load(tmp_path / "model", env=gym.make("CartPole-v1")))
         missing = outcome(lambda: algorithm.load(tmp_path / "missing"))[0]
         settings = (model.learning_rate, model.gamma, model.batch_size, model.n_envs, model.seed, model.verbose)
         return settings, foreign[0], wrong, missing
