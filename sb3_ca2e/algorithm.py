@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ca2e.actors.envs import as_env, made, recipe_from
 from sb3_ca2e.actors.exploration import Exploration
-from sb3_ca2e.actors.parking import discarded_on_error
+from sb3_ca2e.actors.parking import discard_parked, discarded_on_error
 from sb3_ca2e.arguments import as_list, check, check_kind, check_learn, check_space, refuse_misspelt
 from sb3_ca2e.fused import launches
 from sb3_ca2e.hooks import Hooks
@@ -329,10 +329,12 @@ class CA2EMixin(Hooks, Saving):
 
     def _stop_actors(self, keep_server: bool = False) -> None:
         if self._collector is not None:
-            with Undisturbed():
+            with Undisturbed() as undisturbed:
                 collector, self._collector = self._collector, None
                 self._last_actor_stats = collector.actor_stats(1.0 - self._current_progress_remaining)
                 collector.stop(keep_server)
+                if undisturbed.came:
+                    discard_parked()
 
     def collect_rollouts(
         self,

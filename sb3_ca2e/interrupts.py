@@ -95,19 +95,20 @@ class _Immediate(contextlib.AbstractContextManager[None]):
         self._interrupts._immediate = False
 
 
-class Undisturbed(contextlib.AbstractContextManager[None]):
+class Undisturbed:
     """
     A context that no handler of SIGINT or SIGTERM disturbs, not even a user's own: each that comes is called when it
     ends. For what would leave processes behind if it were done by half.
     """
 
     def __init__(self) -> None:
-        self._came: set[int] = set()
+        #: the signals that have come
+        self.came: set[int] = set()
         self._handlers: dict[int, Any] = {}
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
-            return
+            return self
         try:
             for number in _DEFAULTS:
                 if callable(handler := signal.getsignal(number)):
@@ -116,10 +117,11 @@ class Undisturbed(contextlib.AbstractContextManager[None]):
         except BaseException:  # raised by a handler that had still been there
             self._restore()
             raise
+        return self
 
     def __exit__(self, *error: object) -> None:
         with contextlib.ExitStack() as all_of_it:  # whatever handlers raise
-            for number in self._came:
+            for number in self.came:
                 all_of_it.callback(signal.raise_signal, number)
             self._restore()
 
@@ -128,4 +130,4 @@ class Undisturbed(contextlib.AbstractContextManager[None]):
             signal.signal(number, handler)
 
     def _keep(self, number: int, frame: FrameType | None) -> None:
-        self._came.add(number)
+        self.came.add(number)

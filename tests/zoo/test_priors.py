@@ -5,6 +5,7 @@ import pathlib
 import re
 import shutil
 import sys
+import zipfile
 
 import pytest
 from zoo_commands import run, zoo
@@ -69,7 +70,8 @@ def strangers(tmp_path) -> pathlib.Path:
         target = tmp_path / "logs" / algorithm / "CartPole-v1_1"
         target.mkdir(parents=True)
         shutil.copy(BUNDLED / algorithm / f"{env_id}_1" / f"{env_id}.zip", target / "CartPole-v1.zip")
-    (tmp_path / "logs" / "dqn" / "CartPole-v1_1" / "CartPole-v1.zip").write_bytes(b"no zip")
+    with zipfile.ZipFile(tmp_path / "logs" / "dqn" / "CartPole-v1_1" / "CartPole-v1.zip", "w") as archive:
+        archive.writestr("data", "no JSON")
     return tmp_path
 
 
