@@ -28,7 +28,7 @@ from sb3_ca2e.priors.retirement import Retirement
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer, PrioritizedReplaySamples
 from sb3_ca2e.resumption import Resumption
 from sb3_ca2e.saving import Saving
-from sb3_ca2e.updates import Learner
+from sb3_ca2e.updates import Learner, tiny_numbers_are_zero
 
 if TYPE_CHECKING:
     from sb3_ca2e.actors.collector import Collector
@@ -416,6 +416,7 @@ class CA2EMixin(Hooks, Saving):
                 return None
         return collector.tick()
 
+    @tiny_numbers_are_zero()
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """
         Update from the memory, without collecting.

@@ -223,4 +223,4 @@ def smallest(q_values: tuple[th.Tensor, ...]) -> th.Tensor:
     :param q_values: ``(batch, 1)`` for each critic (DDPG has one unless ``policy_kwargs`` asks for more)
     :return: ``(batch, 1)`` their minimum
     """
-    return th.cat(q_values, dim=1).min(dim=1, keepdim=True).values
+    return q_values[0] if len(q_values) == 1 else th.cat(q_values, dim=1).min(dim=1, keepdim=True).values

@@ -2,12 +2,14 @@
 
 import functools
 import itertools
+import math
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch as th
 from torch import nn
 from torch.fx import GraphModule
@@ -22,8 +24,23 @@ from sb3_ca2e.replayed import Replayed
 
 #: Held while a model is traced and compiled: tracers patch ``nn.Module`` for all threads, and undo it in turn.
 _COMPILING = threading.Lock()
+_TINY, _ONE = np.float32(1e-40), np.float32(1.0)
 #: Updates in a row without a finite loss and gradient after which nothing is to be hoped for.
 MOST_SKIPPED = 100
+
+
+@contextmanager
+def tiny_numbers_are_zero() -> Iterator[None]:
+    """
+    Take what is below float32's normal numbers (1.2e-38) for zero, in this thread. Weights of units that never fire
+    shrink to such numbers, with which processors compute up to a hundred times slower.
+    """
+    was_so = _TINY * _ONE == 0.0
+    th.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        th.set_flush_denormal(bool(was_so))
 
 
 class Networks(Protocol):
@@ -90,16 +107,21 @@ class EagerNetworks:
         return self.modules[name]
 
     def minimise(self, name: str, loss: Loss, max_grad_norm: float | None = None) -> tuple[th.Tensor, Any]:
-        parameters, optimizer = self._parameters[name], self.optimizers[name]
         value, others = loss(self.modules[name])
-        optimizer.zero_grad()
-        value.backward()
-        norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+        optimizer = self.optimizers[name]
+        owned = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        parameters = dict.fromkeys([*self._parameters[name], *owned])
+        for parameter in parameters:
+            parameter.grad = None
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        value.backward(inputs=trained or None)  # and not for the other networks that the loss goes through
+        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+        norm = float(nn.utils.get_total_norm(gradients))
         # One number tells of all: it is finite where they are, and small enough to be squared
-        self.sound = self.sound and bool((norm + value.detach()).isfinite())
+        self.sound = self.sound and math.isfinite(norm + float(value.detach()))
         if self.sound:
-            if max_grad_norm is not None:
-                nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
+            if max_grad_norm is not None and norm + 1e-6 > max_grad_norm:  # as nn.utils.clip_grad_norm_()
+                th._foreach_mul_(gradients, max_grad_norm / (norm + 1e-6))
             optimizer.step()
         return value.detach(), others
 
@@ -107,10 +129,8 @@ class EagerNetworks:
         if not self.sound:
             return
         with th.no_grad():
-            following = self._parameters[target]
-            if following:  # SB3's polyak_update(), in two calls for all
-                th._foreach_mul_(following, 1 - tau)
-                th._foreach_add_(following, self._parameters[online], alpha=tau)
+            if following := self._parameters[target]:
+                th._foreach_lerp_(following, self._parameters[online], tau)
             # Statistics of BatchNorm, as in SB3 (GH issue #996 there), and what other layers keep
             for buffer, kept in zip(self._buffers[online], self._buffers[target], strict=True):
                 kept.copy_(buffer)
@@ -165,8 +185,8 @@ class Learner:
     ):
         self._update, self._settings = update, settings
         self._eager = EagerNetworks(modules, optimizers)
-        self._sums: dict[str, th.Tensor] = {}
-        self._n_updates = self._n_eager = 0
+        self._sums: dict[str, float] = {}  # over the eager updates since they were last taken
+        self._n_updates = 0
         #: updates that changed nothing as a loss or gradient was not finite, when this was last looked at
         self.n_skipped = 0
         self._skipped = self._skipped_in_a_row = 0  # of the eager ones, since then
@@ -206,8 +226,7 @@ class Learner:
         td_errors, metrics = self._update(self._eager, batch)
         sound = self._eager.sound
         for name, value in metrics.items():
-            self._sums[name] = self._sums.get(name, 0.0) + (value if sound else th.zeros_like(value))
-        self._n_eager += 1
+            self._sums[name] = self._sums.get(name, 0.0) + (float(value) if sound else 0.0)
         self._skipped += not sound
         self._skipped_in_a_row = 0 if sound else self._skipped_in_a_row + 1
         if self._flat is not None:
@@ -250,18 +269,14 @@ class Learner:
         """
         if self._n_updates == 0:
             return {}
-        sums: dict[str, float] = {}
-        skipped, in_a_row = self._skipped, self._skipped_in_a_row
+        sums, skipped, in_a_row = self._sums, self._skipped, self._skipped_in_a_row
         if self._compiled and self._flat:
             values, flat_skipped, flat_in_a_row = self._flat.take_sums()
-            sums = dict(zip(self._sums, values, strict=True))
+            sums = {name: sums[name] + value for name, value in zip(sums, values, strict=True)}
             skipped, in_a_row = skipped + flat_skipped, in_a_row + flat_in_a_row
-        if self._n_eager > 0:
-            for name, value in self._sums.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-                self._sums[name] = th.zeros_like(value)
+        self._sums = dict.fromkeys(self._sums, 0.0)
         n_updates = self._n_updates - skipped
-        self._n_updates = self._n_eager = self._skipped = 0
+        self._n_updates = self._skipped = 0
         self.n_skipped += skipped
         if in_a_row >= MOST_SKIPPED:
             raise FloatingPointError(

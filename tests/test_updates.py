@@ -9,6 +9,7 @@ from stable_baselines3 import DDPG, DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN
 from toy import RandomWalk, ddpg
@@ -340,6 +341,55 @@ def test_a_layer_or_a_parameter_that_a_user_replaces_is_followed():
     model.train(1, 64)
     for followed, following in zip(model.critic.parameters(), model.critic_target.parameters(), strict=True):
         assert th.equal(followed, following)
+
+
+class Scaled(th.nn.Linear):
+    """A layer times a parameter that none of its modules has."""
+
+    scale = th.nn.Parameter(th.ones(()))
+
+    def forward(self, features):
+        return super().forward(features) * self.scale
+
+
+class ScaledDQNPolicy(DQNPolicy):
+    """Its optimiser has that parameter too."""
+
+    def _build(self, lr_schedule):
+        super()._build(lr_schedule)
+        for net in (self.q_net, self.q_net_target):
+            net.q_net.append(Scaled(3, 3))
+        self.optimizer = th.optim.Adam([*self.q_net.parameters(), Scaled.scale], lr=lr_schedule(1))
+
+
+@pytest.mark.parametrize("algorithm", [DQN, CA2EDQN])
+def test_an_optimiser_trains_what_no_module_has_as_in_sb3(algorithm, monkeypatch):
+    monkeypatch.setattr(Scaled, "scale", th.nn.Parameter(th.ones(())))
+    model = algorithm(ScaledDQNPolicy, RandomWalk(), learning_starts=100, seed=0, device="cpu")
+    if algorithm is CA2EDQN:
+        model.execution = "sync"
+    model.learn(200)
+    assert Scaled.scale.item() != 1.0
+
+
+@pytest.mark.parametrize("already", [False, True])
+def test_numbers_below_the_normal_ones_are_zero_while_learning_and_then_as_before(already):
+    seen = []
+
+    class Notices(CA2EDQN):
+        def update(self, networks, batch):
+            seen.append(th.full((), 1e-39) * 1.0)
+            return super().update(networks, batch)
+
+    model = Notices("MlpPolicy", RandomWalk(), execution="sync", gradient_steps=0, seed=0, device="cpu")
+    model.learn(200)
+    th.set_flush_denormal(already)
+    try:
+        model.train(1, 64)
+        after = th.full((), 1e-39) * 1.0
+    finally:
+        th.set_flush_denormal(False)
+    assert (seen[0].item() == 0.0, after.item() == 0.0) == (True, already)
 
 
 @pytest.mark.parametrize(("n_envs", "tau"), [(1, 1.0), (1, 0.5), (8, 1.0), (8, 0.25)])
