@@ -28,19 +28,17 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ca2e import CA2EDQN, PriorAgent
-from sb3_ca2e.installing import how_to_install
+from sb3_ca2e.installing import needing
 from sb3_ca2e.plots import actors_picture, learning_curve
 from sb3_ca2e.priors.zoo import BUNDLED
 from sb3_ca2e.zoo.hyperparams import load_hyperparams
 
-try:
+with needing("demo", "Something that the demo needs is not installed"):
     import matplotlib  # noqa: F401
     import tqdm  # noqa: F401
     from rich import box, get_console
     from rich.live import Live
     from rich.table import Table
-except ImportError as error:
-    raise ImportError(f"The demo needs {error.name}: {how_to_install('demo')}") from error
 
 N_ACTORS = 8
 #: Evaluations in a run, episodes in each, and in the final one.

@@ -32,7 +32,7 @@ def needing(extra: str, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise ImportError(f"{what} ({error}): {how_to_install(extra)}") from error
 
 

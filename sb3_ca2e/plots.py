@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sb3_ca2e.installing import how_to_install
+from sb3_ca2e.installing import needing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -252,10 +252,8 @@ def _actors(
 
 def _new_figure(height: float) -> "Figure":
     """A figure of our own: no pyplot, so no display is looked for and the user's pictures are left alone."""
-    try:
+    with needing("plots", "Pictures need matplotlib"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(f"Pictures need matplotlib: {how_to_install('plots')}") from error
     return Figure(figsize=(9.5, height), dpi=120, layout="constrained")
 
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecFrameStack
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_ca2e.actors.bottleneck import cpu_count
-from sb3_ca2e.installing import how_to_install
+from sb3_ca2e.installing import needing
 from sb3_ca2e.native.vec_env import BatchVecEnv, NativeVecEnv
 
 if TYPE_CHECKING:
@@ -57,10 +57,8 @@ def make_atari_env(
     :raises TypeError: if an argument is unknown
     :raises ValueError: if a native game can't be had so
     """
-    try:
+    with needing("atari", "Atari games need ale-py"):
         import ale_py
-    except ImportError as error:
-        raise ImportError(f"Atari games need ale-py ({error}): {how_to_install('atari')}.") from error
     gym.register_envs(ale_py)
     game = env_id.removeprefix(MODULE)
     if not native:

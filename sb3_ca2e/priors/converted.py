@@ -13,7 +13,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
-from sb3_ca2e.installing import how_to_install
+from sb3_ca2e.installing import needing
 from sb3_ca2e.priors.reader.archive import MAX_ARCHIVE, MIB, open_plain
 from sb3_ca2e.priors.reader.building import build_policy
 from sb3_ca2e.priors.reader.inert import Symbol
@@ -115,12 +115,8 @@ def read_agent(folder: pathlib.Path) -> tuple[BasePolicy, TrainedOn]:
 
 
 def _library() -> Any:
-    try:
+    with needing("safetensors", "Agents in this format need safetensors"):
         import safetensors.torch
-    except ImportError as error:
-        raise ImportError(
-            f"Agents in this format need safetensors ({error}): {how_to_install('safetensors')}"
-        ) from error
     return safetensors.torch
 
 

@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from sb3_ca2e.installing import how_to_install
+from sb3_ca2e.installing import needing
 from sb3_ca2e.priors.zoo import SETTINGS, AgentFiles, beside
 
 #: How sources on the hub begin.
@@ -46,10 +46,8 @@ def repository_and_revision(source: str) -> tuple[str, str]:
 
 def _snapshot(repository: str, revision: str) -> pathlib.Path:
     """The folder in the hub's cache that holds a commit's files, named after the commit."""
-    try:
+    with needing("hub", f"{PREFIX}{repository} needs huggingface_hub"):
         from huggingface_hub import errors, snapshot_download
-    except ImportError as error:
-        raise ImportError(f"{PREFIX}{repository} needs huggingface_hub: {how_to_install('hub')}") from error
     wanted = f"revision {revision!r} of {repository}"
     try:
         folder = snapshot_download(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
-from sb3_ca2e.installing import how_to_install
+from sb3_ca2e.installing import needing
 from sb3_ca2e.priors import converted
 
 #: Algorithms whose agents can be priors, and where their classes are.
@@ -115,10 +115,8 @@ def algorithm_class(name: str) -> type[BaseAlgorithm]:
     :raises ImportError: if SB3-Contrib is needed and missing
     """
     package = ALGORITHMS[name]
-    try:
+    with needing("zoo", f"A {name} agent needs sb3-contrib"):
         module = importlib.import_module(package)
-    except ImportError as error:
-        raise ImportError(f"A {name} agent needs sb3-contrib: {how_to_install('zoo')}") from error
     own = {"ca2e_dqn": "CA2EDQN", "ca2e_ddpg": "CA2EDDPG"}
     found: type[BaseAlgorithm] = getattr(module, own.get(name, name.upper()))
     return found

@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from torch import nn
 
-from sb3_ca2e.installing import how_to_install
+from sb3_ca2e.installing import needing
 from sb3_ca2e.policies import LayerNormCNN
 from sb3_ca2e.priors.reader.errors import Unreadable
 from sb3_ca2e.priors.reader.inert import Symbol, describe
@@ -178,10 +178,8 @@ def import_policy(policy_class: Symbol) -> type[BasePolicy]:
     :raises ImportError: if SB3-Contrib is needed and missing
     """
     assert policy_class in CLASS_SYMBOLS, "only what is in the table is imported"
-    try:
+    with needing("zoo", f"An agent with a {policy_class} needs sb3-contrib"):
         found: type[BasePolicy] = getattr(importlib.import_module(policy_class.module), policy_class.name)
-    except ImportError as error:
-        raise ImportError(f"An agent with a {policy_class} needs sb3-contrib: {how_to_install('zoo')}") from error
     return found
 
 
