@@ -9,16 +9,20 @@ import re
 import secrets
 import shutil
 import socket
+import struct
 import sys
 import warnings
 import zipfile
 from collections.abc import Iterator
+from concurrent import futures
 from typing import BinaryIO
 
 #: The file, or the member of a zip, that lists the SHA-256 sums of the others, as ``sha256sum`` writes and checks them.
 SUMS = "SHA256SUMS"
 #: What is not yet whole: a file or folder beside the one whose place it takes, named after the process that writes it.
 _PARTIAL = re.compile(r"\.sb3_ca2e-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}\.partial")
+#: Where a member of a zip says how long its name is (APPNOTE.TXT, 4.3.7).
+_LENGTHS_AT = 26
 _LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
 
 
@@ -132,6 +136,21 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
+def on_its_way(file: BinaryIO) -> Iterator[None]:
+    """
+    Bring to the disk, beside what is done in the block, what has been written so far.
+
+    :param file: the file
+    :raises OSError: at the end, if it can't be brought there
+    """
+    file.flush()
+    with futures.ThreadPoolExecutor(1) as pool:
+        synced = pool.submit(os.fsync, file.fileno())
+        yield
+        synced.result()
+
+
+@contextlib.contextmanager
 def written_through(path: pathlib.Path) -> Iterator[BinaryIO]:
     """
     A new file that is on the disk when this ends.
@@ -219,12 +238,25 @@ def add_sums(file: BinaryIO, title: str) -> None:
     """
     Add a list of its members' sums to a zip.
 
-    :param file: the zip, open to be read and written
+    :param file: the zip, open to be read and written, its members not compressed
     :param title: of the list
     """
     with zipfile.ZipFile(file, "a") as archive:
-        sums = {name: _sum_of(archive, name) for name in archive.namelist()}
+        sums = {member.filename: _sum_as_written(file, member) for member in archive.infolist()}
         archive.writestr(SUMS, list_of_sums(title, sums))
+
+
+def _sum_as_written(file: BinaryIO, member: zipfile.ZipInfo) -> str:
+    """The SHA-256 of a member, without the zip's own sum, which zipfile would compute again."""
+    assert member.compress_type == zipfile.ZIP_STORED
+    file.seek(member.header_offset + _LENGTHS_AT)
+    length_of_name, length_of_extra = struct.unpack("<HH", file.read(4))
+    file.seek(length_of_name + length_of_extra, os.SEEK_CUR)
+    digest, left = hashlib.sha256(), member.file_size
+    while left > 0 and (read := file.read(min(left, 2**20))):
+        digest.update(read)
+        left -= len(read)
+    return digest.hexdigest()
 
 
 def check_members(archive: zipfile.ZipFile) -> None:

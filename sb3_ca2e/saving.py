@@ -1,23 +1,24 @@
 """How a CA2E learner and its memory are saved and loaded."""
 
+import contextlib
+import functools
 import inspect
 import io
 import pathlib
-import pickle
 import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch as th
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import open_path
 
 from sb3_ca2e.actors.envs import as_env, made
 from sb3_ca2e.arguments import refuse_unknown
 from sb3_ca2e.checkpoints import MEMORY, MODEL, NORMALIZE, RUN, checkpoints_in, newest_whole
-from sb3_ca2e.files import add_sums, destination, replacing
+from sb3_ca2e.files import add_sums, destination, on_its_way, replacing
 from sb3_ca2e.priors.reader.attributes import saved_attributes
+from sb3_ca2e.replay.files import read_memory, write_memory
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 from sb3_ca2e.resumption import Resumption, Snapshot, random_states
 
@@ -68,7 +69,8 @@ class Saving(OffPolicyAlgorithm):
             seen = isinstance(path, str | pathlib.Path) and file.readable()  # what is saved can be looked at again
             archive = file if seen else io.BytesIO()
             super(Saving, self).save(archive, exclude, include)
-            add_sums(archive, "sb3_ca2e model 1")
+            with on_its_way(file) if seen else contextlib.nullcontext():
+                add_sums(archive, "sb3_ca2e model 1")
             if not seen:
                 file.write(archive.getbuffer())
 
@@ -80,7 +82,7 @@ class Saving(OffPolicyAlgorithm):
 
         :param path: the file, or an open one
         """
-        self._write(path, "pkl", lambda file: pickle.dump(self.replay_buffer, file, pickle.HIGHEST_PROTOCOL))
+        self._write(path, "pkl", functools.partial(write_memory, self.replay_buffer))
 
     @staticmethod
     def _write(path: str | pathlib.Path | io.BufferedIOBase, suffix: str, write: Callable[[Any], object]) -> None:
@@ -137,12 +139,17 @@ class Saving(OffPolicyAlgorithm):
         :param truncate_last_traj: unused; episodes that were under way when it was saved count as truncated
         :raises TypeError: if it is another kind of memory
         """
-        before = self.replay_buffer
-        super().load_replay_buffer(path, truncate_last_traj)
-        loaded, self.replay_buffer = self.replay_buffer, before
+        file = open_path(path, "r", suffix="pkl")
+        try:
+            loaded = read_memory(file)
+        finally:
+            if file is not path:
+                file.close()
         self._take_memory(loaded, path)
+        self.replay_buffer.end_streams()  # whoever made the transitions is gone
+        self.replay_buffer.device = self.device
 
-    def _take_memory(self, loaded: ReplayBuffer, path: Any) -> None:
+    def _take_memory(self, loaded: Any, path: Any) -> None:
         if not isinstance(loaded, PrioritizedReplayBuffer):
             raise TypeError(
                 f"The memory in {path} is a {type(loaded).__name__}; {type(self).__name__} needs a "

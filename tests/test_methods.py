@@ -2,6 +2,7 @@
 
 import csv
 import pathlib
+import pickle
 import re
 
 import gymnasium as gym
@@ -93,6 +94,14 @@ def test_a_loaded_memory_forms_returns_as_the_model_says(tmp_path):
     loaded = CA2EDQN.load(tmp_path / "model", n_steps=1, gamma=0.5)
     loaded.load_replay_buffer(tmp_path / "memory")
     assert set(loaded.replay_buffer.sample(100).discounts.flatten().tolist()) == {0.5}
+
+
+def test_a_memory_that_was_pickled_whole_is_loaded_too(tmp_path):
+    model = dqn(walk(dqn)).learn(100)
+    (tmp_path / "memory.pkl").write_bytes(pickle.dumps(model.replay_buffer))
+    other = dqn(walk(dqn))
+    other.load_replay_buffer(tmp_path / "memory")
+    assert leaves(other.replay_buffer) == leaves(model.replay_buffer)
 
 
 def test_another_kind_of_memory_is_refused(tmp_path):

@@ -1,7 +1,8 @@
 """A memory in a file: pickles one after the other, so that neither side ever holds a second copy of it."""
 
+import io
 import pickle
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 from sb3_ca2e.replay.storage import SegmentStorage
@@ -29,15 +30,18 @@ def write_memory(memory: PrioritizedReplayBuffer, file: Writes) -> None:
             pickle.dump(chunk, file, pickle.HIGHEST_PROTOCOL)
 
 
-def read_memory(file: BinaryIO) -> PrioritizedReplayBuffer:
+def read_memory(file: BinaryIO | io.BufferedIOBase) -> Any:
     """
     Read what :func:`write_memory` wrote. The streams of its slots can go on where they were; whoever has no use for
     that cuts them, see :meth:`PrioritizedReplayBuffer.end_streams`.
 
     :param file: from where
-    :return: the memory
+    :return: the memory; of another file, what was pickled first
     """
-    memory_class, state, description = pickle.load(file)
+    first = pickle.load(file)
+    if not (isinstance(first, tuple) and len(first) == 3):  # a memory that pickle itself wrote, for instance
+        return first
+    memory_class, state, description = first
     memory: PrioritizedReplayBuffer = memory_class.__new__(memory_class)
     memory.__setstate__(state)
     if description is not None:
