@@ -12,7 +12,7 @@ import stable_baselines3 as sb3
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import LogEveryNTimesteps
+from stable_baselines3.common.callbacks import BaseCallback, LogEveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -102,6 +102,24 @@ def test_a_memory_that_was_pickled_whole_is_loaded_too(tmp_path):
     other = dqn(walk(dqn))
     other.load_replay_buffer(tmp_path / "memory")
     assert leaves(other.replay_buffer) == leaves(model.replay_buffer)
+
+
+def test_episodes_under_way_when_a_memory_was_saved_are_cut_as_in_a_copy_of_it(tmp_path):
+    class Saves(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.n_calls == 50:
+                self.model.save_replay_buffer(tmp_path / "memory")
+                self.copy = pickle.loads(pickle.dumps(self.model.replay_buffer))
+                self.flags = self.model.replay_buffer._storage.rows.flags.clone()
+            return True
+
+    saves = Saves()
+    dqn(walk(dqn)).learn(100, saves)
+    other = dqn(walk(dqn))
+    other.load_replay_buffer(tmp_path / "memory")
+    flags = other.replay_buffer._storage.rows.flags
+    assert th.equal(flags, saves.copy._storage.rows.flags)
+    assert not th.equal(flags, saves.flags)
 
 
 def test_another_kind_of_memory_is_refused(tmp_path):
