@@ -138,6 +138,7 @@ class Saving(OffPolicyAlgorithm):
         :param path: the file, or an open one
         :param truncate_last_traj: unused; episodes that were under way when it was saved count as truncated
         :raises TypeError: if it is another kind of memory
+        :raises ValueError: if its actions are others than the model's
         """
         file = open_path(path, "r", suffix="pkl")
         try:
@@ -154,6 +155,11 @@ class Saving(OffPolicyAlgorithm):
             raise TypeError(
                 f"The memory in {path} is a {type(loaded).__name__}; {type(self).__name__} needs a "
                 "PrioritizedReplayBuffer, as its own save_replay_buffer leaves."
+            )
+        if loaded.action_space != self.action_space:
+            raise ValueError(
+                f"The memory in {path} holds actions of {loaded.action_space}, and this model acts in "
+                f"{self.action_space}: load one that was filled in the same environment."
             )
         # It holds single steps, so that returns are formed as this model says.
         loaded.n_steps, loaded.gamma = self.n_steps, self.gamma

@@ -133,6 +133,14 @@ def test_another_kind_of_memory_is_refused(tmp_path):
     assert isinstance(oracle.replay_buffer, ReplayBuffer)
 
 
+def test_a_memory_of_other_actions_is_refused(tmp_path):
+    other = CA2EDQN("MlpPolicy", "CartPole-v1", n_actors=1, execution="sync", device="cpu").learn(60)
+    other.save_replay_buffer(tmp_path / "memory")
+    model = dqn(walk(dqn))
+    with pytest.raises(ValueError, match=r"memory holds actions of Discrete\(2\).*Discrete\(3\)"):
+        model.load_replay_buffer(tmp_path / "memory")
+
+
 # Environments.
 
 
