@@ -13,19 +13,9 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_ca2e.files import (
-    SUMS,
-    DamagedError,
-    HashedFile,
-    list_of_sums,
-    parse_sums,
-    partial_beside,
-    remove_left_partials,
-    sha256,
-    sync_folder,
-    written_through,
-)
+from sb3_ca2e.files import partial_beside, remove_left_partials, sync_folder, written_through
 from sb3_ca2e.replay.files import read_memory, write_memory
+from sb3_ca2e.sums import SUMS, DamagedError, HashedFile, list_of_sums, parse_sums, sha256
 
 if TYPE_CHECKING:
     from sb3_ca2e.algorithm import CA2EMixin

@@ -2,67 +2,19 @@
 
 import contextlib
 import errno
-import hashlib
 import os
 import pathlib
 import re
 import secrets
 import shutil
 import socket
-import struct
 import sys
 import warnings
-import zipfile
 from collections.abc import Iterator
-from concurrent import futures
 from typing import BinaryIO
 
-#: The file, or the member of a zip, that lists the SHA-256 sums of the others, as ``sha256sum`` writes and checks them.
-SUMS = "SHA256SUMS"
 #: What is not yet whole: a file or folder beside the one whose place it takes, named after the process that writes it.
 _PARTIAL = re.compile(r"\.sb3_ca2e-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}\.partial")
-#: Where a member of a zip says how long its name is (APPNOTE.TXT, 4.3.7).
-_LENGTHS_AT = 26
-_LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
-
-
-class DamagedError(ValueError):
-    """A file is not as it was written; the message says which, and in what way."""
-
-
-class HashedFile:
-    """
-    A file whose SHA-256 is computed while it is written.
-
-    :param file: where bytes go
-    """
-
-    def __init__(self, file: BinaryIO):
-        self._file = file
-        self._hash = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        """
-        :param data: bytes, or anything that has some
-        :return: how many were written
-        """
-        self._hash.update(data)
-        return self._file.write(data)
-
-    def hexdigest(self) -> str:
-        """
-        :return: the SHA-256 of what has been written, in hexadecimal digits
-        """
-        return self._hash.hexdigest()
-
-
-def sha256(path: pathlib.Path) -> str:
-    """
-    :param path: a file
-    :return: its SHA-256, in hexadecimal digits
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def partial_beside(path: pathlib.Path) -> pathlib.Path:
@@ -136,21 +88,6 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def on_its_way(file: BinaryIO) -> Iterator[None]:
-    """
-    Bring to the disk, beside what is done in the block, what has been written so far.
-
-    :param file: the file
-    :raises OSError: at the end, if it can't be brought there
-    """
-    file.flush()
-    with futures.ThreadPoolExecutor(1) as pool:
-        synced = pool.submit(os.fsync, file.fileno())
-        yield
-        synced.result()
-
-
-@contextlib.contextmanager
 def written_through(path: pathlib.Path) -> Iterator[BinaryIO]:
     """
     A new file that is on the disk when this ends.
@@ -200,80 +137,3 @@ def destination(path: str | pathlib.Path, suffix: str) -> pathlib.Path:
         warnings.warn(f"Path '{path.parent}' does not exist. Will create it.", stacklevel=3)
         path.parent.mkdir(exist_ok=True, parents=True)
     return path
-
-
-# Lists of sums. A list carries its own sum in its last line, so that a part of it is no list.
-
-
-def list_of_sums(title: str, sums: dict[str, str]) -> str:
-    """
-    :param title: the first line
-    :param sums: SHA-256 of each file, in hexadecimal digits
-    :return: what to write
-    """
-    lines = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
-    listed = f"# {title}\n{lines}"
-    return f"{listed}# {hashlib.sha256(listed.encode()).hexdigest()}\n"
-
-
-def parse_sums(text: bytes) -> tuple[str, dict[str, str]]:
-    """
-    :param text: what :func:`list_of_sums` returned
-    :return: the title, and the sums
-    :raises DamagedError: if it is not exactly that
-    """
-    try:
-        title, *lines, _ = text.decode().splitlines()
-        matches = [_LINE.fullmatch(line) for line in lines]
-        title = title.removeprefix("# ")
-        sums = {match[2]: match[1] for match in matches if match is not None}
-    except ValueError:  # no text, or less than two lines
-        title, sums = "", {}
-    if list_of_sums(title, sums).encode() != text:
-        raise DamagedError(f"{SUMS} is damaged")
-    return title, sums
-
-
-def add_sums(file: BinaryIO, title: str) -> None:
-    """
-    Add a list of its members' sums to a zip.
-
-    :param file: the zip, open to be read and written, its members not compressed
-    :param title: of the list
-    """
-    with zipfile.ZipFile(file, "a") as archive:
-        sums = {member.filename: _sum_as_written(file, member) for member in archive.infolist()}
-        archive.writestr(SUMS, list_of_sums(title, sums))
-
-
-def _sum_as_written(file: BinaryIO, member: zipfile.ZipInfo) -> str:
-    """The SHA-256 of a member, without the zip's own sum, which zipfile would compute again."""
-    assert member.compress_type == zipfile.ZIP_STORED
-    file.seek(member.header_offset + _LENGTHS_AT)
-    length_of_name, length_of_extra = struct.unpack("<HH", file.read(4))
-    file.seek(length_of_name + length_of_extra, os.SEEK_CUR)
-    digest, left = hashlib.sha256(), member.file_size
-    while left > 0 and (read := file.read(min(left, 2**20))):
-        digest.update(read)
-        left -= len(read)
-    return digest.hexdigest()
-
-
-def check_members(archive: zipfile.ZipFile) -> None:
-    """
-    :param archive: a zip; SB3's own have no list of sums, but zips have their own, which are weaker
-    :raises DamagedError: if a member is not as it was written
-    """
-    if SUMS not in archive.namelist():
-        if (damaged := archive.testzip()) is not None:
-            raise DamagedError(f"{damaged} is damaged")
-        return
-    _, sums = parse_sums(archive.read(SUMS))
-    for name, digest in sums.items():
-        if name not in archive.namelist() or _sum_of(archive, name) != digest:
-            raise DamagedError(f"{name} is damaged")
-
-
-def _sum_of(archive: zipfile.ZipFile, name: str) -> str:
-    with archive.open(name) as member:
-        return hashlib.file_digest(member, "sha256").hexdigest()  # type: ignore[arg-type]

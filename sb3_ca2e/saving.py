@@ -1,6 +1,5 @@
 """How a CA2E learner and its memory are saved and loaded."""
 
-import contextlib
 import functools
 import inspect
 import io
@@ -16,11 +15,12 @@ from stable_baselines3.common.save_util import open_path
 from sb3_ca2e.actors.envs import as_env, made
 from sb3_ca2e.arguments import refuse_unknown
 from sb3_ca2e.checkpoints import MEMORY, MODEL, NORMALIZE, RUN, checkpoints_in, newest_whole
-from sb3_ca2e.files import add_sums, destination, on_its_way, replacing
+from sb3_ca2e.files import destination, replacing
 from sb3_ca2e.priors.reader.attributes import saved_attributes
 from sb3_ca2e.replay.files import read_memory, write_memory
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 from sb3_ca2e.resumption import Resumption, Snapshot, random_states
+from sb3_ca2e.sums import zip_with_sums
 
 if TYPE_CHECKING:
     from sb3_ca2e.actors.collector import Collector
@@ -66,13 +66,8 @@ class Saving(OffPolicyAlgorithm):
         """
 
         def write(file: Any) -> None:
-            seen = isinstance(path, str | pathlib.Path) and file.readable()  # what is saved can be looked at again
-            archive = file if seen else io.BytesIO()
-            super(Saving, self).save(archive, exclude, include)
-            with on_its_way(file) if seen else contextlib.nullcontext():
-                add_sums(archive, "sb3_ca2e model 1")
-            if not seen:
-                file.write(archive.getbuffer())
+            with zip_with_sums(file, "sb3_ca2e model 1") as archive:
+                super(Saving, self).save(archive, exclude, include)
 
         self._write(path, "zip", write)
 
