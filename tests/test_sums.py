@@ -82,8 +82,11 @@ def test_a_file_that_can_only_be_written_gets_the_same_zip(tmp_path):
 
 
 def test_what_fails_while_it_is_written_fails_and_the_file_can_be_closed(tmp_path):
-    with pytest.raises(KeyError, match="of the writer"), (tmp_path / "a.zip").open("w+b") as file:
+    def fail_in_the_middle(file):
         with zip_with_sums(file, "a title") as archive:
             archive.write(os.urandom(9 * MB))
             raise KeyError("of the writer")
+
+    with (tmp_path / "a.zip").open("w+b") as file, pytest.raises(KeyError, match="of the writer"):
+        fail_in_the_middle(file)
     assert file.closed
