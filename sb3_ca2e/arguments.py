@@ -100,8 +100,13 @@ def check_kind(env: Any, algorithm: type["CA2EMixin"]) -> None:
 def check_space(action_space: spaces.Space) -> None:
     """
     :param action_space: of the environment
-    :raises ValueError: if it has no finite bounds
+    :raises ValueError: if it has no finite bounds, or is discrete and does not start at 0
     """
+    if isinstance(action_space, spaces.Discrete) and action_space.start != 0:
+        raise ValueError(
+            f"Policies number actions from 0, and those of {action_space} start at {action_space.start}: declare "
+            f"Discrete({action_space.n}) in the environment, and add {action_space.start} in step()."
+        )
     if isinstance(action_space, spaces.Box) and not _is_bounded(action_space):
         raise ValueError(
             f"Actions need finite bounds, those of {action_space} are not: actions are scaled to [-1, 1] between them. "

@@ -32,13 +32,12 @@ class ActionScale:
     def unscaled(self, stored: np.ndarray) -> list[Any]:
         """
         :param stored: ``(slots, ...)`` as the learner stores them
-        :return: one for the environment of each slot
+        :return: one for the environment of each slot, which may write into it: numbers are NumPy's, as SB3's are
         """
         if self._box is None:
-            numbers: list[Any] = stored.tolist()
-            return numbers
+            return list(stored)
         if self._is_scaled:
-            return list(stored.reshape(-1, *self._low.shape))
+            return list(stored.reshape(-1, *self._low.shape).copy())
         return list(self._low + 0.5 * (stored.reshape(-1, *self._low.shape) + 1.0) * self._span)
 
     def bounded(self, action: Any) -> Any:

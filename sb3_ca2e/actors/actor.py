@@ -1,5 +1,6 @@
 """An actor: slots that step their environments, nature or prior (Algorithms 1.1 and 1.2 of the paper)."""
 
+import copy
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -290,7 +291,7 @@ class Actor:
             if terminated or truncated:
                 self._episode_end(made, position, info, bool(terminated), handover)
             elif info_keys and (kept := {key: info[key] for key in info_keys if key in info}):
-                handover.infos[made, position] = kept
+                handover.infos[made, position] = copy.deepcopy(kept)  # the environment may change it, as with SB3
         self.collecting = -1
         self._recorder.step(stored, outputs, rewards, self._ages())
         self._tell_who_plays()
@@ -357,7 +358,7 @@ class Actor:
         slot = self.slots[position]
         self._recorder.end_episode(position, terminated, slot.age)
         kept = {key: info[key] for key in ("episode", "is_success", *self.spec.info_keys) if key in info}
-        handover.infos[t, position] = {**kept, "TimeLimit.truncated": not terminated}
+        handover.infos[t, position] = {**copy.deepcopy(kept), "TimeLimit.truncated": not terminated}
         game = info.get("episode")
         if game is not None:
             handover.games[t, position] = float(game["r"]), slot.greedy
