@@ -193,7 +193,7 @@ class Actor:
         seats = self._together.seats if self._together is not None else [None] * len(spec.slots)
         for index, seat, exploration, prior in zip(spec.slots, seats, spec.explorations, priors, strict=True):
             self.collecting = index
-            env = seat or spec.recipe.build(index, prior is not None)
+            env = seat or spec.recipe.build(index, prior is not None, spec.seed_of(index))
             slot = Slot(index, env, exploration, prior, spec.seed_of(index))
             self.slots.append(slot)
             self._show_first(len(self.slots) - 1)

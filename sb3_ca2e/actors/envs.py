@@ -23,6 +23,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_ca2e.actors.copies import Base, copies_of, register, registered
+from sb3_ca2e.actors.generators import renew
 from sb3_ca2e.actors.identity import EnvIdentity
 from sb3_ca2e.actors.monitors import EpisodeFiles, SlotMonitor, file_of
 from sb3_ca2e.actors.normalization import Normalization
@@ -107,19 +108,24 @@ class EnvRecipe:
         ]
         return Together(venv, files)
 
-    def build(self, slot: int, prior: bool = False) -> SlotMonitor:
+    def build(self, slot: int, prior: bool = False, seed: int = 0) -> SlotMonitor:
         """
         Make the environment of a slot, with a :class:`Monitor` that counts whole, unclipped games.
 
         :param slot: index of the slot
         :param prior: a prior agent plays, which names of monitor files tell
+        :param seed: of the random generators that it holds
         :return: the environment
         """
         register(self.registered)
 
         def make() -> gym.Env:
             made: Any = cloudpickle.loads(self.builders[slot % len(self.builders)])
-            env: gym.Env = made if isinstance(made, gym.Env) else made()
+            renew(made, seed)
+            if isinstance(made, gym.Env):
+                return made
+            env: gym.Env = made()
+            renew(env, seed)
             return env
 
         return SlotMonitor(make, slot, prior, self.monitor_file, self.info_keywords)
