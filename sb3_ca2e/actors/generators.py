@@ -60,7 +60,7 @@ def _renewed(generator: Any, sequence: np.random.SeedSequence) -> None:
 
 @_renewed.register
 def _(generator: np.random.Generator, sequence: np.random.SeedSequence) -> None:
-    generator.bit_generator.state = type(generator.bit_generator)(sequence).state  # type: ignore[call-arg]
+    generator.bit_generator.state = type(generator.bit_generator)(sequence).state
 
 
 @_renewed.register
