@@ -16,7 +16,7 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ca2e.actors.envs import as_env, made, recipe_from
+from sb3_ca2e.actors.envs import as_env, asked_of_first_reset, forget_asked, made, recipe_from, release
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.parking import discard_parked, discarded_on_error
 from sb3_ca2e.arguments import as_list, check, check_kind, check_learn, check_space, refuse_misspelt
@@ -119,7 +119,7 @@ class CA2EMixin(Hooks, Saving):
     def _check_prior_agents(self, agents: list[PriorAgent]) -> None:
         """Refuse at once what ``learn`` could not load, as far as that can be told without a network."""
         if agents and self.env is not None:
-            identity = recipe_from(self.env).identity
+            identity = recipe_from(self.env, copies=False).identity
             for agent in agents:
                 agent.check(self.observation_space, self.action_space, identity)
 
@@ -164,7 +164,7 @@ class CA2EMixin(Hooks, Saving):
         check(self)
         self.explorations()  # refuses lists of the wrong length
         if self.env is not None:
-            recipe_from(self.env)  # refuses what actors can't rebuild
+            self._check_env(self.env)
         if self.replay_buffer is None:
             self.replay_buffer = self._make_memory()
         # SB3 warns of n_steps > 1 with a buffer class of one's own: this one has them already.
@@ -175,6 +175,33 @@ class CA2EMixin(Hooks, Saving):
         finally:
             self.n_steps = n_steps
         self._n_learns = n_learns  # a loaded model goes on, though SB3 sets its seed anew
+        if self.env is not None and n_learns > 0:
+            forget_asked(self.env)
+
+    def _check_env(self, env: VecEnv) -> None:
+        """Refuse what actors can't rebuild, or can't step."""
+        recipe_from(env, own=self._steps_own(env))
+        if env.render_mode == "human" and self.n_slots > 1:
+            raise ValueError(
+                f"render_mode='human' would open a window for each of the {self.n_slots} slots. Give n_actors=1, or "
+                "make the environment without it and watch the model in another one."
+            )
+
+    def _steps_own(self, env: VecEnv) -> bool:
+        """In one process, as many slots as there are environments need no copies of them."""
+        return self.execution == "sync" and self.n_slots == env.num_envs
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """
+        Learn on another environment from now on; see :meth:`stable_baselines3.common.base_class.BaseAlgorithm.set_env`.
+
+        :param env: whatever the constructor takes, of the same spaces and number of environments
+        :param force_reset: reset it before learning
+        :raises ValueError: if actors can't step it, or its spaces are others; the model keeps the one it has
+        """
+        env = self._wrap_env(self._env_from(env), self.verbose)
+        self._check_env(env)
+        super().set_env(env, force_reset)
 
     def _current_learner(self) -> Learner:
         """The learner of the networks and optimisers that there are: a user may have replaced or changed some."""
@@ -195,7 +222,7 @@ class CA2EMixin(Hooks, Saving):
         memory_class = self.replay_buffer_class or PrioritizedReplayBuffer
         assert issubclass(memory_class, PrioritizedReplayBuffer)
         self.replay_buffer_class = memory_class
-        recipe = recipe_from(self.env) if self.env is not None else None
+        recipe = recipe_from(self.env, copies=False) if self.env is not None else None
         return memory_class(
             self.buffer_size,
             self.observation_space,
@@ -285,6 +312,8 @@ class CA2EMixin(Hooks, Saving):
         noise, self.action_noise = self.action_noise, None  # SB3 would vectorize it; here each slot has its own copy
         normalize = self._vec_normalize_env
         training = normalize is not None and normalize.training
+        assert self.env is not None
+        asked = asked_of_first_reset(self.env, self.n_slots)
         try:
             if normalize is not None:
                 normalize.training = False  # SB3 resets the user's environment, and stores nothing of that
@@ -295,12 +324,12 @@ class CA2EMixin(Hooks, Saving):
                 normalize.training = training
         self._n_updates_at_start = self._n_updates
         self._begin_resumed(reset_num_timesteps)
-        self._start_actors()
+        self._start_actors(asked)
         return set_up
 
-    def _start_actors(self) -> None:
+    def _start_actors(self, asked: list[dict[str, Any]]) -> None:
         assert self.env is not None
-        recipe = recipe_from(self.env)
+        recipe = recipe_from(self.env, own=self._steps_own(self.env))
         if self.replay_buffer.size() == 0:
             self.replay_buffer = self._make_memory()  # the environment's stacks may be others than at construction
         self.replay_buffer.arrange(recipe.columns, recipe.normalizes_frames)
@@ -321,8 +350,10 @@ class CA2EMixin(Hooks, Saving):
         # Half of the package: who predicts, or loads a model, need not wait for it.
         from sb3_ca2e.starting import prepared
 
-        start = prepared(self, recipe, priors, prior_of, retirement, self._n_learns)
+        start = prepared(self, recipe, priors, prior_of, retirement, self._n_learns, asked)
         self._n_learns += going_on is None
+        if self.execution == "async":
+            release(self.env)
         with Undisturbed():
             self._collector = start()
         self.replay_buffer.import_kernels()  # while actors start

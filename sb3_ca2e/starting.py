@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch as th
@@ -32,6 +32,7 @@ def prepared(
     prior_of: dict[int, int],
     retirement: Retirement,
     n_learns: int,
+    asked: Sequence[dict[str, Any]],
 ) -> Callable[[], Collector]:
     """
     :param model: whose arguments say how many there are, and what they do
@@ -40,6 +41,7 @@ def prepared(
     :param prior_of: index of each prior slot's agent, retired ones included
     :param retirement: of these
     :param n_learns: how often the model had learned before
+    :param asked: what the first ``reset`` of each slot is given
     :return: what starts the actors, and must be called where it can't be interrupted
     """
     statistics = None
@@ -48,7 +50,7 @@ def prepared(
         assert normalize is not None
         statistics = Statistics(normalize, recipe.normalization, recipe.columns)
     explorations = model.explorations()
-    specs = _specs(model, recipe, priors, explorations, statistics, n_learns)
+    specs = _specs(model, recipe, priors, explorations, statistics, n_learns, asked)
     parameters, on_device = FlatParameters(model.published_modules()), None
     if _infers_on_device(model, specs):
         on_device = DeviceInference(specs, parameters, model.device)
@@ -79,6 +81,7 @@ def _specs(
     explorations: list[Exploration],
     statistics: Statistics | None,
     n_learns: int,
+    asked: Sequence[dict[str, Any]],
 ) -> list[ActorSpec]:
     """One a process."""
     n_processes = min(model.n_processes or cpu_count(), model.n_slots) if model.execution == "async" else 1
@@ -107,6 +110,7 @@ def _specs(
                 info_keys=model.info_keys,
                 statistics=statistics.publish() if statistics is not None else np.zeros(0, dtype=np.float32),
                 supervision=Supervision(model.actor_restarts, model.actor_timeout),
+                asked=[asked[slot] for slot in slots],
             )
         )
     return specs

@@ -3,6 +3,7 @@
 import copy
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from sb3_ca2e.actors.board import Board, FlatParameters
 from sb3_ca2e.actors.envs import EnvRecipe
 from sb3_ca2e.actors.exchange import ExchangeLayout, Playing, RemoteInference
 from sb3_ca2e.actors.exploration import Exploration, Explorer
+from sb3_ca2e.actors.generators import ProcessGenerators
 from sb3_ca2e.actors.inference import TRACE_AFTER, Behaviour, Inference
 from sb3_ca2e.actors.messages import Handover, Seconds
 from sb3_ca2e.actors.monitors import SlotMonitor
@@ -55,6 +57,7 @@ class ActorSpec:
     :param exchange: where the learner's process is asked what the networks say, None if they run here
     :param supervision: how long it may be silent
     :param life: how often its process has been replaced; each life sees new episodes
+    :param asked: what the first ``reset`` of each slot of this process is given, as the user asked: seed and options
     """
 
     process: int
@@ -77,6 +80,7 @@ class ActorSpec:
     exchange: ExchangeLayout | None = None
     supervision: Supervision = field(default_factory=Supervision)
     life: int = 0
+    asked: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def n_parameters(self) -> int:
@@ -104,11 +108,18 @@ class Slot:
     :param env: its environment
     :param exploration: how it explores as a nature slot
     :param prior: its prior agent, None for a nature slot
-    :param seed: seed of the environment and of the exploration
+    :param seed: seed of the exploration
+    :param asked: what its first ``reset`` is given
     """
 
     def __init__(
-        self, index: int, env: SlotMonitor | Seat, exploration: Exploration, prior: PriorAgent | None, seed: int
+        self,
+        index: int,
+        env: SlotMonitor | Seat,
+        exploration: Exploration,
+        prior: PriorAgent | None,
+        seed: int,
+        asked: Mapping[str, Any],
     ):
         self.index, self.env, self.exploration, self.prior = index, env, exploration, prior
         self.rng = np.random.default_rng(seed)
@@ -116,7 +127,7 @@ class Slot:
         self.games = 0
         self.greedy = False
         self.age = 0
-        self.raw, _ = env.reset(seed=int(self.rng.integers(2**31)))
+        self.raw, _ = env.reset(**asked)
         self._new_game()
 
     def reset(self, game_over: bool, retired: bool) -> None:
@@ -148,9 +159,17 @@ class Actor:
     :param board: what the learner publishes
     :param buffers: where blocks are written
     :param remote: networks in the learner's process, None for those of the spec
+    :param alone: the process is its own, and not the learner's
     """
 
-    def __init__(self, spec: ActorSpec, board: Board, buffers: BlockBuffers, remote: RemoteInference | None = None):
+    def __init__(
+        self,
+        spec: ActorSpec,
+        board: Board,
+        buffers: BlockBuffers,
+        remote: RemoteInference | None = None,
+        alone: bool = False,
+    ):
         self.spec, self.board, self.buffers = spec, board, buffers
         self.flat = FlatParameters(spec.modules).bind(extra=len(spec.statistics))
         n_statistics = len(spec.statistics)
@@ -164,6 +183,7 @@ class Actor:
         self.slots: list[Slot] = []
         self.observations = Observations(spec.recipe, len(spec.slots))
         self._remote = remote
+        self._generators = ProcessGenerators(alone)
         # The run is a long one if it is to replace another; nobody waits for its first block, nor for its trace then.
         trace_after = TRACE_AFTER if spec.life == 0 else 1
         self._policy = remote or Inference(spec.behaviour, spec.modules, len(spec.slots), trace_after)
@@ -191,11 +211,14 @@ class Actor:
         with_prior = [prior is not None for prior in priors]
         self._together = spec.recipe.build_together(spec.slots, with_prior, spec.seed_of(spec.slots[0]))
         seats = self._together.seats if self._together is not None else [None] * len(spec.slots)
-        for index, seat, exploration, prior in zip(spec.slots, seats, spec.explorations, priors, strict=True):
+        asked = spec.asked if spec.asked and spec.life == 0 else [{"seed": None}] * len(spec.slots)
+        who = zip(spec.slots, seats, spec.explorations, priors, asked, strict=True)
+        for index, seat, exploration, prior, at_first in who:
             self.collecting = index
-            env = seat or spec.recipe.build(index, prior is not None, spec.seed_of(index))
-            slot = Slot(index, env, exploration, prior, spec.seed_of(index))
-            self.slots.append(slot)
+            seed = spec.seed_of(index)
+            env = seat or spec.recipe.build(index, prior is not None, seed, self._generators)
+            self.slots.append(Slot(index, env, exploration, prior, seed, at_first))
+            self._generators.note()
             self._show_first(len(self.slots) - 1)
         self.collecting = -1
         self._explorer = Explorer(spec.explorations, [slot.rng for slot in self.slots], spec.block_size)

@@ -1,11 +1,12 @@
 """Pickled copies of a user's environments, from which actors make their own."""
 
 import contextlib
+import copyreg
 import dataclasses
 import importlib
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -16,55 +17,133 @@ from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
+from sb3_ca2e.actors.display import of_display
+from sb3_ca2e.actors.faithful import Change, changes_between
+from sb3_ca2e.actors.findable import loaded_with_modules, refuse_lost_modules
 from sb3_ca2e.actors.identity import EnvIdentity, identity_of, identity_of_vec
-from sb3_ca2e.actors.monitors import file_of
-from sb3_ca2e.native.vec_env import Build, NativeVecEnv
+from sb3_ca2e.actors.monitors import file_of, no_files, without_file
+from sb3_ca2e.native.vec_env import NativeVecEnv
 
 #: Vectorized environments that actors can copy.
 Base = DummyVecEnv | SubprocVecEnv | NativeVecEnv
 
 
-def copies_of(base: Base) -> tuple[tuple[bytes, ...], EnvIdentity]:
+def copies_of(base: Base) -> tuple[bytes, ...]:
     """
     :param base: a vectorized environment without its wrappers
-    :return: copies of all environments, or the functions that make them, and what the first says of itself
-    :raises ValueError: naming what can't be pickled, and the way out
+    :return: for :func:`loaded`: copies of all environments, or the functions that make them
+    :raises ValueError: naming what can't be copied, and the way out
     """
     if isinstance(base, NativeVecEnv):
-        return (_function(base.build),), identity_of_vec(base)
+        return (_function(base.build, "given to NativeVecEnv"),)
     if isinstance(base, SubprocVecEnv):
-        builders, identities = zip(*(_fetched(base, index) for index in range(base.num_envs)), strict=True)
-        return builders, identities[0]
-    made = getattr(base, "env_fns", base.envs)
-    return tuple(_builder(*each) for each in zip(base.envs, made, strict=True)), identity_of(base.envs[0])
+        return tuple(_fetched(base, index)[0] for index in range(base.num_envs))
+    functions = getattr(base, "env_fns", None)
+    if functions is not None:
+        return tuple(_function(each, "that makes the environment") for each in functions)
+    return tuple(_copy(env) for env in base.envs)
 
 
-def _function(build: Build) -> bytes:
+def identity_of_base(base: Base) -> EnvIdentity:
+    """
+    :param base: a vectorized environment without its wrappers
+    :return: what the first of its environments says of itself
+    """
+    return _fetched(base, 0)[1] if isinstance(base, SubprocVecEnv) else identity_of_vec(base)
+
+
+def loaded(builder: bytes) -> Any:
+    """
+    :param builder: of :func:`copies_of`
+    :return: a copy of the environment, or of the function that makes it
+    """
+    return _changed(*cloudpickle.loads(builder))
+
+
+def _changed(made: Any, changes: Iterable[Change]) -> Any:
+    for change in changes:
+        change.make(made)
+    return made
+
+
+def _function(build: Callable[..., Any], which: str) -> bytes:
     try:
-        return dumps(build)
+        builder = dumps((build, ()))
     except Exception as error:  # whatever a user's own objects raise that can't be pickled; here and below it is told
         raise ValueError(
-            f"Actors need the function given to NativeVecEnv, and it can't be pickled ({type(error).__name__}: "
-            f"{error}). Let that function make what it needs instead of holding it."
+            f"Actors need the function {which}, and it can't be pickled ({type(error).__name__}: {error}). Let that "
+            "function make what it needs instead of holding it."
         ) from error
+    _, modules = loaded_with_modules(builder)
+    refuse_lost_modules(modules, f"the function {which}")
+    return builder
 
 
-def _builder(env: gym.Env, made: gym.Env | Callable[[], gym.Env]) -> bytes:
+def _copy(env: gym.Env) -> bytes:
+    """A copy of an environment that, loaded, is as it is."""
     try:
-        return dumps(made)
+        builder = dumps((env, ()))
     except Exception as error:
-        what, way_out = ("it", "Pass a function that makes the environment instead, e.g. lambda: MyEnv(...)")
-        if made is not env:
-            what, way_out = ("the function that makes it", "Let that function make what it needs instead of holding it")
-        raise ValueError(_no_copies(f"copies of {env}, and {what}", error, way_out)) from error
+        raise ValueError(_no_copies(f"copies of {env}, and it", error)) from error
+    try:
+        with no_files():
+            (copied, _), modules = loaded_with_modules(builder)
+    except Exception as error:
+        raise ValueError(
+            f"Actors step copies of {env}, and what is pickled of it can't be loaded again{_raised_in(error)}. "
+            f"{_PASS_A_FUNCTION}.{_SYNC}"
+        ) from error
+    try:
+        refuse_lost_modules(modules, f"{env}")
+        changes = _changes(env, copied)
+    finally:
+        with contextlib.suppress(Exception):
+            copied.close()
+    return dumps((env, tuple(changes))) if changes else builder
 
 
-def _no_copies(of_what: str, error: Exception | str, way_out: str) -> str:
+def _changes(env: gym.Env, copied: gym.Env) -> list[Change]:
+    try:
+        changes = changes_between(env, copied)
+    except Exception as error:
+        raise ValueError(f"Actors step copies of {env}, and reset() of a copy fails{_raised_in(error)}.") from error
+    for change in changes:
+        try:
+            dumps((env, change))
+            change.make(copied)
+        except Exception as error:
+            raise ValueError(
+                f"Actors step copies of {env}, and copies come without its {change.name}, which is set after it is "
+                f"made and can't be carried over ({type(error).__name__}: {error}). Set it in a function that makes "
+                f"the environment, and pass that.{_SYNC}"
+            ) from error
+    return changes
+
+
+_PASS_A_FUNCTION = "Pass a function that makes the environment instead, e.g. lambda: MyEnv(...)"
+#: The other way out, of those who have one environment only.
+_SYNC = " With execution='sync' and as many actors as there are environments, none is copied."
+
+
+def _no_copies(of_what: str, error: Exception | str, way_out: str = _PASS_A_FUNCTION) -> str:
     reason = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
     return (
         f"Actors need {of_what} can't be pickled ({reason}). {way_out}, or give BuilderVecEnv from sb3_ca2e a list of "
-        "such functions."
+        f"such functions.{_SYNC}"
     )
+
+
+def _raised_in(error: Exception) -> str:
+    """What was raised, and in which method of which class, if it was one."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    told = f"{type(error).__name__}: {error}"
+    where = f", in {traceback.tb_frame.f_code.co_qualname}" if traceback is not None else ""
+    hint = ""
+    if isinstance(error, RecursionError):
+        hint = ": it has no attributes yet while it is loaded, and must raise AttributeError then"
+    return f" ({told}{where}{hint})"
 
 
 def _fetched(base: SubprocVecEnv, index: int) -> tuple[bytes, EnvIdentity]:
@@ -72,9 +151,9 @@ def _fetched(base: SubprocVecEnv, index: int) -> tuple[bytes, EnvIdentity]:
     base.env_is_wrapped(_Ask(), index)  # type: ignore[arg-type]
     copied = base.env_method("__enter__", indices=index)[0]  # gymnasium's returns the environment itself
     if isinstance(copied, str):
-        name = f"copies of environment {index} of the SubprocVecEnv, and it"
-        way_out = "Pass a function that makes the environment instead: CA2E runs it in processes of its own"
-        raise ValueError(_no_copies(name, copied, way_out))
+        reason = copied.replace(_SYNC, "")  # which it is not for: they are in other processes
+        told = f"About environment {index} of the SubprocVecEnv: {reason} CA2E runs it in processes of its own."
+        raise ValueError(told)
     builder, identity = copied
     return builder, identity
 
@@ -109,9 +188,9 @@ def _sent(env: gym.Env) -> Any:
         return env.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
     _Ask.wanted = False
     try:
-        return tuple, ((dumps(env), identity_of(env)),)
-    except Exception as error:
-        return str, (f"{type(error).__name__}: {error}",)
+        return tuple, ((_copy(env), identity_of(env)),)
+    except ValueError as error:
+        return str, (str(error),)
 
 
 def registered() -> tuple[bytes, ...]:
@@ -147,10 +226,10 @@ def register(pickled: tuple[bytes, ...]) -> None:
 
 
 class _EnvPickler(cloudpickle.Pickler):
-    """Makes the wrappers anew that hold an episode under way, or, as ``Monitor`` may, an open file."""
+    """Makes anew what holds an episode under way, and what has an open file or a window."""
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, Monitor):
+        if type(obj) is Monitor:
             return Monitor, (
                 obj.env,
                 file_of(obj),
@@ -158,9 +237,18 @@ class _EnvPickler(cloudpickle.Pickler):
                 obj.reset_keywords,
                 tuple(obj.info_keywords),
             )
+        if isinstance(obj, Monitor) and obj.results_writer is not None and _pickled_as_any(type(obj)):
+            return copyreg.__newobj__, (type(obj),), without_file(obj)  # type: ignore[attr-defined]
         if type(obj) is EpisodicLifeEnv:
             return EpisodicLifeEnv, (obj.env,)
+        if (shown := of_display(obj)) is not None:
+            return shown
         return super().reducer_override(obj)
+
+
+def _pickled_as_any(kind: type) -> bool:
+    own = ("__reduce_ex__", "__reduce__", "__getstate__")
+    return all(getattr(kind, name) is getattr(object, name) for name in own)
 
 
 def dumps(env: Any) -> bytes:

@@ -1,10 +1,11 @@
 """From the user's environment to a recipe by which every slot gets its own."""
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import cloudpickle
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
@@ -14,6 +15,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
+    SubprocVecEnv,
     VecCheckNan,
     VecEnv,
     VecFrameStack,
@@ -21,11 +23,13 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
     VecTransposeImage,
 )
+from stable_baselines3.common.vec_env.patch_gym import _patch_env
 
-from sb3_ca2e.actors.copies import Base, copies_of, register, registered
-from sb3_ca2e.actors.generators import renew
-from sb3_ca2e.actors.identity import EnvIdentity
-from sb3_ca2e.actors.monitors import EpisodeFiles, SlotMonitor, file_of
+from sb3_ca2e.actors.copies import Base, copies_of, identity_of_base, loaded, register, registered
+from sb3_ca2e.actors.exact import overridden
+from sb3_ca2e.actors.generators import ProcessGenerators, renew
+from sb3_ca2e.actors.identity import EnvIdentity, identity_of
+from sb3_ca2e.actors.monitors import EpisodeFiles, SlotMonitor, appending, file_of
 from sb3_ca2e.actors.normalization import Normalization
 from sb3_ca2e.actors.seats import Together
 from sb3_ca2e.installing import naming_our_extras
@@ -40,6 +44,8 @@ class BuilderVecEnv(DummyVecEnv):
     """
     A ``DummyVecEnv`` that keeps the functions its environments were made with, so that actors can make more.
 
+    Its own environments can be released, and are made anew when they are asked for.
+
     :param env_fns: functions that each return a new environment
     :raises TypeError: if it is no list of at least one
     """
@@ -47,8 +53,40 @@ class BuilderVecEnv(DummyVecEnv):
     def __init__(self, env_fns: list[Callable[[], gym.Env]]):
         if not isinstance(env_fns, list | tuple) or not env_fns or not all(map(callable, env_fns)):
             raise TypeError(f"BuilderVecEnv takes a list of functions that each make an environment, not {env_fns!r}.")
-        super().__init__(env_fns)
+        self._made: list[gym.Env] | None = None
         self.env_fns = env_fns
+        super().__init__(env_fns)
+        #: what the first environment says of itself
+        self.identity = identity_of(self.envs[0])
+
+    @property
+    def envs(self) -> list[gym.Env]:
+        """The environments, which are made if there are none."""
+        if self._made is None:
+            with appending():
+                self._made = [_patch_env(make()) for make in self.env_fns]
+            for env in self._made:
+                env.reset()  # as they were when learn() began
+        return self._made
+
+    @envs.setter
+    def envs(self, made: list[gym.Env]) -> None:
+        self._made = made
+
+    def release(self) -> None:
+        """Close the environments and forget them: whoever has one robot can open it elsewhere."""
+        made, self._made = self._made, None
+        for env in made or []:
+            env.close()
+        inside = [weakref.ref(env.unwrapped) for env in made or []]
+        del made
+        if any(each() is not None for each in inside):
+            gc.collect()  # it is part of a circle
+
+    def close(self) -> None:
+        """Close the environments, if there are any."""
+        for env in self._made or []:
+            env.close()
 
 
 @dataclass(frozen=True)
@@ -68,6 +106,7 @@ class EnvRecipe:
     :param info_keywords: what a ``VecMonitor`` puts down with each episode
     :param identity: what the environment says of itself
     :param native: a native vector environment steps all slots of a process at once
+    :param own: the user's own environments, one a slot, which are stepped in their process in the place of copies
     """
 
     builders: tuple[bytes, ...]
@@ -81,6 +120,7 @@ class EnvRecipe:
     info_keywords: tuple[str, ...] = ()
     identity: EnvIdentity = field(default_factory=EnvIdentity)
     native: bool = False
+    own: tuple[gym.Env, ...] = ()
 
     @property
     def normalizes_frames(self) -> bool:
@@ -99,7 +139,7 @@ class EnvRecipe:
         if not self.native:
             return None
         register(self.registered)
-        venv = built(cloudpickle.loads(self.builders[0]), len(slots), seed)
+        venv = built(loaded(self.builders[0]), len(slots), seed)
         filenames = [self.monitor_file] if self.monitor_file is not None else []
         env_id = str(self.identity.env_id)
         files = [
@@ -108,27 +148,35 @@ class EnvRecipe:
         ]
         return Together(venv, files)
 
-    def build(self, slot: int, prior: bool = False, seed: int = 0) -> SlotMonitor:
+    def build(
+        self, slot: int, prior: bool = False, seed: int = 0, process: ProcessGenerators | None = None
+    ) -> SlotMonitor:
         """
         Make the environment of a slot, with a :class:`Monitor` that counts whole, unclipped games.
 
         :param slot: index of the slot
         :param prior: a prior agent plays, which names of monitor files tell
         :param seed: of the random generators that it holds
+        :param process: the other generators of this process
         :return: the environment
         """
+        process = process or ProcessGenerators(alone=False)
         register(self.registered)
 
         def make() -> gym.Env:
-            made: Any = cloudpickle.loads(self.builders[slot % len(self.builders)])
+            if self.own:
+                return self.own[slot]
+            made: Any = loaded(self.builders[slot % len(self.builders)])
             renew(made, seed)
-            if isinstance(made, gym.Env):
-                return made
-            env: gym.Env = made()
-            renew(env, seed)
+            if not isinstance(made, gym.Env):
+                kept = process.of_user()
+                made = _patch_env(made())
+                renew(made, seed, kept)
+            process.renew(seed)
+            env: gym.Env = made
             return env
 
-        return SlotMonitor(make, slot, prior, self.monitor_file, self.info_keywords)
+        return SlotMonitor(make, slot, prior, self.monitor_file, self.info_keywords, owned=not self.own)
 
 
 def made(env: Any, verbose: int = 0) -> Any:
@@ -160,11 +208,45 @@ def _monitored_once(env: gym.Env) -> gym.Env:
     return env if is_wrapped(env, Monitor) else Monitor(env)
 
 
-def recipe_from(env: VecEnv) -> EnvRecipe:
+def asked_of_first_reset(env: VecEnv, n_slots: int) -> list[dict[str, Any]]:
+    """
+    :param env: the model's environment, as SB3 wrapped it
+    :param n_slots: number of slots
+    :return: what the first ``reset`` of each slot is given: what SB3's would be, seeds counted on for further slots
+    """
+    base: Any = env.unwrapped
+    seeds, options = getattr(base, "_seeds", [None]), getattr(base, "_options", [{}])
+    asked: list[dict[str, Any]] = []
+    for slot in range(n_slots):
+        seed = seeds[slot] if slot < len(seeds) else None if seeds[0] is None else seeds[0] + slot
+        given = options[slot % len(options)]
+        asked.append({"seed": seed} | ({"options": given} if given else {}))
+    return asked
+
+
+def forget_asked(env: VecEnv) -> None:
+    """
+    :param env: an environment of a model that has learned before, whose seed SB3 would set again
+    """
+    base: Any = env.unwrapped
+    base._reset_seeds()
+
+
+def release(env: VecEnv) -> None:
+    """
+    :param env: the model's environment, which is made anew when it is asked for, if it was made by functions
+    """
+    if isinstance(env.unwrapped, BuilderVecEnv):
+        env.unwrapped.release()
+
+
+def recipe_from(env: VecEnv, copies: bool = True, own: bool = False) -> EnvRecipe:
     """
     Take the user's (vectorized) environment apart.
 
     :param env: the model's environment, as SB3 wrapped it
+    :param copies: make copies; else the recipe only tells what observations and actions are
+    :param own: make none, and step the environments themselves, where they are in this process
     :return: the recipe by which every slot gets its own copy
     :raises ValueError: naming the wrapper or environment that actors can't rebuild, and the way out
     :raises NotImplementedError: if SB3 does not support the observation space
@@ -178,6 +260,7 @@ def recipe_from(env: VecEnv) -> EnvRecipe:
     file: str | None = None
     info_keywords: tuple[str, ...] = ()
     for wrapper in wrappers:
+        _check_exact(wrapper)
         if isinstance(wrapper, VecFrameStack):
             if n_stack > 1:
                 raise ValueError("The environment has two VecFrameStack wrappers; keep one with the product of both.")
@@ -210,11 +293,14 @@ def recipe_from(env: VecEnv) -> EnvRecipe:
     raw = _boxes(base.observation_space)
     columns = {key: column(box, raw[key], n_stack, axes[key]) for key, box in _boxes(env.observation_space).items()}
     ranges = {key: limits for key, part in raw.items() if (limits := _range(part)) is not None}
-    builders, identity = copies_of(base)
+    _check_exact(base)
+    own = own and isinstance(base, DummyVecEnv)
+    builders = copies_of(base) if copies and not own else ()
+    identity = base.identity if isinstance(base, BuilderVecEnv) else identity_of_base(base)
     native = isinstance(base, NativeVecEnv)
     return EnvRecipe(
         builders,
-        registered(),
+        registered() if builders else (),
         columns,
         env.action_space,
         transposed,
@@ -224,7 +310,25 @@ def recipe_from(env: VecEnv) -> EnvRecipe:
         info_keywords,
         identity,
         native,
+        tuple(base.envs) if own and isinstance(base, DummyVecEnv) else (),
     )
+
+
+#: What actors do in the place of these.
+_KNOWN = (
+    *(BuilderVecEnv, DummyVecEnv, SubprocVecEnv, NativeVecEnv),
+    *(VecFrameStack, VecTransposeImage, VecNormalize, VecMonitor, VecCheckNan),
+)
+
+
+def _check_exact(env: VecEnv) -> None:
+    """Refuse a class of the user's own that would be replaced by its parent."""
+    known = next((kind for kind in _KNOWN if isinstance(env, kind)), None)
+    if known is not None and (name := overridden(env, known)) is not None:
+        raise ValueError(
+            f"Actors do what {known.__name__} does, and would leave out {name}, which replaces a part of it. Do the "
+            "same in a gymnasium wrapper inside each environment instead."
+        )
 
 
 def _range(space: spaces.Space) -> tuple[np.ndarray, np.ndarray] | None:

@@ -4,7 +4,7 @@ import functools
 import gc
 import random
 import types
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -12,11 +12,13 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
+#: What draws random numbers.
+GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, th.Generator)
 #: What holds the whole interpreter, or what belongs to all of a process.
 _BOUNDARIES = (types.ModuleType, types.FrameType, type, types.BuiltinFunctionType, types.CodeType)
 
 
-def renew(root: Any, seed: int) -> None:
+def renew(root: Any, seed: int, kept: Collection[int] = ()) -> None:
     """
     Begin all generators anew that an object holds, however deep they lie: those of NumPy, Python, PyTorch and
     gymnasium, of environments and spaces. What it shares with others of its own stays shared. Generators that classes
@@ -24,11 +26,64 @@ def renew(root: Any, seed: int) -> None:
 
     :param root: a copy of an environment, or of a function that makes one; changed in place
     :param seed: of the first of them; further ones follow from it
+    :param kept: ids of those to leave alone
     """
     children = np.random.SeedSequence(seed)
     for generator in _generators(root):
+        if id(generator) in kept:
+            continue
         (sequence,) = children.spawn(1)
         _renewed(generator, sequence)
+
+
+class ProcessGenerators:
+    """
+    The generators of a process of which it is not known who holds them: those of classes, modules and what they hold.
+
+    :param alone: the process is an actor's own, and all of them are begun anew; else they are the user's
+    """
+
+    def __init__(self, alone: bool):
+        self._alone = alone
+        self._known: dict[int, Any] = {}  # with the objects, as their ids would else become those of others
+
+    def note(self) -> None:
+        """Know all that there are in an actor's own process: they are not begun anew again."""
+        if self._alone:
+            self._known = of_process()
+
+    def of_user(self) -> Collection[int]:
+        """
+        :return: ids of those that are to be left alone, as they are the user's: all that there are
+        """
+        if not self._alone:
+            self._known = of_process()
+        return () if self._alone else self._known.keys()
+
+    def renew(self, seed: int) -> None:
+        """
+        Begin those anew that have come since, in an actor's own process.
+
+        :param seed: of the first of them
+        """
+        if self._alone:
+            new = {key: each for key, each in of_process().items() if key not in self._known}
+            children = np.random.SeedSequence([seed, 1]).spawn(len(new))
+            for each, child in zip(new.values(), children, strict=True):
+                _renewed(each, child)
+
+
+def of_process() -> dict[int, Any]:
+    """
+    :return: all generators of this process by their ids, but those that were there when a server froze its objects
+    """
+    found: dict[int, Any] = {}
+    for each in gc.get_objects():
+        if issubclass(type(each), GENERATORS[:-1]):  # isinstance would ask proxies, which warn
+            found[id(each)] = each
+        elif type(each) is dict:  # PyTorch's are not known to the collector, but whoever holds them is
+            found.update({id(held): held for held in each.values() if type(held) is th.Generator})
+    return found
 
 
 def _generators(root: Any) -> Iterator[Any]:
@@ -36,7 +91,7 @@ def _generators(root: Any) -> Iterator[Any]:
     seen, waiting = {id(root)}, [root]
     while waiting:
         each = waiting.pop()
-        if isinstance(each, _KINDS):
+        if isinstance(each, (*GENERATORS, gym.Env, spaces.Space)):
             yield each
         if isinstance(each, types.FunctionType):  # not its module's globals
             held = [*(each.__closure__ or ()), each.__defaults__, each.__kwdefaults__, each.__dict__]
@@ -48,9 +103,6 @@ def _generators(root: Any) -> Iterator[Any]:
             if id(part) not in seen and not isinstance(part, _BOUNDARIES):
                 seen.add(id(part))
                 waiting.append(part)
-
-
-_KINDS = (np.random.Generator, np.random.RandomState, random.Random, th.Generator, gym.Env, spaces.Space)
 
 
 @functools.singledispatch
@@ -85,6 +137,8 @@ def _(owner: Any, sequence: np.random.SeedSequence) -> None:
     """One that makes its generator when it first draws would make it of the system's entropy."""
     if vars(owner).get("_np_random", owner) is None or (isinstance(owner, gym.Env) and _has_none(owner)):
         owner._np_random = np.random.Generator(np.random.PCG64(sequence))
+        if isinstance(owner, gym.Env):
+            owner._np_random_seed = -1  # gymnasium's for "not known"
 
 
 def _has_none(env: gym.Env) -> bool:

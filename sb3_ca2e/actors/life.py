@@ -142,7 +142,8 @@ class Life:
         :return: a sentence that names it, and what it was doing
         """
         spec = self.spec
-        return f"Actor process {spec.process} (slots {spec.slots}, seed {spec.seed}) {what} {self.buffers.pulse.doing}."
+        who = f"Actor process {spec.process} (slots {spec.slots}, life {spec.life}, seed {spec.seed})"
+        return f"{who} {what} {self.buffers.pulse.doing}."
 
     def end(self) -> None:
         """Close its channels and kill it, if it is still there."""

@@ -145,6 +145,7 @@ class SlotMonitor(gym.Wrapper):
     :param prior: a prior agent plays
     :param filename: monitor file of a ``VecMonitor``, beside that of the environment's own ``Monitor``
     :param info_keywords: entries of ``info`` to put down with each episode, beside those of its own ``Monitor``
+    :param owned: it is a copy; else it is the user's, who closes it, and whose monitor files it writes as ever
     """
 
     def __init__(
@@ -154,15 +155,18 @@ class SlotMonitor(gym.Wrapper):
         prior: bool,
         filename: str | None = None,
         info_keywords: tuple[str, ...] = (),
+        owned: bool = True,
     ):
-        with _no_files():
+        with no_files():
             env = make()
         inner = unwrap_wrapper(env, Monitor)
         if not isinstance(inner, Monitor):
             env = inner = Monitor(env)
         super().__init__(env)
-        own = inner.results_writer.filename if isinstance(inner.results_writer, _Unwritten) else None
-        inner.results_writer = None
+        self.owned, own = owned, None
+        if owned:
+            own = inner.results_writer.filename if isinstance(inner.results_writer, _Unwritten) else None
+            inner.results_writer = None
         known = (*inner.reset_keywords, *inner.info_keywords)
         env_id = str(inner.env.spec.id if inner.env.spec is not None else None)
         files = [file for file in (own, filename) if file is not None]
@@ -205,8 +209,9 @@ class SlotMonitor(gym.Wrapper):
         self._files.prior_retired()
 
     def close(self) -> None:
-        """Close the environment and the files."""
-        super().close()
+        """Close the files, and the environment unless it is the user's."""
+        if self.owned:
+            super().close()
         self._files.close()
 
 
@@ -216,6 +221,17 @@ def _raised_by_monitor(error: Exception) -> bool:
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
     return traceback is not None and traceback.tb_frame.f_code is Monitor.step.__code__
+
+
+@contextlib.contextmanager
+def appending() -> Iterator[None]:
+    """Let each ``Monitor`` made here go on in the file that one before it wrote."""
+
+    def writer(*args: Any, **kwargs: Any) -> ResultsWriter:
+        return ResultsWriter(*args, **{**kwargs, "override_existing": False})
+
+    with _writer(writer):
+        yield
 
 
 class _Unwritten:
@@ -229,12 +245,26 @@ class _Unwritten:
     def close(self) -> None: ...
 
 
+def without_file(inner: Monitor) -> dict[str, Any]:
+    """
+    :param inner: a monitor of a class of the user's own, whose file is open
+    :return: its attributes, with the file's name in the place of the file
+    """
+    return {**vars(inner), "results_writer": _Unwritten(str(file_of(inner)))}
+
+
 @contextlib.contextmanager
-def _no_files() -> Iterator[None]:
-    """Have each ``Monitor`` made here open no file: it would empty that of the environment in the user's process."""
-    writer = monitor.ResultsWriter
-    monitor.ResultsWriter = _Unwritten  # type: ignore[assignment, misc]
+def no_files() -> Iterator[None]:
+    """Let each ``Monitor`` made here open no file: it would empty that of the environment in the user's process."""
+    with _writer(_Unwritten):
+        yield
+
+
+@contextlib.contextmanager
+def _writer(writer: Callable[..., Any]) -> Iterator[None]:
+    before = monitor.ResultsWriter
+    monitor.ResultsWriter = writer  # type: ignore[assignment, misc]
     try:
         yield
     finally:
-        monitor.ResultsWriter = writer  # type: ignore[misc]
+        monitor.ResultsWriter = before  # type: ignore[misc]

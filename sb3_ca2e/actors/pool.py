@@ -429,7 +429,7 @@ class AsyncActors:
 def _told(spec: ActorSpec, message: Handover) -> str:
     """What an actor said of its failure."""
     slot = f"slot {message.failed_slot}" if message.failed_slot >= 0 else f"slots {spec.slots}"
-    return f"Actor process {spec.process}, {slot}, seed {spec.seed}, failed:\n{message.error}"
+    return f"Actor process {spec.process}, {slot}, life {spec.life}, seed {spec.seed}, failed:\n{message.error}"
 
 
 def _kept(code: int | None) -> str:

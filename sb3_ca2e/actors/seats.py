@@ -70,9 +70,10 @@ class Seat:
     def __init__(self, together: Together, position: int, files: EpisodeFiles):
         self._together, self._position, self._files = together, position, files
 
-    def reset(self, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         """
         :param seed: unused: the vector environment was made with one
+        :param options: unused, as native ones take none
         :return: the observation with which the next episode begins
         """
         return self._together.first(self._position), {}

@@ -169,7 +169,7 @@ def run_actor(fds: dict[str, int], niceness: int) -> int:
         if spec.exchange is not None:
             ways = fds["exchange"], fds["bell"], fds["replies"]
             remote = RemoteInference(spec.exchange, spec.process, *ways)
-        actor = Actor(spec, board, BlockBuffers(spec.layout, spec.slots, fds["buffers"]), remote)
+        actor = Actor(spec, board, BlockBuffers(spec.layout, spec.slots, fds["buffers"]), remote, alone=True)
         # The learner's threads wait for each other in every layer: an actor in the place of one would hold up all of
         # them. So would threads that environments start, but not the little that was to be done until here.
         os.nice(niceness)

@@ -76,7 +76,9 @@ def restore(actor: Actor, state: ActorsState) -> None:
     """
     for position, slot in enumerate(actor.slots):
         assert isinstance(slot.env, SlotMonitor)
-        slot.env.env.close()
+        if slot.env.owned:
+            slot.env.env.close()
+        slot.env.owned = True  # what the user's environment was in the middle of, a copy goes on with
         slot.env.env = cloudpickle.loads(state.environments[position])
         slot.rng.bit_generator.state = state.rngs[position]
         vars(slot.exploration).update(vars(state.explorations[position]))

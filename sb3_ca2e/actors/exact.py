@@ -1,0 +1,27 @@
+"""Objects of the user's that are read and made anew must be of the very class that is known: a subclass may do more."""
+
+import types
+from typing import Any
+
+#: What a subclass may have of its own, as it does nothing later.
+_HARMLESS = {"__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__dict__", "__weakref__"}
+_HARMLESS |= {"__abstractmethods__", "_abc_impl", "__parameters__", "__orig_bases__", "__static_attributes__"}
+_HARMLESS |= {"__firstlineno__", "__slots__"}
+
+
+def overridden(value: Any, known: type) -> str | None:
+    """
+    :param value: an object
+    :param known: a class that it is an instance of
+    :return: where the object's class, or the object itself, has something else in the place of a part of that class:
+        a name to be shown; None if it has not
+    """
+    kind = type(value)
+    for each in kind.__mro__[: kind.__mro__.index(known)]:
+        for name in vars(each):
+            if name not in _HARMLESS and hasattr(known, name):
+                return f"{kind.__name__}.{name}"
+    for name, own in vars(value).items():
+        if callable(own) and isinstance(getattr(known, name, None), types.FunctionType):
+            return f"{kind.__name__}.{name}"
+    return None
