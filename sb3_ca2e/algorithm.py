@@ -14,12 +14,13 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq
+from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ca2e.actors.envs import as_env, asked_of_first_reset, forget_asked, made, recipe_from, release
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.parking import discard_parked, discarded_on_error
-from sb3_ca2e.arguments import as_list, check, check_kind, check_learn, check_space, refuse_misspelt
+from sb3_ca2e.arguments import as_list, check, check_env_type, check_kind, check_learn, check_space, refuse_misspelt
 from sb3_ca2e.fused import launches
 from sb3_ca2e.hooks import Hooks
 from sb3_ca2e.interrupts import Interrupts, Undisturbed
@@ -199,8 +200,11 @@ class CA2EMixin(Hooks, Saving):
         :param force_reset: reset it before learning
         :raises ValueError: if actors can't step it, or its spaces are others; the model keeps the one it has
         """
-        env = self._wrap_env(self._env_from(env), self.verbose)
-        self._check_env(env)
+        check_env_type(env := as_env(made(env, self.verbose)))
+        env = self._wrap_env(env, self.verbose)
+        if env.num_envs == self.n_envs:  # else SB3 refuses it
+            check_for_correct_spaces(env, self.observation_space, self.action_space)
+            self._check_env(env)
         super().set_env(env, force_reset)
 
     def _current_learner(self) -> Learner:

@@ -73,6 +73,18 @@ def refuse_unknown(algorithm: type, given: Iterable[str], saved: Iterable[str]) 
             raise TypeError(f"{algorithm.__name__} has no attribute {name!r} to change. {_hint(name, known)}")
 
 
+def check_env_type(env: Any) -> None:
+    """
+    :param env: the environment
+    :raises TypeError: if it is one of gymnasium's vector environments, or several
+    """
+    if isinstance(env, gym.vector.VectorEnv | list | tuple):
+        raise TypeError(
+            f"env takes one environment or a VecEnv of Stable-Baselines3, not a {type(env).__name__}; give the id and "
+            "n_actors, or make_vec_env()."
+        )
+
+
 def check_kind(env: Any, algorithm: type["CA2EMixin"]) -> None:
     """
     :param env: the environment
@@ -80,11 +92,7 @@ def check_kind(env: Any, algorithm: type["CA2EMixin"]) -> None:
     :raises TypeError: if it is one of gymnasium's vector environments, or several
     :raises ValueError: if the algorithm learns no such actions
     """
-    if isinstance(env, gym.vector.VectorEnv | list | tuple):
-        raise TypeError(
-            f"env takes one environment or a VecEnv of Stable-Baselines3, not a {type(env).__name__}; give the id and "
-            "n_actors, or make_vec_env()."
-        )
+    check_env_type(env)
     action_space = getattr(env, "action_space", None)
     if action_space is None:
         return

@@ -158,7 +158,7 @@ def test_learning_again_sees_new_episodes_and_is_repeatable(algorithm, tmp_path)
         model.learn(60, watcher)
         return seen, watcher.seen
 
-    (seen, anew), (others, _) = rewards(3), rewards(4)
+    (seen, anew), (others, _) = rewards(3), rewards(30)
     assert rewards(3) == (seen, anew)
     assert anew == seen[0]
     every = [reward for rewards_of_learn in (*seen, *others) for reward in rewards_of_learn]

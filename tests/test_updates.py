@@ -20,9 +20,10 @@ ALPHA = 0.6
 def filled(model):
     """Let a model collect a memory, and draw its target networks apart from its online networks."""
     model.learn(600)
+    generator = th.Generator().manual_seed(1)
     for name in ("q_net_target", "critic_target", "actor_target"):
         for parameter in getattr(model, name, th.nn.Module()).parameters():
-            parameter.data += 0.3 * th.randn(parameter.shape, generator=th.Generator().manual_seed(1))
+            parameter.data += 0.3 * th.randn(parameter.shape, generator=generator)
     return model
 
 

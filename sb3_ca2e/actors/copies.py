@@ -13,6 +13,7 @@ from typing import Any
 import cloudpickle
 import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
+from gymnasium.utils import EzPickle
 from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
@@ -243,7 +244,27 @@ class _EnvPickler(cloudpickle.Pickler):
             return EpisodicLifeEnv, (obj.env,)
         if (shown := of_display(obj)) is not None:
             return shown
+        if isinstance(obj, EzPickle) and (maker := _maker(type(obj))) is not None:
+            made_with: Any = obj
+            return _made_by, (maker, type(obj), made_with._ezpickle_args, made_with._ezpickle_kwargs)
         return super().reducer_override(obj)
+
+
+def _maker(kind: type) -> type | None:
+    """The class whose constructor's arguments ``EzPickle`` keeps; a subclass may be made with others."""
+    if kind.__getstate__ is EzPickle.__getstate__ and kind.__setstate__ is EzPickle.__setstate__:
+        for each in kind.__mro__:
+            code = getattr(vars(each).get("__init__"), "__code__", None)
+            if code is not None and EzPickle.__name__ in code.co_names:
+                return each
+    return None
+
+
+def _made_by(maker: Any, kind: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """As ``EzPickle`` does it, but in place, so that what it holds knows it; what a subclass adds is carried over."""
+    env: Any = kind.__new__(kind)
+    maker.__init__(env, *args, **kwargs)
+    return env
 
 
 def _pickled_as_any(kind: type) -> bool:

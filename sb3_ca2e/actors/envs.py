@@ -75,11 +75,9 @@ class BuilderVecEnv(DummyVecEnv):
 
     def release(self) -> None:
         """Close the environments and forget them: whoever has one robot can open it elsewhere."""
-        made, self._made = self._made, None
-        for env in made or []:
-            env.close()
-        inside = [weakref.ref(env.unwrapped) for env in made or []]
-        del made
+        self.close()
+        inside = [weakref.ref(env.unwrapped) for env in self._made or []]
+        self._made = None
         if any(each() is not None for each in inside):
             gc.collect()  # it is part of a circle
 
@@ -167,12 +165,12 @@ class EnvRecipe:
             if self.own:
                 return self.own[slot]
             made: Any = loaded(self.builders[slot % len(self.builders)])
-            renew(made, seed)
+            done = renew(made, seed)
             if not isinstance(made, gym.Env):
                 kept = process.of_user()
                 made = _patch_env(made())
-                renew(made, seed, kept)
-            process.renew(seed)
+                done |= renew(made, seed, kept)
+            process.renew(seed, done)
             env: gym.Env = made
             return env
 

@@ -92,13 +92,19 @@ def changes_between(env: gym.Env, copied: gym.Env) -> list[Change]:
     :param copied: a copy, which may be reset here
     :return: what the copy is to be given, without what its own ``reset`` sets
     """
-    found = dict(_differences(env, copied))
-    if not found:
+    changes = [Change(path, value) for path, value in _differences(env, copied)]
+    if not changes:
         return []
-    before = {path: _still(_at(copied, path)) for path in found}
+    before = [_still(_at(copied, change.path)) for change in changes]
     with _random_numbers_kept():
-        copied.reset()
-    return [Change(path, value) for path, value in found.items() if _unchanged(before[path], _at(copied, path))]
+        try:
+            copied.reset()
+        except Exception:  # it may need what it lacks
+            for change in changes:
+                change.make(copied)
+            copied.reset()
+            return changes
+    return [each for each, was in zip(changes, before, strict=True) if _unchanged(was, _at(copied, each.path))]
 
 
 def _differences(env: Any, copied: Any) -> Iterator[tuple[Path, Any]]:
@@ -107,63 +113,57 @@ def _differences(env: Any, copied: Any) -> Iterator[tuple[Path, Any]]:
     waiting: list[tuple[Path, Any, Any]] = [((), env, copied)]
     while waiting:
         path, ours, theirs = waiting.pop()
-        if ours is theirs or isinstance(ours, _NOT_COMPARED) or _shows(ours) or _shows(theirs):
-            continue
-        if isinstance(ours, types.FunctionType | types.MethodType):
-            if not _same_code(ours, theirs):
-                yield path, ours
-        elif type(ours) is not type(theirs):
-            if not _opaque(ours):
-                yield path, ours
-        elif isinstance(ours, _PLAIN):
-            if not _equal(ours, theirs):
-                yield path, ours
-        elif id(ours) not in seen:
+        differs = _differs(ours, theirs)
+        if differs:
+            yield path, ours
+        if differs is None and id(ours) not in seen:
             seen.add(id(ours))
-            if (parts := _parts(ours, theirs)) is None:
-                if not _opaque(ours):
-                    yield path, ours
-            else:
-                waiting += [((*path, step), *pair) for step, *pair in reversed(parts)]
+            waiting += [((*path, step), *pair) for step, *pair in reversed(_parts(ours, theirs))]
 
 
-def _parts(ours: Any, theirs: Any) -> list[tuple[Step, Any, Any]] | None:
-    """Pairs of what two objects of one type hold; None if they are known to differ as a whole."""
+def _differs(ours: Any, theirs: Any) -> bool | None:
+    """Whether two values are known to differ as a whole; None if it depends on what they hold."""
+    if ours is theirs or isinstance(ours, _NOT_COMPARED) or _shows(ours) or _shows(theirs):
+        return False
+    if isinstance(ours, types.FunctionType | types.MethodType):
+        return not _same_code(ours, theirs)
+    if type(ours) is not type(theirs):
+        return not _opaque(ours)
+    if isinstance(ours, _PLAIN) or _all_plain(ours):
+        return not _equal(ours, theirs)
+    if type(ours) not in _CONTAINERS:
+        return None
+    if isinstance(ours, set | frozenset) or len(ours) != len(theirs) or _keys(ours) != _keys(theirs):
+        return not _opaque(ours)
+    # Its items can't be set.
+    return True if isinstance(ours, tuple) and any(map(_differs, ours, theirs)) else None
+
+
+def _parts(ours: Any, theirs: Any) -> list[tuple[Step, Any, Any]]:
+    """Pairs of what two objects of one type hold."""
     if type(ours) in _CONTAINERS:
-        return _parts_of_containers(ours, theirs)
-    if type(ours) in _MADE_ANEW:
-        names: Any = [_MADE_ANEW[type(ours)]]
-    elif _is_mujoco(ours):
+        return [(("item", key), ours[key], theirs[key]) for key in _keys(ours)]
+    if _is_mujoco(ours):
         names = _numbers_of_mujoco(ours)
         return [(("attribute", name), getattr(ours, name), getattr(theirs, name)) for name in names]
-    else:
-        names = _attributes(ours).keys() - (_OF_A_MONITOR if isinstance(ours, Monitor) else set())
     own, other = _attributes(ours), _attributes(theirs)
-    return [(("attribute", name), own[name], other.get(name, _Missing)) for name in own if name in names]
+    if type(ours) in _MADE_ANEW:
+        own = {"env": own["env"]}
+    elif isinstance(ours, Monitor):
+        own = {name: value for name, value in own.items() if name not in _OF_A_MONITOR}
+    return [(("attribute", name), value, other.get(name, _Missing)) for name, value in own.items()]
 
 
-def _parts_of_containers(ours: Any, theirs: Any) -> list[tuple[Step, Any, Any]] | None:
-    with contextlib.suppress(Exception):  # arrays, and what a user's own classes raise
-        if ours == theirs:
-            return []
-    if isinstance(ours, set | frozenset) or _all_plain(ours):
-        return None
-    if isinstance(ours, dict):
-        if ours.keys() != theirs.keys():
-            return None
-        return [(("item", key), value, theirs[key]) for key, value in ours.items()]
-    if len(ours) != len(theirs):
-        return None
-    pairs = list(enumerate(zip(ours, theirs, strict=True)))
-    if isinstance(ours, tuple) and any(isinstance(a, _PLAIN) and not _equal(a, b) for _, (a, b) in pairs):
-        return None  # its items can't be set
-    return [(("item", index), *pair) for index, pair in pairs]
+def _keys(container: Any) -> list[Any]:
+    return list(container) if isinstance(container, dict) else list(range(len(container)))
 
 
 def _all_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(each, _PLAIN) for pair in value.items() for each in pair)
-    return all(isinstance(each, _PLAIN) for each in value)
+    """Whether it is a container of plain data, however deep."""
+    if type(value) not in _CONTAINERS:
+        return False
+    held = [*value, *value.values()] if isinstance(value, dict) else value
+    return all(isinstance(each, _PLAIN) or _all_plain(each) for each in held)
 
 
 def _attributes(value: Any) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def _attributes(value: Any) -> dict[str, Any]:
 
 
 def _is_mujoco(value: Any) -> bool:
-    return type(value).__module__.partition(".")[0] == "mujoco"
+    return (getattr(type(value), "__module__", None) or "").partition(".")[0] == "mujoco"
 
 
 def _numbers_of_mujoco(value: Any) -> list[str]:
@@ -202,14 +202,12 @@ def _opaque(value: Any) -> bool:
         return False
     if type(value) in _CONTAINERS:
         held = [*value, *value.values()] if isinstance(value, dict) else value
-        return any(_opaque(each) for each in held if each is not value)
-    if any("thisown" in vars(kind) for kind in type(value).__mro__):  # SWIG's, such as Box2D's
-        return True
-    return _shows(value)
+        return any(_opaque(each) for each in held)
+    return _shows(value) or any("thisown" in vars(kind) for kind in type(value).__mro__)  # SWIG's, such as Box2D's
 
 
 def _shows(value: Any) -> bool:
-    module: str = type(value).__module__ or ""
+    module = getattr(type(value), "__module__", None) or ""
     return module.partition(".")[0] in _SHOWING or module == _MUJOCO_RENDERING
 
 
@@ -224,11 +222,17 @@ def _alike(ours: Any, theirs: Any) -> bool:
 
 
 def _equal(ours: Any, theirs: Any) -> bool:
+    """Of plain data, and containers of it."""
+    if type(ours) is not type(theirs):
+        return False
+    if type(ours) in _CONTAINERS and not isinstance(ours, set | frozenset):
+        keys = _keys(ours)
+        return keys == _keys(theirs) and all(_equal(ours[key], theirs[key]) for key in keys)
     if isinstance(ours, th.Tensor):
         ours, theirs = ours.detach().cpu().numpy(), theirs.detach().cpu().numpy()
     if isinstance(ours, np.ndarray):
         return _alike(ours, theirs) and bool(ours.dtype.hasobject or ours.tobytes() == theirs.tobytes())
-    return bool(ours == theirs) or (ours != ours and theirs != theirs)  # NaN equals none
+    return bool(ours == theirs) or bool(ours != ours and theirs != theirs)  # NaN equals none
 
 
 def _still(value: Any) -> Any:
@@ -239,15 +243,11 @@ def _still(value: Any) -> Any:
 
 
 def _unchanged(before: Any, after: Any) -> bool:
-    if before is after:
-        return True
-    if type(before) is not type(after):
-        return False
-    if isinstance(before, _PLAIN):
+    if isinstance(before, _PLAIN) or _all_plain(before):
         return _equal(before, after)
-    if type(before) in _CONTAINERS:
-        return _parts_of_containers(before, after) == []
-    return False
+    if type(before) in _CONTAINERS and type(before) is type(after):
+        return len(before) == len(after) and all(a is b for a, b in zip(before, after, strict=True))
+    return before is after
 
 
 def _at(value: Any, path: Any) -> Any:

@@ -18,7 +18,7 @@ GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, th.Gene
 _BOUNDARIES = (types.ModuleType, types.FrameType, type, types.BuiltinFunctionType, types.CodeType)
 
 
-def renew(root: Any, seed: int, kept: Collection[int] = ()) -> None:
+def renew(root: Any, seed: int, kept: Collection[int] = ()) -> set[int]:
     """
     Begin all generators anew that an object holds, however deep they lie: those of NumPy, Python, PyTorch and
     gymnasium, of environments and spaces. What it shares with others of its own stays shared. Generators that classes
@@ -27,13 +27,14 @@ def renew(root: Any, seed: int, kept: Collection[int] = ()) -> None:
     :param root: a copy of an environment, or of a function that makes one; changed in place
     :param seed: of the first of them; further ones follow from it
     :param kept: ids of those to leave alone
+    :return: ids of the others
     """
     children = np.random.SeedSequence(seed)
-    for generator in _generators(root):
-        if id(generator) in kept:
-            continue
-        (sequence,) = children.spawn(1)
-        _renewed(generator, sequence)
+    for each in _generators(root):
+        if id(each) not in kept:
+            (sequence,) = children.spawn(1)
+            _renewed(each, sequence)
+    return {id(each) for each in _generators(root) if isinstance(each, GENERATORS)}.difference(kept)
 
 
 class ProcessGenerators:
@@ -60,14 +61,16 @@ class ProcessGenerators:
             self._known = of_process()
         return () if self._alone else self._known.keys()
 
-    def renew(self, seed: int) -> None:
+    def renew(self, seed: int, done: Collection[int]) -> None:
         """
         Begin those anew that have come since, in an actor's own process.
 
         :param seed: of the first of them
+        :param done: ids of those that have been already
         """
         if self._alone:
-            new = {key: each for key, each in of_process().items() if key not in self._known}
+            known = self._known.keys() | set(done)
+            new = {key: each for key, each in of_process().items() if key not in known}
             children = np.random.SeedSequence([seed, 1]).spawn(len(new))
             for each, child in zip(new.values(), children, strict=True):
                 _renewed(each, child)

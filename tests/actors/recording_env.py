@@ -104,7 +104,9 @@ def make_spec(model: BaseAlgorithm, **changes: Any) -> ActorSpec:
         "update_interval": 10,
         "statistics": published_statistics(model),
     }
-    return ActorSpec(**{**fields, **changes})
+    fields |= changes
+    asked = [{"seed": 1000 * fields["seed"] + slot} for slot in fields["slots"]]
+    return ActorSpec(**{"asked": asked, **fields})
 
 
 class LocalActor:

@@ -157,7 +157,7 @@ def test_a_killed_actor_holds_up_neither_the_learner_nor_the_others():
             handover, _ = pool.collect()
             pids[handover.process] = next(iter(handover.infos.values()))["pid"]
         os.kill(pids[1], signal.SIGKILL)
-        killed = r"Actor process 1 \(slots \[1\], seed 1\) was killed by SIGKILL"
+        killed = r"Actor process 1 \(slots \[1\], life 0, seed 1\) was killed by SIGKILL"
         with pytest.warns(ActorWarning, match=killed):
             collect_until_restarted(pool)
         while (handover := pool.collect()[0]).process == 0 or not handover.begins:  # the one in its place asks on

@@ -2,6 +2,7 @@
 
 import copy
 import random
+import subprocess
 
 import gymnasium as gym
 import numpy as np
@@ -12,6 +13,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ca2e import CA2EDQN
 from sb3_ca2e.actors.generators import renew
+from user_script import environment, of_ours, script
+
+#: What lies elsewhere than in environments.
+ELSEWHERE = {}
 
 DRAWS = {
     "Generator": (np.random.default_rng, lambda it: it.random()),
@@ -120,3 +125,108 @@ def test_the_users_own_environment_is_not_touched():
     model.learn(50)
     twin.random(env.n_drawn)  # SB3 resets it
     assert env.held["again"].random() == twin.random()
+
+
+# Generators of classes and modules, in actor processes.
+
+LOTTERIES = """
+import random
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+
+class Lottery(gym.Env):
+    observation_space, action_space = spaces.Box(0, 1, (1,), np.float64), spaces.Discrete(2)
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return np.array([self.drawn()]), {}
+    def step(self, action):
+        self.t += 1
+        return np.array([self.drawn()]), 0.0, False, self.t >= 10, {}
+
+class OfItsClass(Lottery):
+    rng = np.random.default_rng(0)
+    def drawn(self):
+        return self.rng.random()
+
+of_module = random.Random(0)
+class OfItsModule(Lottery):
+    def drawn(self):
+        return of_module.random()
+
+class Settings:
+    pass
+settings = Settings()
+settings.rng = np.random.RandomState(0)
+class OfAnObject(Lottery):
+    def drawn(self):
+        return settings.rng.random_sample()
+
+of_pytorch = th.Generator()
+class OfPyTorch(Lottery):
+    def drawn(self):
+        return th.rand((), generator=of_pytorch).item()
+
+class DefaultArgument(Lottery):
+    def drawn(self, rng=np.random.default_rng(0)):
+        return rng.random()
+
+class OfNumPyItself(Lottery):
+    def drawn(self):
+        return np.random.rand()
+
+class OfPythonItself(Lottery):
+    def drawn(self):
+        return random.random()
+
+class OfPyTorchItself(Lottery):
+    def drawn(self):
+        return th.rand(()).item()
+"""
+
+SCRIPT = """
+import sys
+{lotteries}
+from sb3_ca2e import CA2EDQN
+
+if __name__ == "__main__":
+    own = {{"learning_starts": 5000, "n_steps": 1, "replay_buffer_kwargs": {{"alpha": 0.0}}, "n_actors": 4}}
+    for kind in Lottery.__subclasses__():
+        brought = kind if sys.argv[1] == "function" else kind()
+        model = CA2EDQN("MlpPolicy", brought, n_processes=2, device="cpu", seed=3, **own)
+        for _ in range(2):
+            model.learn(200, reset_num_timesteps=False)
+        numbers = model.replay_buffer.sample(20_000).observations.numpy()
+        print(kind.__name__, len(np.unique(numbers)))
+"""
+
+
+@pytest.mark.parametrize("brought", ["function", "object"])
+@pytest.mark.parametrize("imported", [False, True], ids=["script", "module"])
+def test_what_classes_and_modules_hold_begins_anew_in_each_actor_process(imported, brought, tmp_path):
+    (tmp_path / "lotteries.py").write_text(LOTTERIES)
+    lotteries = "from lotteries import *" if imported else LOTTERIES
+    written = script(SCRIPT.format(lotteries=lotteries), tmp_path, brought)
+    done = subprocess.run(written, env=environment(tmp_path), capture_output=True, text=True, timeout=600)
+    assert of_ours(done.stderr) == ""
+    different = {name: int(number) for name, number in map(str.split, done.stdout.splitlines())}
+    assert len(different) == 8
+    assert set(different.values()) == {400}, different
+
+
+def test_in_one_process_what_a_function_takes_from_elsewhere_is_the_users():
+    class Shared(Lottery):
+        def __init__(self):
+            super().__init__("Generator")
+            self.held["again"] = ELSEWHERE["rng"]
+            self.held["torch"] = ELSEWHERE["torch"]
+
+    ELSEWHERE["rng"], ELSEWHERE["torch"] = np.random.default_rng(5), th.Generator().manual_seed(5)
+    twin = np.random.default_rng(5)
+    torch_before = ELSEWHERE["torch"].get_state()
+    model = CA2EDQN("MlpPolicy", Shared, seed=None, execution="sync", n_actors=3, learning_starts=500, device="cpu")
+    model.learn(60)
+    upcoming = ELSEWHERE["rng"].random()
+    assert any(twin.random() == upcoming for _ in range(1000))
+    assert th.equal(ELSEWHERE["torch"].get_state(), torch_before)

@@ -126,7 +126,7 @@ def test_actors_have_no_cuda_device_and_one_thread_and_a_killed_one_is_named():
                 pids[handover.process] = info["pid"]
         assert len({os.getpid(), *pids.values()}) == 3
         os.kill(pids[1], signal.SIGKILL)
-        assert "Actor process 1 (slots [1, 3], seed 11) was killed by SIGKILL" in str(run_until_it_fails(pool))
+        assert "Actor process 1 (slots [1, 3], life 0, seed 11) was killed by SIGKILL" in str(run_until_it_fails(pool))
     finally:
         pool.stop()
 
@@ -148,7 +148,7 @@ FAILURES = {
 
 
 def check_failure(message: str, slot: int, failure: str) -> None:
-    assert f"slot {slot}, seed 11" in message
+    assert f"slot {slot}, life 0, seed 11" in message
     assert failure in message
     assert "Traceback" in message
     assert "test_pool.py" in message  # a line of the traceback

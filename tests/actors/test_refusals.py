@@ -104,7 +104,7 @@ def test_returns_and_stacks_end_where_a_step_was_left_out(n_stack):
     assert len(made) == len(held) == 1000
     for slot in range(2):
         episodes = {episode for of, episode, _ in made if of == slot}
-        for episode in range(max(episodes)):
+        for episode in range(1, max(episodes)):  # SB3 has reset the environments once before
             bad = [t for t in range(LENGTH + 1) if is_bad(slot, episode, t)]
             whole = max(min(bad) - 1, 0) if bad else LENGTH
             assert {t for t in range(LENGTH) if (slot, episode, t) in made} == set(range(whole))

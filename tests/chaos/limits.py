@@ -207,7 +207,7 @@ def misfits(names: Sequence[str] = tuple(MISFITS), within: float = 30.0) -> str:
             error = failing(model)
         longest = max(longest, time.monotonic() - started)
         assert heard == [], f"{name}: it was tried again: {heard}"
-        assert "slot 1, seed 0, failed" in error, error
+        assert "slot 1, life 0, seed 0, failed" in error, error
         assert message in error, error
         if space is None:
             audit(model)

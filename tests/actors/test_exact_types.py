@@ -1,0 +1,139 @@
+"""Subclasses of what actors make anew or read: kept whole, or refused by name; never replaced by their parent."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3 import DQN
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecCheckNan,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+)
+
+from sb3_ca2e import BuilderVecEnv, NativeVecEnv
+from sb3_ca2e.actors.envs import recipe_from
+from toy import RandomWalk, dqn
+
+pytestmark = pytest.mark.usefixtures("_forkserver")
+
+
+class Shaped(Monitor):
+    """A monitor that also shapes rewards, and remembers something."""
+
+    def __init__(self, env, filename=None, bonus=-5.0, **kwargs):
+        super().__init__(env, filename, **kwargs)
+        self.bonus = bonus
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward + self.bonus, terminated, truncated, info
+
+
+@pytest.mark.parametrize("file", [False, True], ids=["no file", "open file"])
+@pytest.mark.parametrize("execution", ["sync", "async"])
+def test_a_monitor_of_ones_own_does_what_it_does(execution, file, tmp_path):
+    name = str(tmp_path / "mine") if file else None
+    env = Shaped(gym.make("CartPole-v1"), name, bonus=-7.0)
+    try:
+        model = dqn(env, execution=execution, n_steps=1)
+        before = (tmp_path / "mine.monitor.csv").read_text() if file else None
+        model.learn(100)
+        assert set(model.replay_buffer.sample(300).rewards.flatten().tolist()) == {-6.0}
+        if file:
+            assert (tmp_path / "mine.monitor.csv").read_text() == before
+            assert (tmp_path / "mine.actor_0.monitor.csv").read_text().count("\n") > 2
+    finally:
+        env.close()
+
+
+def _changed(kind):
+    class Changed(kind):
+        """Penalises."""
+
+        def step_wait(self):
+            observations, rewards, dones, infos = super().step_wait()
+            return observations, rewards - 5.0, dones, infos
+
+    return Changed
+
+
+def _normalize_changed(venv):
+    class Bounded(VecNormalize):
+        def normalize_obs(self, obs):
+            return np.tanh(super().normalize_obs(obs))
+
+    return Bounded(venv)
+
+
+def _walks():
+    return DummyVecEnv([RandomWalk] * 2)
+
+
+def _images():
+    return DummyVecEnv([lambda: gym.wrappers.AddRenderObservation(gym.make("CartPole-v1", render_mode="rgb_array"))])
+
+
+REPLACED = {
+    "DummyVecEnv": lambda: _changed(DummyVecEnv)([RandomWalk] * 2),
+    "BuilderVecEnv": lambda: _changed(BuilderVecEnv)([RandomWalk] * 2),
+    "SubprocVecEnv": lambda: _changed(SubprocVecEnv)([RandomWalk], start_method="forkserver"),
+    "VecFrameStack": lambda: _changed(VecFrameStack)(_walks(), 2),
+    "VecNormalize": lambda: _changed(VecNormalize)(_walks()),
+    "VecMonitor": lambda: _changed(VecMonitor)(_walks()),
+    "VecCheckNan": lambda: _changed(VecCheckNan)(_walks()),
+    "NativeVecEnv": lambda: _changed(NativeVecEnv)(lambda n_envs, seed: DummyVecEnv([RandomWalk] * n_envs)),
+}
+
+
+@pytest.mark.parametrize("known", REPLACED)
+def test_a_vectorized_environment_that_does_more_is_refused_by_name(known):
+    env = REPLACED[known]()
+    try:
+        with pytest.raises(ValueError, match=rf"Actors do what {known} does, and would leave out Changed.step_wait,"):
+            dqn(env)
+    finally:
+        env.close()
+
+
+def test_images_that_are_turned_in_another_way_are_refused(monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    env = _images()
+    with pytest.raises(ValueError, match=r"what VecTransposeImage does, and would leave out Changed.step_wait,"):
+        recipe_from(_changed(VecTransposeImage)(env))
+    env.close()
+
+
+def test_normalization_of_ones_own_is_refused_by_the_name_of_its_method():
+    with pytest.raises(ValueError, match=r"what VecNormalize does, and would leave out Bounded.normalize_obs,"):
+        dqn(_normalize_changed(_walks()))
+
+
+def test_a_method_that_an_object_alone_has_is_refused_too():
+    env = _walks()
+    env.step_wait = lambda: None
+    with pytest.raises(ValueError, match=r"what DummyVecEnv does, and would leave out DummyVecEnv.step_wait,"):
+        dqn(env)
+
+
+def test_subclasses_that_replace_nothing_are_taken():
+    class Named(DummyVecEnv):
+        """Two walks, with a name."""
+
+        def __init__(self, name):
+            super().__init__([RandomWalk] * 2)
+            self.name = name
+
+        def greet(self):
+            return f"I am {self.name}"
+
+    class Stack(VecFrameStack):
+        pass
+
+    for algorithm in ({"algorithm": DQN}, {}):
+        model = dqn(Stack(Named("walks"), 2), **algorithm).learn(60)
+        assert model.get_env().venv.greet() == "I am walks"

@@ -1,0 +1,280 @@
+"""Copies of environments are as the originals are, whatever was done to them after they were made."""
+
+import contextlib
+import random
+import socket
+import types
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from gymnasium.utils import EzPickle
+from stable_baselines3.common.env_checker import check_env
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+
+from sb3_ca2e.actors.envs import recipe_from
+from toy import dqn
+
+pytest.importorskip("mujoco")
+pytestmark = pytest.mark.usefixtures("_forkserver")
+
+
+def copied(env):
+    return recipe_from(DummyVecEnv([lambda: env])).build(0)
+
+
+def course(env, n_steps=40):
+    """What an environment does: all that it returns from a seed on."""
+    env.reset(seed=5)
+    env.action_space.seed(5)
+    seen = []
+    for _ in range(n_steps):
+        observation, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+        seen.append([*np.ravel(np.asarray(observation, np.float64)), float(reward), terminated, truncated])
+        if terminated or truncated:
+            env.reset()
+    return np.array(seen)
+
+
+class Arm:
+    __slots__ = ("length", "line", "owner")
+
+    def __init__(self, length=1.0):
+        self.length = length
+        self.owner = None
+
+
+class Crane(gym.Env, EzPickle):
+    """Pickles how it was made, as gymnasium's own do; what it observes tells of everything it holds."""
+
+    observation_space, action_space = spaces.Box(-1e6, 1e6, (8,), np.float64), spaces.Discrete(2)
+
+    def __init__(self, load=1.0):
+        EzPickle.__init__(self, load)
+        self.load = load
+        self.bend = np.zeros(2)
+        self.view = self.bend[:1]  # the same memory, as MuJoCo's arrays are
+        self.arms = [Arm(), Arm()]
+        self.arms[0].owner = self
+        self.table = {"a": {"b": [1, 2]}}
+        self.pair = (1.0, Arm())
+        self.weights = th.zeros(2)
+        self.reward = lambda: 0.0
+        self.opened, self.t = 0, 0
+
+    def _observed(self):
+        numbers = [
+            self.load,
+            self.arms[0].length,
+            self.view[0],
+            self.arms[0].owner.arms[1].length,
+            self.table["a"]["b"][1],
+        ]
+        return np.array([*numbers, self.pair[0], self.weights.sum().item(), self.opened])
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.opened, self.t = 1, 0
+        return self._observed(), {}
+
+    def step(self, action):
+        self.t += 1
+        return self._observed(), self.reward() + self.t, False, self.t >= 10, {}
+
+
+def _in_place(env):
+    env.bend[0] = 4.0
+
+
+def _replaced_list(env):
+    env.arms[1] = Arm(7.0)
+
+
+def _function(env):
+    env.reward = lambda: -3.0
+
+
+def _method(env):
+    env.step = types.MethodType(lambda self, action: (self._observed(), 9.0, True, False, {}), env)
+
+
+def _of_a_pair(env):
+    env.pair = (5.0, env.pair[1])
+
+
+CHANGES = {
+    "attribute": lambda env: setattr(env, "load", 42.0),
+    "array in place": _in_place,
+    "slot of an object inside": lambda env: setattr(env.arms[1], "length", 2.5),
+    "object in a list": _replaced_list,
+    "item of a dictionary": lambda env: env.table["a"]["b"].__setitem__(1, 9),
+    "new items": lambda env: env.table["a"].update(c=[1], b=[1, 5, 6]),
+    "item of a tuple": _of_a_pair,
+    "tensor": lambda env: env.weights.add_(2.0),
+    "function": _function,
+    "method": _method,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_was_changed_after_it_was_made_is_so_in_a_copy(change):
+    env = Crane()
+    CHANGES[change](env)
+    before = course(Crane())
+    wanted = course(env)
+    assert not np.array_equal(wanted, before)
+    copy = copied(env)
+    np.testing.assert_array_equal(course(copy), wanted)
+    inside = copy.unwrapped
+    assert inside is not env
+    assert inside.arms[0].owner is inside
+    assert inside.view.base is inside.bend
+
+
+def test_a_copy_and_the_original_share_nothing():
+    env = Crane()
+    env.table["a"]["b"] = [7, 8]
+    copy = copied(env).unwrapped
+    assert copy.table == env.table
+    copy.table["a"]["b"][0] = -1
+    assert env.table["a"]["b"] == [7, 8]
+
+
+def _pendulum(env):
+    env.unwrapped.model.opt.gravity[:] = (0.0, 0.0, 2.0)
+    env.unwrapped.model.opt.timestep = 0.01
+    env.unwrapped.model.body_mass[1:] *= 3
+    env.unwrapped.init_qpos[:] = 0.1
+
+
+REAL = [
+    pytest.param("InvertedPendulum-v5", _pendulum, id="MuJoCo"),
+    pytest.param("Hopper-v5", lambda env: setattr(env.unwrapped, "_forward_reward_weight", 4.0), id="MuJoCo's reward"),
+    pytest.param("LunarLander-v3", lambda env: setattr(env.unwrapped, "gravity", -3.0), id="Box2D"),
+    pytest.param("CartPole-v1", lambda env: setattr(env.unwrapped, "length", 3.0), id="pickled as any object"),
+    pytest.param("Pendulum-v1", lambda env: setattr(env.unwrapped, "g", 1.0), id="EzPickle"),
+]
+
+
+@pytest.mark.parametrize(("env_id", "change"), REAL)
+def test_so_it_is_with_real_environments(env_id, change):
+    env = gym.make(env_id)
+    before = course(gym.make(env_id))
+    change(env)
+    wanted = course(env)
+    assert not np.array_equal(wanted, before)
+    np.testing.assert_array_equal(course(copied(env)), wanted)
+
+
+@pytest.mark.parametrize("worker", [False, True], ids=["here", "in a worker"])
+def test_a_subclass_keeps_what_it_added(worker):
+    from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
+
+    class Rewarded(InvertedPendulumEnv):
+        def __init__(self, bonus=0.0):
+            super().__init__()
+            self.bonus = bonus
+
+        def step(self, action):
+            observation, _, *rest = super().step(action)
+            return observation, self.bonus, *rest
+
+    def make():
+        return gym.wrappers.TimeLimit(Rewarded(bonus=42.0), 200)
+
+    venv = SubprocVecEnv([make], start_method="forkserver") if worker else DummyVecEnv([make])
+    try:
+        copy = recipe_from(venv).build(0)
+    finally:
+        venv.close()
+    assert set(course(copy)[:, -3]) == {42.0}
+
+
+# Use before: no reason to refuse, and none to carry over what a copy's own reset sets.
+
+
+USED = [
+    *("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "Pendulum-v1", "LunarLander-v3", "BipedalWalker-v3"),
+    *("Hopper-v5", "InvertedPendulum-v5", "FrozenLake-v1", "CliffWalking-v1"),
+]
+
+
+@pytest.mark.parametrize("env_id", USED)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_environment_that_was_checked_stepped_and_rendered_is_copied(env_id, monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.setenv("MUJOCO_GL", "disabled")
+    shows = "Hopper" not in env_id and "Inverted" not in env_id  # which need a graphics card, or a library
+    env = gym.make(env_id, render_mode="rgb_array" if shows else None)
+    with contextlib.suppress(AssertionError):  # BipedalWalker's rewards are no floats
+        check_env(env, skip_render_check=not shows)
+    wanted = course(gym.make(env_id))
+    course(env)
+    if shows:
+        assert env.render() is not None
+    np.testing.assert_array_equal(course(copied(env)), wanted)
+    if shows:
+        assert env.render() is not None
+    env.close()
+
+
+def test_what_reset_sets_is_not_carried_over():
+    env = Crane()
+    env.reset()
+    copy = copied(env)
+    assert copy.unwrapped.opened == 0
+
+
+def test_the_users_random_numbers_are_as_if_nothing_had_drawn():
+    class Draws(Crane):
+        def reset(self, **kwargs):
+            np.random.rand(), random.random(), th.rand(1)
+            return super().reset(**kwargs)
+
+    env = Draws()
+    env.load = 2.0
+    before = str((random.getstate(), np.random.get_state(), th.get_rng_state()))
+    recipe_from(DummyVecEnv([lambda: env]))
+    assert str((random.getstate(), np.random.get_state(), th.get_rng_state())) == before
+
+
+# What can't be carried over is refused by name.
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_cant_be_carried_over_is_refused_by_name_at_construction(wrapped):
+    env = Crane()
+    env.arms[1].line = socket.socket()
+    with env.arms[1].line, pytest.raises(ValueError, match=r"come without its arms\[1\]\.line.* a function that makes"):
+        dqn(Monitor(env) if wrapped else env)
+
+
+ONLY = []
+
+
+class Connects(Crane):
+    def reset(self, **kwargs):
+        if self is not ONLY[0]:
+            raise ConnectionError("there is one line only")
+        return super().reset(**kwargs)
+
+
+def test_a_reset_that_fails_in_a_copy_is_told_at_construction(monkeypatch):
+    env = Connects()
+    env.load = 3.0
+    monkeypatch.setitem(globals(), "ONLY", [env])
+    with pytest.raises(ValueError, match=r"reset\(\) of a copy fails.*ConnectionError: there is one line only"):
+        dqn(env)
+
+
+def test_a_change_between_two_calls_of_learn_counts():
+    env = Crane()
+    model = dqn(env, n_steps=1)
+    model.learn(60)
+    env.load = 8.0
+    model.learn(60, reset_num_timesteps=False)
+    loads = model.replay_buffer.sample(500).observations[:, 0]
+    assert set(loads.tolist()) == {1.0, 8.0}
