@@ -25,6 +25,7 @@ from stable_baselines3.common.vec_env import (
 )
 from stable_baselines3.common.vec_env.patch_gym import _patch_env
 
+from sb3_ca2e.actors import patches
 from sb3_ca2e.actors.copies import Base, copies_of, identity_of_base, loaded, register, registered
 from sb3_ca2e.actors.exact import overridden
 from sb3_ca2e.actors.generators import ProcessGenerators, renew
@@ -105,6 +106,7 @@ class EnvRecipe:
     :param identity: what the environment says of itself
     :param native: a native vector environment steps all slots of a process at once
     :param own: the user's own environments, one a slot, which are stepped in their process in the place of copies
+    :param patches: changes to the environments' classes, for processes that import these anew
     """
 
     builders: tuple[bytes, ...]
@@ -119,6 +121,7 @@ class EnvRecipe:
     identity: EnvIdentity = field(default_factory=EnvIdentity)
     native: bool = False
     own: tuple[gym.Env, ...] = ()
+    patches: tuple[bytes, ...] = ()
 
     @property
     def normalizes_frames(self) -> bool:
@@ -164,6 +167,8 @@ class EnvRecipe:
         def make() -> gym.Env:
             if self.own:
                 return self.own[slot]
+            if process.alone:
+                patches.apply(self.patches)
             made: Any = loaded(self.builders[slot % len(self.builders)])
             done = renew(made, seed)
             if not isinstance(made, gym.Env):
@@ -309,6 +314,7 @@ def recipe_from(env: VecEnv, copies: bool = True, own: bool = False) -> EnvRecip
         identity,
         native,
         tuple(base.envs) if own and isinstance(base, DummyVecEnv) else (),
+        patches.patches_of(base.envs) if builders and isinstance(base, DummyVecEnv) else (),
     )
 
 

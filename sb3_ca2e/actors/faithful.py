@@ -129,8 +129,8 @@ def _differs(ours: Any, theirs: Any) -> bool | None:
         return not _same_code(ours, theirs)
     if type(ours) is not type(theirs):
         return not _opaque(ours)
-    if isinstance(ours, _PLAIN) or _all_plain(ours):
-        return not _equal(ours, theirs)
+    if is_plain(ours):
+        return not same(ours, theirs)
     if type(ours) not in _CONTAINERS:
         return None
     if isinstance(ours, set | frozenset) or len(ours) != len(theirs) or _keys(ours) != _keys(theirs):
@@ -158,12 +158,14 @@ def _keys(container: Any) -> list[Any]:
     return list(container) if isinstance(container, dict) else list(range(len(container)))
 
 
-def _all_plain(value: Any) -> bool:
-    """Whether it is a container of plain data, however deep."""
+def is_plain(value: Any) -> bool:
+    """
+    :param value: anything
+    :return: whether it is data that can be compared, or a container of such, however deep
+    """
     if type(value) not in _CONTAINERS:
-        return False
-    held = [*value, *value.values()] if isinstance(value, dict) else value
-    return all(isinstance(each, _PLAIN) or _all_plain(each) for each in held)
+        return isinstance(value, _PLAIN)
+    return all(map(is_plain, [*value, *value.values()] if isinstance(value, dict) else value))
 
 
 def _attributes(value: Any) -> dict[str, Any]:
@@ -221,18 +223,22 @@ def _alike(ours: Any, theirs: Any) -> bool:
     return type(ours) is type(theirs) and (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
 
 
-def _equal(ours: Any, theirs: Any) -> bool:
-    """Of plain data, and containers of it."""
+def same(ours: Any, theirs: Any) -> bool:
+    """
+    :param ours: plain data
+    :param theirs: anything
+    :return: whether they are equal, and of one type; NaN equals NaN
+    """
     if type(ours) is not type(theirs):
         return False
     if type(ours) in _CONTAINERS and not isinstance(ours, set | frozenset):
         keys = _keys(ours)
-        return keys == _keys(theirs) and all(_equal(ours[key], theirs[key]) for key in keys)
+        return keys == _keys(theirs) and all(same(ours[key], theirs[key]) for key in keys)
     if isinstance(ours, th.Tensor):
         ours, theirs = ours.detach().cpu().numpy(), theirs.detach().cpu().numpy()
     if isinstance(ours, np.ndarray):
         return _alike(ours, theirs) and bool(ours.dtype.hasobject or ours.tobytes() == theirs.tobytes())
-    return bool(ours == theirs) or bool(ours != ours and theirs != theirs)  # NaN equals none
+    return bool(ours == theirs) or bool(ours != ours and theirs != theirs)
 
 
 def _still(value: Any) -> Any:
@@ -243,8 +249,8 @@ def _still(value: Any) -> Any:
 
 
 def _unchanged(before: Any, after: Any) -> bool:
-    if isinstance(before, _PLAIN) or _all_plain(before):
-        return _equal(before, after)
+    if is_plain(before):
+        return same(before, after)
     if type(before) in _CONTAINERS and type(before) is type(after):
         return len(before) == len(after) and all(a is b for a, b in zip(before, after, strict=True))
     return before is after

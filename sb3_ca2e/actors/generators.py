@@ -45,21 +45,21 @@ class ProcessGenerators:
     """
 
     def __init__(self, alone: bool):
-        self._alone = alone
+        self.alone = alone
         self._known: dict[int, Any] = {}  # with the objects, as their ids would else become those of others
 
     def note(self) -> None:
         """Know all that there are in an actor's own process: they are not begun anew again."""
-        if self._alone:
+        if self.alone:
             self._known = of_process()
 
     def of_user(self) -> Collection[int]:
         """
         :return: ids of those that are to be left alone, as they are the user's: all that there are
         """
-        if not self._alone:
+        if not self.alone:
             self._known = of_process()
-        return () if self._alone else self._known.keys()
+        return () if self.alone else self._known.keys()
 
     def renew(self, seed: int, done: Collection[int]) -> None:
         """
@@ -68,7 +68,7 @@ class ProcessGenerators:
         :param seed: of the first of them
         :param done: ids of those that have been already
         """
-        if self._alone:
+        if self.alone:
             known = self._known.keys() | set(done)
             new = {key: each for key, each in of_process().items() if key not in known}
             children = np.random.SeedSequence([seed, 1]).spawn(len(new))
