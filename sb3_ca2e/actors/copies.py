@@ -252,7 +252,8 @@ class _EnvPickler(cloudpickle.Pickler):
 
 def _maker(kind: type) -> type | None:
     """The class whose constructor's arguments ``EzPickle`` keeps; a subclass may be made with others."""
-    if kind.__getstate__ is EzPickle.__getstate__ and kind.__setstate__ is EzPickle.__setstate__:
+    own: Any = kind
+    if own.__getstate__ is EzPickle.__getstate__ and own.__setstate__ is EzPickle.__setstate__:
         for each in kind.__mro__:
             code = getattr(vars(each).get("__init__"), "__code__", None)
             if code is not None and EzPickle.__name__ in code.co_names:

@@ -13,6 +13,9 @@ import gymnasium as gym
 
 from sb3_ca2e.actors.faithful import is_plain, same
 
+#: Packages whose classes are not the user's to change.
+_NOT_CHANGED = {"stable_baselines3", "sb3_ca2e", "builtins", "typing", "abc"}
+
 
 @dataclass(frozen=True)
 class Patch:
@@ -46,7 +49,7 @@ def patches_of(envs: Iterable[gym.Env]) -> tuple[bytes, ...]:
     """
     classes = {each for env in envs for layer in _layers(env) for each in type(layer).__mro__ if _imported(each)}
     modules = {each.__module__ for each in classes}
-    targets = [(name, None, sys.modules[name]) for name in modules]
+    targets: list[tuple[str, str | None, Any]] = [(name, None, sys.modules[name]) for name in modules]
     targets += [(each.__module__, each.__qualname__, each) for each in classes]
     pickled = []
     for module, qualname, target in targets:
@@ -75,16 +78,11 @@ def _layers(env: Any) -> Iterator[Any]:
 
 def _imported(kind: type) -> bool:
     """Other classes are pickled with all that they hold; those of the libraries here are not the user's to change."""
-    module = sys.modules.get(kind.__module__)
-    if (
-        module is None
-        or kind.__module__ == "__main__"
-        or kind.__module__ in cloudpickle.list_registry_pickle_by_value()
-    ):
+    name = kind.__module__
+    by_value = name == "__main__" or name in cloudpickle.list_registry_pickle_by_value()
+    if by_value or name not in sys.modules or name.partition(".")[0] in _NOT_CHANGED:
         return False
-    if kind.__module__.partition(".")[0] in ("stable_baselines3", "builtins", "typing", "abc", "sb3_ca2e"):
-        return False
-    found: Any = module
+    found: Any = sys.modules[name]
     for part in kind.__qualname__.split("."):
         found = getattr(found, part, None)
     return found is kind
