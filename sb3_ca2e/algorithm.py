@@ -233,6 +233,7 @@ class CA2EMixin(Hooks, Saving):
             self.action_space,
             device=self.device,
             n_envs=self.n_envs,
+            optimize_memory_usage=self.optimize_memory_usage,
             n_steps=self.n_steps,
             gamma=self.gamma,
             columns=recipe.columns if recipe is not None else None,

@@ -32,7 +32,7 @@ _CHOICES: dict[str, tuple[bool | str, ...]] = {
 
 #: Arguments of the memory that the model gives it.
 GIVEN_TO_MEMORY = {"buffer_size", "observation_space", "action_space", "device", "n_envs", "n_steps", "gamma"}
-GIVEN_TO_MEMORY |= {"columns", "normalize_frames", "seed"}
+GIVEN_TO_MEMORY |= {"columns", "normalize_frames", "optimize_memory_usage", "seed"}
 
 
 #: Names that other algorithms, and functions of SB3, have for the same.

@@ -40,6 +40,8 @@ class Saving(OffPolicyAlgorithm):
         @property
         def n_slots(self) -> int: ...
 
+        def _make_memory(self) -> PrioritizedReplayBuffer: ...
+
     _collector: "Collector | None"
     #: what :meth:`between_rounds` was given
     _due: list[Callable[[], None]]
@@ -130,10 +132,13 @@ class Saving(OffPolicyAlgorithm):
         """
         Load a memory that :meth:`save_replay_buffer` saved, of any number of actors.
 
+        A ``ReplayBuffer`` or ``DictReplayBuffer`` that SB3's own algorithms saved is taken over: a memory of this model
+        gets its transitions, see :meth:`PrioritizedReplayBuffer.add_from`.
+
         :param path: the file, or an open one
         :param truncate_last_traj: unused; episodes that were under way when it was saved count as truncated
         :raises TypeError: if it is another kind of memory
-        :raises ValueError: if its actions are others than the model's
+        :raises ValueError: if it was filled in another environment
         """
         file = open_path(path, "r", suffix="pkl")
         try:
@@ -147,10 +152,7 @@ class Saving(OffPolicyAlgorithm):
 
     def _take_memory(self, loaded: Any, path: Any) -> None:
         if not isinstance(loaded, PrioritizedReplayBuffer):
-            raise TypeError(
-                f"The memory in {path} is a {type(loaded).__name__}; {type(self).__name__} needs a "
-                "PrioritizedReplayBuffer, as its own save_replay_buffer leaves."
-            )
+            loaded = self._taken_over(loaded, path)
         if loaded.action_space != self.action_space:
             raise ValueError(
                 f"The memory in {path} holds actions of {loaded.action_space}, and this model acts in "
@@ -158,7 +160,20 @@ class Saving(OffPolicyAlgorithm):
             )
         # It holds single steps, so that returns are formed as this model says.
         loaded.n_steps, loaded.gamma = self.n_steps, self.gamma
+        loaded.optimize_memory_usage = self.optimize_memory_usage
         self.replay_buffer = loaded
+
+    def _taken_over(self, buffer: Any, path: Any) -> PrioritizedReplayBuffer:
+        """A memory of this model with what a buffer of SB3's holds."""
+        memory = self._make_memory()
+        try:
+            memory.add_from(buffer)
+        except (TypeError, ValueError) as error:
+            raise type(error)(
+                f"{type(self).__name__} can't take over the memory in {path}. {error} It loads the "
+                "PrioritizedReplayBuffer that its own save_replay_buffer leaves."
+            ) from error
+        return memory
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *_OF_THIS_PROCESS]

@@ -143,6 +143,6 @@ def test_normalized_batches_come_through_the_cpu():
     assert model._learner.compiled, model._learner.obstacle
     model.train(1, BATCH_SIZE)
     drawn = model._last_batch[0].indices
-    expected = model.replay_buffer._get_samples(drawn, env).observations
+    expected = model.replay_buffer.samples_at(drawn, env).observations
     th.testing.assert_close(model._last_batch[0].observations, expected)
-    assert not th.equal(expected, model.replay_buffer._get_samples(drawn).observations)
+    assert not th.equal(expected, model.replay_buffer.samples_at(drawn).observations)

@@ -11,7 +11,7 @@ import pytest
 import stable_baselines3 as sb3
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, LogEveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger, configure
@@ -19,7 +19,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN, PrioritizedReplayBuffer
-from sb3_ca2e.replay.block import TRANSITION
+from sb3_ca2e.replay.block import OBSERVATION, TRANSITION
 from toy import RandomWalk, ddpg, dqn
 
 PAIRS = [pytest.param(dqn, CA2EDQN, sb3.DQN, id="DQN"), pytest.param(ddpg, CA2EDDPG, sb3.DDPG, id="DDPG")]
@@ -122,15 +122,68 @@ def test_episodes_under_way_when_a_memory_was_saved_are_cut_as_in_a_copy_of_it(t
     assert not th.equal(flags, saves.flags)
 
 
-def test_another_kind_of_memory_is_refused(tmp_path):
-    oracle = dqn(walk(dqn), sb3.DQN).learn(60)
+@pytest.mark.parametrize(("make", "algorithm"), [(dqn, sb3.DQN), (ddpg, sb3.DDPG)])
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_the_memory_of_sb3s_learner_is_taken_over(make, algorithm, n_steps, tmp_path):
+    oracle = make(walk(make), algorithm, n_steps=n_steps).learn(60)
     oracle.save_replay_buffer(tmp_path / "memory")
+    model = make(walk(make), learning_starts=0)
+    model.load_replay_buffer(tmp_path / "memory")
+    theirs, ours = oracle.replay_buffer, model.replay_buffer
+    assert type(theirs) is (NStepReplayBuffer if n_steps > 1 else ReplayBuffer)
+    for name in ("observations", "next_observations", "actions", "rewards"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name)[:60], strict=True)
+    for name in ("dones", "timeouts"):  # learn() has left the newest step in the middle of an episode, or at its end
+        np.testing.assert_array_equal(getattr(ours, name)[:-1], getattr(theirs, name)[:59], strict=True)
+    model.learn(60)
+    assert ours.size() == 120
+    assert model._n_updates >= 14
+
+
+def test_the_stacks_of_sb3s_learner_are_taken_over(tmp_path):
+    def stacks():
+        return VecFrameStack(DummyVecEnv([RandomWalk] * 2), 4)
+
+    oracle = dqn(stacks(), sb3.DQN).learn(200)
+    oracle.save_replay_buffer(tmp_path / "memory")
+    model = dqn(stacks())
+    model.load_replay_buffer(tmp_path / "memory")
+    assert model.replay_buffer._storage.rows.frames[OBSERVATION].shape[1:] == (3,)
+    theirs, ours = oracle.replay_buffer, model.replay_buffer
+    for name in ("observations", "next_observations", "rewards"):
+        got, expected = getattr(ours, name), getattr(theirs, name)[:100]
+        # Blocks of one environment come after those of the other.
+        rows = [array.reshape(200, -1)[np.lexsort(array.reshape(200, -1).T)] for array in (got, expected)]
+        np.testing.assert_array_equal(*rows, err_msg=name)
+    model.learn(100)
+    assert model.replay_buffer is ours
+    assert ours.size() >= 300
+
+
+def test_another_kind_of_memory_is_refused(tmp_path):
+    (tmp_path / "memory.pkl").write_bytes(pickle.dumps({"observations": 3}))
     model = dqn(walk(dqn)).learn(60)
     kept = model.replay_buffer
-    with pytest.raises(TypeError, match=r"memory.*ReplayBuffer.*PrioritizedReplayBuffer"):
+    message = r"(?s)CA2EDQN can't take over.*memory\. The buffer is a dict.*PrioritizedReplayBuffer"
+    with pytest.raises(TypeError, match=message):
         model.load_replay_buffer(tmp_path / "memory")
+    other = sb3.DQN("MlpPolicy", "CartPole-v1", device="cpu").learn(60)
+    other.save_replay_buffer(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"other\. The buffer is made for observations of Box"):
+        model.load_replay_buffer(tmp_path / "other")
     assert model.replay_buffer is kept
-    assert isinstance(oracle.replay_buffer, ReplayBuffer)
+
+
+@pytest.mark.filterwarnings("ignore:The last trajectory in the replay buffer will be truncated")
+@pytest.mark.parametrize("loads", [False, True])
+def test_optimize_memory_usage_does_no_harm(loads, tmp_path):
+    model = dqn(walk(dqn), optimize_memory_usage=not loads).learn(60)
+    if loads:
+        model.save_replay_buffer(tmp_path / "memory")
+        model = dqn(walk(dqn), optimize_memory_usage=True)
+        model.load_replay_buffer(tmp_path / "memory")
+    model.learn(60)  # SB3 now marks the newest step in `dones`
+    assert model.replay_buffer.size() == 120
 
 
 def test_a_memory_of_other_actions_is_refused(tmp_path):

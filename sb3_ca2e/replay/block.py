@@ -36,6 +36,11 @@ class ObservationColumn:
             shape[self.axis] *= self.n_stack
         return tuple(shape)
 
+    @property
+    def batch_axis(self) -> int:
+        """The same axis of a batch of observations."""
+        return self.axis % max(len(self.frame_shape), 1) + 1
+
     def __str__(self) -> str:
         stack = f"stacks of {self.n_stack} along axis {self.axis}, " if self.n_stack > 1 else ""
         return f"{stack}frames {self.frame_shape} of {self.dtype}"

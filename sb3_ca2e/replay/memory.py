@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ca2e.replay.block import OBSERVATION, TRANSITION, Block, ObservationColumn, described, observation_columns
+from sb3_ca2e.replay.face import PublicFace
 from sb3_ca2e.replay.multi_steps import Terms, multi_steps
 from sb3_ca2e.replay.prefetch import Prefetch
 from sb3_ca2e.replay.rows import take
@@ -23,7 +24,7 @@ from sb3_ca2e.replay.storage import SEGMENT_LENGTH, SegmentStorage
 from sb3_ca2e.transfers import moved
 
 
-class PrioritizedReplayBuffer(ReplayBuffer):
+class PrioritizedReplayBuffer(PublicFace):
     """
     Proportional prioritized replay (https://arxiv.org/abs/1511.05952) of the single steps of many slots.
 
@@ -35,7 +36,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
     :param action_space: Action space
     :param device: PyTorch device of the samples
     :param n_envs: Number of parallel environments that :meth:`add` is called for
-    :param optimize_memory_usage: Accepted for SB3 but without a meaning: an observation is stored once anyway
+    :param optimize_memory_usage: An observation is stored once anyway; SB3 may write to :attr:`dones`
     :param handle_timeout_termination: Bootstrap from the last observation of episodes that :meth:`add` is
         told were cut by a time limit
     :param n_steps: steps in a return
@@ -81,6 +82,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         self.storage_device = storage_device
         # ReplayBuffer's own constructor would allocate.
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs)
+        self.capacity = buffer_size
+        self.buffer_size = max(buffer_size // n_envs, 1)
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
         self.n_steps = n_steps
@@ -126,15 +129,12 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         return th.device("cpu")  # MPS too: it has no float64 for the sums of priorities
 
     def _new_storage(self) -> SegmentStorage:
-        # Actions of a Box are stored scaled to [-1, 1], also where the environment's are whole numbers.
-        is_box = isinstance(self.action_space, spaces.Box)
-        dtype = np.dtype(np.float32 if is_box else self.action_space.dtype)
-        layout = (self._columns, self.action_dim, dtype, self.segment_length)
+        layout = (self._columns, self.action_dim, self.action_dtype, self.segment_length)
         n_slots = max(self.n_slots, self.n_envs)
         # One segment tells how large all of them will be.
-        n_segments = -(-self.buffer_size // self.segment_length) + n_slots
+        n_segments = -(-self.capacity // self.segment_length) + n_slots
         device = self._place(n_segments * SegmentStorage(1, *layout, n_slots=0).nbytes)
-        return SegmentStorage(self.buffer_size, *layout, n_slots, device)
+        return SegmentStorage(self.capacity, *layout, n_slots, device)
 
     def set_random_seed(self, seed: int) -> None:
         """
@@ -143,12 +143,6 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         :param seed: of all draws from now on
         """
         self._generator.manual_seed(seed)
-
-    def size(self) -> int:
-        """
-        :return: The number of transitions held
-        """
-        return 0 if self._storage is None else self._storage.size
 
     @property
     def nbytes(self) -> int:
@@ -161,18 +155,12 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         return 0.0 if self._storage is None else self._storage.n_prior / max(self._storage.size, 1)
 
     @property
-    def dones(self) -> np.ndarray:  # type: ignore[override]
-        """A throw-away array: with ``optimize_memory_usage`` SB3 marks the newest step in it, see :meth:`add`."""
-        return np.zeros(self.buffer_size, dtype=np.float32)
-
-    @property
     def n_refused_priorities(self) -> int:
         """Priorities that were no finite numbers and are not in the memory, as far as a GPU has told."""
         return 0 if self._storage is None else self._storage.n_refused
 
     def reset(self) -> None:
         """Forget all transitions, and give their memory back."""
-        super().reset()
         self._storage = None
         if self._prefetch is not None:
             self._prefetch.forget()
@@ -226,8 +214,6 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         self._storage.n_refused += len(raw) - int(np.count_nonzero(sound))
         self.max_priority = max(self.max_priority, self._storage.largest)
         self._storage.commit(block, priorities)
-        self.pos = self._storage.n_committed % self.buffer_size
-        self.full = self._storage.n_committed >= self.buffer_size
 
     def end_stream(self, slot: int) -> None:
         """
@@ -269,10 +255,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
                 "Leave frame_stack at (1, 0), or hand over blocks with add_block()."
             )
         for block, continues in self._steps.blocks(obs, next_obs, action, reward, done, infos):
-            if not continues:
-                self.end_stream(block.slot)
-            block.priorities *= self.max_priority
-            self.add_block(block)
+            self._append(block, continues)
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> PrioritizedReplaySamples:  # type: ignore[override]
         """
@@ -328,11 +311,15 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         assert self._storage is not None
         return self._formed(self._storage.rows.priorities.sample(batch_size, self._generator), env)
 
-    def _get_samples(  # type: ignore[override]
-        self, batch_inds: th.Tensor, env: VecNormalize | None = None
-    ) -> PrioritizedReplaySamples:
-        """The samples that begin with the steps of given rows."""
-        return self._formed(batch_inds, env).to(self._device)
+    def samples_at(self, indices: th.Tensor, env: VecNormalize | None = None) -> PrioritizedReplaySamples:
+        """
+        Return what :meth:`sample` gives where it draws given transitions.
+
+        :param indices: ``(batch,)`` int64, as in the field ``indices`` of samples
+        :param env: as of :meth:`sample`
+        :return: the samples
+        """
+        return self._formed(indices, env).to(self._device)
 
     def _formed(
         self, batch_inds: th.Tensor, env: VecNormalize | None, beta: float | th.Tensor | None = None
@@ -423,7 +410,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        self.__dict__.update({"capacity": state["buffer_size"], **state})
         self._generator = th.Generator()
         self._generator.set_state(state["_generator"])
         self.device = state["_device"]

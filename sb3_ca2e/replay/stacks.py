@@ -20,7 +20,7 @@ def stacked(frames: np.ndarray, ages: np.ndarray, column: ObservationColumn) -> 
     if lead == 0:
         return frames
     parts = [_known(frames[lead - back : lead - back + n_rows], ages, back) for back in range(lead, -1, -1)]
-    return np.concatenate(parts, axis=column.axis + 1)
+    return np.concatenate(parts, axis=column.batch_axis)
 
 
 def each_frame(
@@ -37,10 +37,10 @@ def each_frame(
     """
     if column.n_stack == 1:
         return change(observations)
-    parts = np.split(observations, column.n_stack, axis=column.axis + 1)
+    parts = np.split(observations, column.n_stack, axis=column.batch_axis)
     backs = range(column.n_stack - 1, -1, -1)
     changed = [_known(change(part), ages, back) for part, back in zip(parts, backs, strict=True)]
-    return np.concatenate(changed, axis=column.axis + 1)
+    return np.concatenate(changed, axis=column.batch_axis)
 
 
 def _known(frames: np.ndarray, ages: np.ndarray, back: int) -> np.ndarray:

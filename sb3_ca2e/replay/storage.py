@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import torch as th
 
-from sb3_ca2e.replay.block import PRIOR, TRANSITION, TRUNCATED, Block, ObservationColumn, lead_frames
+from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, Block, ObservationColumn, lead_frames
 from sb3_ca2e.replay.rows import ENDED, Rows, put
 
 #: Data rows of a segment. Its lead and tail are the price of never reading a frame across segments.
@@ -317,6 +317,40 @@ class SegmentStorage:
         """Cut the streams of all slots."""
         for slot in self._newest:
             self.end_stream(slot)
+
+    # Reading everything, which takes a time in proportion to it.
+
+    def in_order(self) -> np.ndarray:
+        """
+        List the transitions held.
+
+        :return: ``(size,)`` int64 rows, in the order in which they were committed
+        """
+        starts = np.array([segment.start for segment in self.segments.values()], np.int64)
+        rows = (starts[:, None] + np.arange(self.segment_length)).ravel()
+        rows = rows[self.rows.flags.cpu().numpy()[rows] & TRANSITION > 0]
+        # Rows of the same block have the same number, and their segments were opened one after the other.
+        order = self.rows.inserted_at.cpu().numpy()[rows].argsort(kind="stable")
+        return np.asarray(rows[order])
+
+    def ends(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Look up where episodes end. One that breaks off, or whose stream was cut, counts as truncated, as in returns.
+
+        :param rows: ``(n,)`` int64 of transitions
+        :return: ``(n,)`` bool, terminated with that step; ``(n,)`` bool, truncated with it
+        """
+        all_flags = self.rows.flags.cpu().numpy()
+        flags = all_flags[rows]
+        under_way = [
+            segment.start + segment.fill - 1
+            for segment in (self.segments[newest] for newest in self._newest.values())
+            if segment.last_flags & TRANSITION
+        ]
+        goes_on = all_flags[self.rows.successors.cpu().numpy()[rows]] & TRANSITION > 0
+        goes_on |= np.isin(rows, under_way)
+        terminated = flags & TERMINATED > 0
+        return terminated, ~terminated & ((flags & TRUNCATED > 0) | ~goes_on)
 
     # Saving: only segments in use, as the rest of the memory may never have been touched.
 

@@ -96,7 +96,7 @@ def test_returns_and_stacks_end_where_a_step_was_left_out(n_stack):
     assert [row["refused"] for row in model.actor_stats] == pytest.approx([met[0], met[1]], abs=3)  # of the last block
     memory = model.replay_buffer
     held = (memory._storage.rows.flags & int(TRANSITION)).nonzero().flatten()
-    batch = memory._get_samples(held)
+    batch = memory.samples_at(held)
     observations, next_observations = (
         each.numpy().reshape(len(held), n_stack, 3) for each in (batch.observations, batch.next_observations)
     )

@@ -337,7 +337,7 @@ def test_batches_are_normalised_as_the_users_object_does(make):
     model = model_on(make(), n_steps=3, gamma=0.9).learn(200)
     normalize, memory, storage = model.get_vec_normalize_env(), model.replay_buffer, model.replay_buffer._storage.rows
     rows = th.nonzero(storage.flags & int(TRANSITION)).flatten()
-    raw, batch = memory._get_samples(rows), memory._get_samples(rows, normalize)
+    raw, batch = memory.samples_at(rows), memory.samples_at(rows, normalize)
     expected = normalized_by_hand(model, rows)
     is_dict = isinstance(batch.observations, dict)
     for key, tensor in (batch.observations if is_dict else {OBSERVATION: batch.observations}).items():
@@ -426,7 +426,7 @@ def test_a_memory_of_raw_frames_follows_a_change_of_the_wrappers_order(first, th
     rows = th.nonzero(storage.flags & int(TRANSITION)).flatten()
     assert len(rows) == 200
     expected = normalized_by_hand(model, rows)[OBSERVATION]
-    np.testing.assert_array_equal(memory._get_samples(rows, normalize).observations, expected)
+    np.testing.assert_array_equal(memory.samples_at(rows, normalize).observations, expected)
 
 
 class Wide(RandomWalk):

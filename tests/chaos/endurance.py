@@ -109,8 +109,9 @@ class Sizes(BaseCallback):
         self.sizes: list[tuple[float, float]] = []
 
     def _on_step(self) -> bool:
-        now = time.monotonic()
-        if now - self.looked >= self.interval and self.model.replay_buffer.full:
+        now, memory = time.monotonic(), self.model.replay_buffer
+        was_full = memory._storage is not None and memory._storage.n_committed >= memory.capacity
+        if now - self.looked >= self.interval and was_full:
             self.looked = now
             self.sizes.append((now, resident()))
         return now - self.begun < self.seconds or min(len(self.sizes), self.n_failures()) < 9

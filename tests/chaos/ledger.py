@@ -69,12 +69,12 @@ def audit(model: CA2EMixin, broken_off: bool = False) -> int:
     assert memory.n_steps == 1
     storage, n_counted = memory._storage, model.num_timesteps
     held = (storage.rows.flags & int(TRANSITION)).nonzero().flatten()
-    everything = memory._storage.n_committed <= memory.buffer_size
+    everything = memory._storage.n_committed <= memory.capacity
     # What a callback ended is committed by the block and counted by the step.
     ahead = model.n_slots * model.local_buffer_size
     assert len(held) == memory.size()
     assert not everything or n_counted <= len(held) <= n_counted + ahead
-    batch = memory._get_samples(held)
+    batch = memory.samples_at(held)
     before, after = batch.observations.long().tolist(), batch.next_observations.long().tolist()
     rest = (batch.actions.flatten().tolist(), batch.rewards.flatten().tolist(), batch.dones.flatten().tolist())
     steps: dict[int, dict[int, list[int]]] = {}

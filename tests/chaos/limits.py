@@ -143,7 +143,7 @@ def is_finite(model: CA2EMixin) -> None:
     """All that the memory holds, and its tree."""
     memory = model.replay_buffer
     held = (memory._storage.rows.flags & int(TRANSITION)).nonzero().flatten()
-    batch = memory._get_samples(held)
+    batch = memory.samples_at(held)
     for tensor in (batch.observations, batch.next_observations, batch.actions, batch.rewards, batch.weights):
         assert bool(tensor.isfinite().all())
     priorities = memory._storage.rows.priorities

@@ -3,8 +3,9 @@ import pytest
 from gymnasium import spaces
 from recorded_slot import RecordedSlot
 
-from sb3_ca2e.replay import lead_frames, observation_columns
+from sb3_ca2e.replay import ObservationColumn, lead_frames, observation_columns
 from sb3_ca2e.replay.block import OBSERVATION
+from sb3_ca2e.replay.stacks import each_frame, stacked
 
 
 @pytest.mark.parametrize("n_stack", [1, 4])
@@ -29,3 +30,14 @@ def test_columns_of_a_dict():
     assert {key: column.shape for key, column in columns.items()} == {key: box.shape for key, box in space.items()}
     assert lead_frames(columns) == 3
     assert lead_frames(observation_columns(space)) == 0
+
+
+def test_stacks_along_an_axis_counted_from_the_end():
+    column = ObservationColumn((2, 1), np.dtype(np.float32), 2, -1)
+    same = ObservationColumn((2, 1), np.dtype(np.float32), 2, 1)
+    frames, ages = np.random.default_rng(0).normal(size=(6, 2, 1)).astype(np.float32), np.array([0, 1, 1, 1, 0])
+    observations = stacked(frames, ages, same)
+    assert observations.shape == (5, *column.shape)
+    np.testing.assert_array_equal(stacked(frames, ages, column), observations, strict=True)
+    changed = [each_frame(lambda frame: frame + 1, observations, ages, each) for each in (column, same)]
+    np.testing.assert_array_equal(*changed, strict=True)

@@ -141,15 +141,15 @@ def test_long_streams_without_the_kernels(seed, monkeypatch):
 def test_a_memory_that_was_moved_reads_what_it_holds():
     memory = filled_memory(columns_of(4)[1], 0, 0.1)
     rows = stored_rows(memory)
-    before = memory._get_samples(rows)
+    before = memory.samples_at(rows)
     memory._storage.to("cpu")
     slot = RecordedSlot(9, columns_of(4)[1], np.random.default_rng(0))
     memory.add_block(slot.block(3, 5000))
     held = th.isin(rows, stored_rows(memory))
-    after = memory._get_samples(rows[held])
+    after = memory.samples_at(rows[held])
     for name in ("observations", "next_observations", "actions", "rewards"):
         assert th.equal(getattr(before, name)[held], getattr(after, name))
-    assert set(range(5000, 5003)) <= set(memory._get_samples(stored_rows(memory)).actions[:, 0].tolist())
+    assert set(range(5000, 5003)) <= set(memory.samples_at(stored_rows(memory)).actions[:, 0].tolist())
 
 
 @pytest.mark.parametrize("row", [-1, 10**6, 2**62])
@@ -158,7 +158,7 @@ def test_rows_that_do_not_exist_are_refused(row):
     rows = th.tensor([0, row])
     before = memory._storage.rows.priorities[:].clone()
     with pytest.raises(IndexError, match="row that the memory does not have"):
-        memory._get_samples(rows)
+        memory.samples_at(rows)
     with pytest.raises(IndexError, match="row that the memory does not have"):
         memory.update_priorities(rows, th.zeros(2, dtype=th.int64), th.ones(2))
     with pytest.raises(IndexError, match="leaf that the sum tree does not have"):

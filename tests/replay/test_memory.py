@@ -153,8 +153,7 @@ def test_the_newest_transitions_are_kept():
         assert memory.size() <= 100
         newest = 7 * (i + 1)
         assert set(memory.sample(5000).actions[:, 0].tolist()) == set(range(newest - memory.size(), newest))
-    assert memory.full
-    assert memory.pos == 420 % 100
+        assert (memory.pos, memory.full) == (memory.size() % 100, memory.size() == 100)
 
 
 @pytest.mark.parametrize("n_slots", [1, 30])
@@ -203,7 +202,7 @@ def test_nothing_leads_on_from_the_step_before_a_refused_one_where_a_segment_end
     for block in (broken_off, plain_block(3)):
         memory.add_block(block)
     rows = th.nonzero(memory._storage.rows.flags & int(TRANSITION)).flatten()
-    lengths = np.log(memory._get_samples(rows).discounts.flatten().numpy()) / np.log(memory.gamma)
+    lengths = np.log(memory.samples_at(rows).discounts.flatten().numpy()) / np.log(memory.gamma)
     assert lengths.tolist() == pytest.approx([3] * 8 + [2, 1] + [3, 2, 1], rel=1e-3)
 
 
@@ -234,7 +233,7 @@ def test_a_saved_memory_goes_on_as_before(copies):
             assert th.equal(expected, got)
     # A copy shares nothing, and what it is given does not continue the old streams.
     restored.add_block(make_slot().block(10, 1000))
-    last = restored._get_samples(th.nonzero(restored._storage.rows.actions[:, 0] == 299)[0])
+    last = restored.samples_at(th.nonzero(restored._storage.rows.actions[:, 0] == 299)[0])
     assert last.discounts.item() == pytest.approx(0.99)
     assert not (memory._storage.rows.actions >= 1000).any()
 

@@ -50,7 +50,7 @@ def test_equals_sb3s_n_step_buffer(n_steps, handle_timeouts, n_added):
     rows = stored(ours)
     assert len(rows) > 50
     positions = ours._storage.rows.actions[rows, 0].numpy() % 100
-    got, expected = ours._get_samples(rows), theirs._get_samples(positions)
+    got, expected = ours.samples_at(rows), theirs._get_samples(positions)
     for name in expected._fields:
         value = getattr(got, name)
         assert value.dtype == getattr(expected, name).dtype
@@ -65,9 +65,9 @@ def test_environments_are_slots_of_their_own():
         memories[0].add(*step)
         for i, memory in enumerate(memories[1:]):
             memory.add(*(part[i : i + 1] for part in step))
-    together = memories[0]._get_samples(stored(memories[0]))
+    together = memories[0].samples_at(stored(memories[0]))
     order = together.actions[:, 0].argsort()
-    alone = [memory._get_samples(stored(memory)) for memory in memories[1:]]
+    alone = [memory.samples_at(stored(memory)) for memory in memories[1:]]
     for name in ("actions", "rewards", "discounts", "dones", "next_observations", "observations"):
         expected = th.stack([getattr(samples, name) for samples in alone], dim=1).flatten(0, 1)
         assert th.equal(getattr(together, name)[order], expected), name
@@ -79,7 +79,7 @@ def test_a_step_that_continues_nothing_cuts_the_stream():
     first, second = list(random_steps(1, 1, 1)), list(random_steps(1, 1, 2))
     for obs, next_obs, action, _, _, _ in first + second:
         memory.add(obs, next_obs, action, np.ones(1), np.zeros(1, dtype=bool), [{}])
-    samples = memory._get_samples(stored(memory))
+    samples = memory.samples_at(stored(memory))
     assert samples.rewards.tolist() == [[1.0], [1.0]]
     assert samples.discounts.tolist() == [[0.5], [0.5]]
     assert samples.dones.tolist() == [[0.0], [0.0]]
@@ -113,7 +113,7 @@ def test_action_spaces(space, dtype):
     memory = PrioritizedReplayBuffer(50, VECTOR, space, "cpu", n_envs=2)
     actions = np.stack([space.sample(), space.sample()])
     memory.add(np.zeros((2, 3)), np.ones((2, 3)), actions, np.zeros(2), np.zeros(2, dtype=bool), [{}, {}])
-    samples = memory._get_samples(stored(memory))
+    samples = memory.samples_at(stored(memory))
     assert samples.actions.dtype == dtype
     np.testing.assert_array_equal(samples.actions, actions.reshape(2, -1).astype(np.dtype(str(dtype)[6:])))
 
@@ -163,7 +163,7 @@ def test_statistics_are_applied_at_sampling(is_dict):
         if done[0]:
             break
     rows = stored(memory)[:1]
-    raw, normalized = memory._get_samples(rows), memory._get_samples(rows, env)
+    raw, normalized = memory.samples_at(rows), memory.samples_at(rows, env)
     single = env.normalize_reward(np.array(rewards[:3], dtype=np.float32))
     assert normalized.rewards.item() == pytest.approx(single @ np.array([1, 0.5, 0.25]), rel=1e-6)
     assert normalized.rewards.dtype == th.float32
@@ -222,7 +222,7 @@ def test_sb3s_learner_gets_the_returns_of_its_own_n_step_memory(algorithm):
     oracle, model = pair(algorithm)
     positions, rows = made(model)
     assert len(rows) > 80
-    expected, got = oracle.replay_buffer._get_samples(positions), model.replay_buffer._get_samples(rows)
+    expected, got = oracle.replay_buffer._get_samples(positions), model.replay_buffer.samples_at(rows)
     assert 0 < expected.dones.sum() < len(rows)
     assert len(expected.discounts.unique()) == 3
     for name in expected._fields:

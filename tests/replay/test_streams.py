@@ -137,7 +137,7 @@ class RecordedStreams(RuleBasedStateMachine):
             return
         rows = stored_rows(self.memory)
         assert len(rows) == self.memory.size() <= self.memory.buffer_size
-        samples = self.memory._get_samples(rows)
+        samples = self.memory.samples_at(rows)
         ids = samples.actions[:, 0].tolist()
         by_id = {step_id: i for i, step_id in enumerate(ids)}
         assert len(by_id) == len(ids)

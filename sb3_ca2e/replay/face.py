@@ -1,0 +1,314 @@
+"""What SB3's users expect of a replay buffer beside ``add`` and ``sample``: its arrays, and other buffers' contents."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_ca2e.replay.block import OBSERVATION, Block, ObservationColumn
+from sb3_ca2e.replay.plain import blocks_of, check_readable, check_writable
+from sb3_ca2e.replay.samples import PrioritizedReplaySamples
+from sb3_ca2e.replay.steps import Observations
+from sb3_ca2e.replay.storage import SegmentStorage
+
+#: Bytes of the largest array that is copied: what SB3's users do with arrays, they do to small memories.
+LARGEST_COPY = 2**30
+#: Transitions copied at once.
+CHUNK = 4096
+
+
+class PublicFace(ReplayBuffer):
+    """
+    The attributes of SB3's ``ReplayBuffer`` for a memory that stores transitions in another way.
+
+    Arrays are read-only copies of the transitions held, as SB3 stores them: raw, with frame stacks rebuilt, and actions
+    of a ``Box`` scaled to [-1, 1]. Each access makes a copy, so access them once. One above 1 GiB is refused with an
+    ``AttributeError``.
+
+    Transitions stand in the order in which they were added, ``n_envs`` in a row; the newest that do not fill a row yet
+    are left out. Columns are not environments, as actors hand over many steps at once, except where :meth:`add` brought
+    all transitions and none has been freed.
+
+    Every row holds transitions: there are ``pos`` rows, or ``buffer_size`` rows and ``pos == 0`` if ``full``; the
+    newest is ``pos - 1``. SB3's ring overwrites the oldest row. This memory frees many of the oldest transitions at
+    once, and all others move up: ``pos`` then falls, and ``full`` turns False.
+    """
+
+    _storage: SegmentStorage | None
+    _columns: dict[str, ObservationColumn]
+    #: number of transitions that is never exceeded; ``buffer_size`` counts rows of ``n_envs``, as in SB3
+    capacity: int
+    max_priority: float
+
+    @abstractmethod
+    def add_block(self, block: Block) -> None:
+        """See :meth:`PrioritizedReplayBuffer.add_block`."""
+
+    @abstractmethod
+    def end_stream(self, slot: int) -> None:
+        """See :meth:`PrioritizedReplayBuffer.end_stream`."""
+
+    @abstractmethod
+    def samples_at(self, indices: th.Tensor, env: VecNormalize | None = None) -> PrioritizedReplaySamples:
+        """See :meth:`PrioritizedReplayBuffer.samples_at`."""
+
+    def size(self) -> int:
+        """
+        Count the transitions held. SB3's counts rows of ``n_envs`` transitions.
+
+        :return: their number
+        """
+        return 0 if self._storage is None else self._storage.size
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in each of the arrays."""
+        return 0 if self._storage is None else self._storage.size // self.n_envs
+
+    @property
+    def pos(self) -> int:
+        """Row that the next transitions go to: behind those held, 0 if the memory is full."""
+        return self.n_rows % self.buffer_size
+
+    @pos.setter
+    def pos(self, value: int) -> None:
+        _refuse_to_set("pos", self.pos, value)
+
+    @property
+    def full(self) -> bool:
+        """Whether all ``buffer_size`` rows are held. Not for long: the next transition frees many of the oldest."""
+        return self.n_rows == self.buffer_size
+
+    @full.setter
+    def full(self, value: bool) -> None:
+        _refuse_to_set("full", self.full, value)
+
+    # Arrays.
+
+    @property
+    def observations(self) -> Any:  # type: ignore[override]
+        """``(rows, n_envs, *obs_shape)`` of the observation space's dtype; for each key if it is a ``Dict``."""
+        return self._observation_arrays("observations", 0)
+
+    @property
+    def next_observations(self) -> Any:  # type: ignore[override]
+        """The same after the step; at the end of an episode its last observation."""
+        return self._observation_arrays("next_observations", 1)
+
+    @property
+    def actions(self) -> np.ndarray:  # type: ignore[override]
+        """``(rows, n_envs, action_dim)`` of the action space's dtype, float32 for a ``Box``."""
+        self._refuse_large("actions", self.action_dim * self.action_dtype.itemsize)
+        if self._storage is None:
+            return _frozen(np.empty((0, self.n_envs, self.action_dim), self.action_dtype))
+        rows = th.from_numpy(self._rows_held())
+        return _frozen(self._storage.rows.actions[rows.to(self._storage.rows.device)].cpu().numpy())
+
+    @property
+    def rewards(self) -> np.ndarray:  # type: ignore[override]
+        """``(rows, n_envs)`` float32, of single steps."""
+        self._refuse_large("rewards", 4)
+        if self._storage is None:
+            return _frozen(np.empty((0, self.n_envs), np.float32))
+        return _frozen(self._storage.rows.rewards.cpu().numpy()[self._rows_held()])
+
+    @property
+    def dones(self) -> np.ndarray:  # type: ignore[override]
+        """
+        ``(rows, n_envs)`` float32, 1 where an episode ended with that step.
+
+        With ``optimize_memory_usage``, SB3 marks the newest step in it, so that this copy can be written to. The memory
+        itself needs no mark, see :meth:`add`.
+        """
+        terminated, truncated = self._ends("dones")
+        return _frozen((terminated | truncated).astype(np.float32), but_for_sb3=self.optimize_memory_usage)
+
+    @property
+    def timeouts(self) -> np.ndarray:  # type: ignore[override]
+        """
+        ``(rows, n_envs)`` float32, 1 where that end was no termination: by a time limit, because the step after it was
+        refused, or as ``learn`` returned or the memory was saved.
+        """
+        return _frozen(self._ends("timeouts")[1].astype(np.float32))
+
+    @property
+    def action_dtype(self) -> np.dtype:
+        """Of the actions stored. Those of a ``Box`` are scaled to [-1, 1], also if the environment's are integers."""
+        return np.dtype(np.float32 if isinstance(self.action_space, spaces.Box) else self.action_space.dtype)
+
+    def _rows_held(self) -> np.ndarray:
+        """``(rows, n_envs)`` int64, where the storage has what the arrays show."""
+        held = np.empty(0, np.int64) if self._storage is None else self._storage.in_order()
+        return held[: self.n_rows * self.n_envs].reshape(-1, self.n_envs)
+
+    def _ends(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        self._refuse_large(name, 4)
+        rows = self._rows_held()
+        if self._storage is None:
+            return np.zeros(rows.shape, bool), np.zeros(rows.shape, bool)
+        terminated, truncated = self._storage.ends(rows.ravel())
+        return terminated.reshape(rows.shape), truncated.reshape(rows.shape)
+
+    def _spaces(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and dtype of observations as SB3 stores them, for each key."""
+        if isinstance(self.observation_space, spaces.Dict):
+            return {key: (self.obs_shape[key], np.dtype(s.dtype)) for key, s in self.observation_space.items()}  # type: ignore[call-overload]
+        return {OBSERVATION: (self.obs_shape, np.dtype(self.observation_space.dtype))}
+
+    def _observation_arrays(self, name: str, later: int) -> Any:
+        """
+        :param name: of the attribute
+        :param later: 1 for the observations after the steps
+        :return: array, or a dict of such
+        """
+        self._refuse_large(name, sum(math.prod(shape) * dtype.itemsize for shape, dtype in self._spaces().values()))
+        rows = self._rows_held()
+        arrays = {key: np.empty((rows.size, *shape), dtype) for key, (shape, dtype) in self._spaces().items()}
+        for start in range(0, rows.size, CHUNK):
+            for key, values in self._raw(rows.ravel()[start : start + CHUNK] + later).items():
+                arrays[key][start : start + CHUNK] = values
+        shaped = {key: _frozen(array.reshape(*rows.shape, *array.shape[1:])) for key, array in arrays.items()}
+        return shaped if isinstance(self.observation_space, spaces.Dict) else shaped[OBSERVATION]
+
+    def _raw(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """``(n, *obs_shape)`` observations of rows of the storage as SB3 stores them, for each key."""
+        assert self._storage is not None
+        tensors = self._storage.rows.observations(th.from_numpy(rows).to(self._storage.rows.device))
+        return {
+            key: tensors[key].cpu().numpy().reshape(len(rows), *shape).astype(dtype, copy=False)
+            for key, (shape, dtype) in self._spaces().items()
+        }
+
+    def _refuse_large(self, name: str, nbytes: int) -> None:
+        """Refuse an array of so many bytes a transition."""
+        total = self.n_rows * self.n_envs * nbytes
+        if total > LARGEST_COPY:
+            raise AttributeError(
+                f"{name} of {self.n_rows * self.n_envs} transitions would be a copy of {total / 2**30:.1f} GiB, and at "
+                f"most {LARGEST_COPY / 2**30:.1f} GiB are copied. Use sample(), or _get_samples() for some of the rows."
+            )
+
+    # Samples of rows, and other buffers.
+
+    def _get_samples(  # type: ignore[override]
+        self, batch_inds: np.ndarray, env: VecNormalize | None = None
+    ) -> PrioritizedReplaySamples:
+        """
+        Return the samples that begin with given rows of the arrays, each in a random column as in SB3.
+
+        This takes a time in proportion to all transitions held; :meth:`samples_at` does not.
+
+        :param batch_inds: ``(batch,)`` integers, from 0 to ``n_rows - 1``
+        :param env: as of :meth:`sample`
+        :return: the samples
+        :raises IndexError: if there is no such row
+        """
+        rows, inds = self._rows_held(), np.asarray(batch_inds)
+        if not np.issubdtype(inds.dtype, np.integer) or inds.ndim != 1:
+            raise IndexError(f"_get_samples() takes an array of row numbers, not one of {inds.dtype}, {inds.shape}.")
+        if len(outside := inds[(inds < 0) | (inds >= len(rows))]) > 0 or self._storage is None:
+            raise IndexError(
+                f"_get_samples() got rows {outside[:3]}, and the memory holds {len(rows)} rows, from 0 on."
+            )
+        columns = np.random.randint(0, high=self.n_envs, size=len(inds))
+        return self.samples_at(th.from_numpy(rows[inds, columns]).to(self._storage.rows.device), env)
+
+    def add_from(self, buffer: ReplayBuffer) -> int:
+        """
+        Append what a buffer of SB3's holds, with the largest priority seen so far.
+
+        Each of its environments is a slot, whose newest step counts as truncated unless an episode ended with it. If
+        there is more than fits, the newest transitions are kept. ``model.load_replay_buffer`` does this with a file.
+
+        :param buffer: ``ReplayBuffer``, ``DictReplayBuffer`` or ``NStepReplayBuffer``
+        :return: number of transitions taken from it
+        :raises TypeError: if it is of another class, which may store other things
+        :raises ValueError: if its spaces are others, or if its observations can't be stored as frames; nothing has been
+            appended then
+        """
+        check_readable(buffer, self.observation_space, self.action_space)
+        for _ in blocks_of(buffer, self._columns, self.capacity):
+            pass  # refuses observations before anything is appended
+        n_taken = 0
+        for block, continues in blocks_of(buffer, self._columns, self.capacity):
+            self._append(block, continues)
+            n_taken += len(block)
+        for slot in range(buffer.n_envs):
+            self.end_stream(slot)
+        return n_taken
+
+    def _append(self, block: Block, continues: bool) -> None:
+        """
+        Append a block, with the largest priority seen so far.
+
+        :param block: with a priority of 1 for each transition
+        :param continues: it goes on where the last block of its slot ended
+        """
+        if not continues:
+            self.end_stream(block.slot)
+        block.priorities *= self.max_priority
+        self.add_block(block)
+
+    def add_to(self, buffer: ReplayBuffer) -> int:
+        """
+        Append the transitions held to a buffer of SB3's with its ``add``, in the order in which they came.
+
+        They are single steps without priorities. The columns of a buffer with ``n_envs > 1`` are not environments then,
+        and the oldest transitions are left out if all do not fill its rows.
+
+        :param buffer: ``ReplayBuffer`` or ``DictReplayBuffer``
+        :return: number of transitions written, the newest that fit
+        :raises TypeError: if it is of another class
+        :raises ValueError: if its spaces are others, or if it can't hold what the memory does
+        """
+        check_writable(buffer, self.observation_space, self.action_space)
+        storage = self._storage
+        if storage is None:
+            return 0
+        n_rows = min(storage.size // buffer.n_envs, buffer.buffer_size)
+        rows = storage.in_order()[storage.size - n_rows * buffer.n_envs :].reshape(n_rows, buffer.n_envs)
+        if not buffer.handle_timeout_termination and storage.ends(rows.ravel())[1].any():
+            raise ValueError(
+                "The memory holds steps with which episodes were truncated, and the buffer, made with "
+                "handle_timeout_termination=False, would take them for terminations. Leave that argument at True."
+            )
+        for arguments in self._arguments(storage, rows):
+            buffer.add(*arguments)
+        return int(rows.size)
+
+    def _arguments(self, storage: SegmentStorage, rows: np.ndarray) -> Iterator[tuple[Any, ...]]:
+        """What SB3's ``add`` takes, for each of ``(n, n_envs)`` rows of the storage."""
+        n_envs = rows.shape[1]
+        rewards = storage.rows.rewards.cpu().numpy()
+
+        def shaped(raw: dict[str, np.ndarray], i: int) -> Observations:
+            parts = {key: values[i * n_envs : (i + 1) * n_envs] for key, values in raw.items()}
+            return parts if isinstance(self.observation_space, spaces.Dict) else parts[OBSERVATION]
+
+        for start in range(0, len(rows), chunk := max(CHUNK // n_envs, 1)):
+            part = rows[start : start + chunk]
+            before, after = self._raw(part.ravel()), self._raw(part.ravel() + 1)
+            actions = storage.rows.actions[th.from_numpy(part).to(storage.rows.device)].cpu().numpy()
+            terminated, truncated = (ends.reshape(part.shape) for ends in storage.ends(part.ravel()))
+            for i in range(len(part)):
+                infos = [{"TimeLimit.truncated": bool(each)} for each in truncated[i]]
+                dones = terminated[i] | truncated[i]
+                yield shaped(before, i), shaped(after, i), actions[i], rewards[part[i]], dones, infos
+
+
+def _frozen(copy: np.ndarray, but_for_sb3: bool = False) -> np.ndarray:
+    """A copy to which nobody writes in the belief that it is the memory."""
+    copy.setflags(write=but_for_sb3)
+    return copy
+
+
+def _refuse_to_set(name: str, now: object, value: object) -> None:
+    """SB3's constructor and ``reset`` set what is so already."""
+    if value != now:
+        raise AttributeError(f"{name} follows from the transitions held, it can't be set. To forget them: reset().")
