@@ -1,0 +1,77 @@
+"""Changes to classes of environments at run time reach actor processes, which import these classes anew."""
+
+import subprocess
+import textwrap
+
+import numpy as np
+import pytest
+
+from user_script import environment, of_ours, script
+
+MODULE = """
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+SCALE = 1.0
+TABLE = {"bonus": [0.0]}
+
+class Base(gym.Env):
+    level = 1.0
+
+class Env(Base):
+    observation_space, action_space = spaces.Box(-99, 99, (3,), np.float32), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return self.observed(), {}
+
+    def observed(self):
+        return np.array([SCALE, self.level, TABLE["bonus"][0]], np.float32)
+
+    def step(self, action):
+        self.t += 1
+        return self.observed(), self.rewarded(), False, self.t >= 10, {}
+
+    def rewarded(self):
+        return 1.0
+
+class Outside(gym.RewardWrapper):
+    factor = 1.0
+
+    def reward(self, reward):
+        return self.factor * reward
+
+def make():
+    return Outside(Env())
+"""
+
+SCRIPT = """
+import sys
+import numpy as np
+import brought
+from stable_baselines3 import DQN
+from sb3_ca2e import CA2EDQN
+
+if __name__ == "__main__":
+    brought.SCALE = 2.0
+    brought.TABLE["bonus"][0] = 3.0
+    brought.Base.level = 4.0
+    brought.Env.rewarded = lambda self: 5.0 * brought.SCALE
+    brought.Outside.factor = 6.0
+    for algorithm, own in [(DQN, {}), (CA2EDQN, {"n_actors": 3, "n_steps": 1})]:
+        env = brought.make if sys.argv[1] == "function" and own else brought.make()
+        model = algorithm("MlpPolicy", env, learning_starts=500, device="cpu", **own).learn(90)
+        batch = model.replay_buffer.sample(300)
+        print(np.unique(batch.observations.numpy(), axis=0).tolist(), np.unique(batch.rewards.numpy()).tolist())
+"""
+
+
+@pytest.mark.parametrize("brought", ["function", "object"])
+def test_changes_to_classes_and_their_modules_reach_actor_processes(brought, tmp_path):
+    (tmp_path / "brought.py").write_text(textwrap.dedent(MODULE))
+    written = script(SCRIPT, tmp_path, brought)
+    done = subprocess.run(written, env=environment(tmp_path), capture_output=True, text=True, timeout=600)
+    assert of_ours(done.stderr) == ""
+    sb3, ours = done.stdout.splitlines()
+    assert ours == sb3 == f"{np.array([[2.0, 4.0, 3.0]]).tolist()} [60.0]"
