@@ -8,6 +8,7 @@ and what differs is carried over.
 
 import contextlib
 import enum
+import functools
 import pathlib
 import random
 import types
@@ -31,10 +32,12 @@ Path = tuple[Step, ...]
 
 _PLAIN = (
     *(type(None), bool, int, float, complex, str, bytes, bytearray, range, slice, pathlib.PurePath),
-    *(enum.Enum, np.generic, np.dtype, np.ndarray, th.Tensor, spaces.Space),
+    *(types.CodeType, enum.Enum, np.generic, np.dtype, np.ndarray, th.Tensor, spaces.Space),
 )
 _CONTAINERS = (list, tuple, dict, set, frozenset, deque, OrderedDict, defaultdict)
-_NOT_COMPARED = (*GENERATORS, types.ModuleType, type, types.BuiltinFunctionType)
+_ANY_CONTAINER = (list, tuple, dict, set, frozenset, deque)
+_FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
+_NOT_COMPARED = (*GENERATORS, types.ModuleType, types.BuiltinFunctionType)
 #: Where what shows an environment comes from: each copy makes its own when it is to be shown.
 _SHOWING = {"pygame", "pyglet", "glfw", "OpenGL", "matplotlib", "cv2", "moviepy"}
 _MUJOCO_RENDERING = "gymnasium.envs.mujoco.mujoco_rendering"
@@ -125,13 +128,15 @@ def _differs(ours: Any, theirs: Any) -> bool | None:
     """Whether two values are known to differ as a whole; None if it depends on what they hold."""
     if ours is theirs or isinstance(ours, _NOT_COMPARED) or _shows(ours) or _shows(theirs):
         return False
-    if isinstance(ours, types.FunctionType | types.MethodType):
-        return not _same_code(ours, theirs)
     if type(ours) is not type(theirs):
         return not _opaque(ours)
+    if isinstance(ours, type):  # pickled by name, or known again here
+        return True
+    if isinstance(ours, _FUNCTIONS):
+        return bool(_differs(_made_of(ours), _made_of(theirs)))
     if is_plain(ours):
         return not same(ours, theirs)
-    if type(ours) not in _CONTAINERS:
+    if not isinstance(ours, _ANY_CONTAINER):
         return None
     if isinstance(ours, set | frozenset) or len(ours) != len(theirs) or _keys(ours) != _keys(theirs):
         return not _opaque(ours)
@@ -139,10 +144,23 @@ def _differs(ours: Any, theirs: Any) -> bool | None:
     return True if isinstance(ours, tuple) and any(map(_differs, ours, theirs)) else None
 
 
+def _made_of(function: Any) -> tuple[Any, ...]:
+    """What decides what a function does, as far as it can be compared."""
+    if isinstance(function, functools.partial):
+        return function.func, function.args, function.keywords
+    function = getattr(function, "__func__", function)
+    if not isinstance(function, types.FunctionType):
+        return (function,)
+    held = []
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # it is empty
+            held.append(cell.cell_contents)
+    return function.__code__, tuple(held), function.__defaults__, function.__kwdefaults__
+
+
 def _parts(ours: Any, theirs: Any) -> list[tuple[Step, Any, Any]]:
     """Pairs of what two objects of one type hold."""
-    if type(ours) in _CONTAINERS:
-        return [(("item", key), ours[key], theirs[key]) for key in _keys(ours)]
+    items = [(("item", key), ours[key], theirs[key]) for key in _keys(ours)]
     if _is_mujoco(ours):
         names = _numbers_of_mujoco(ours)
         return [(("attribute", name), getattr(ours, name), getattr(theirs, name)) for name in names]
@@ -151,11 +169,14 @@ def _parts(ours: Any, theirs: Any) -> list[tuple[Step, Any, Any]]:
         own = {"env": own["env"]}
     elif isinstance(ours, Monitor):
         own = {name: value for name, value in own.items() if name not in _OF_A_MONITOR}
-    return [(("attribute", name), value, other.get(name, _Missing)) for name, value in own.items()]
+    return items + [(("attribute", name), value, other.get(name, _Missing)) for name, value in own.items()]
 
 
-def _keys(container: Any) -> list[Any]:
-    return list(container) if isinstance(container, dict) else list(range(len(container)))
+def _keys(value: Any) -> list[Any]:
+    """Of what it holds, if it is a container."""
+    if isinstance(value, dict):
+        return list(dict.keys(value))
+    return list(range(len(value))) if isinstance(value, list | tuple | deque) else []
 
 
 def is_plain(value: Any) -> bool:
@@ -200,9 +221,9 @@ def _numbers_of_mujoco(value: Any) -> list[str]:
 
 def _opaque(value: Any) -> bool:
     """Whether Python can't look into it, or into something that it holds; what it is can't be told then."""
-    if isinstance(value, (*_PLAIN, types.FunctionType, types.MethodType, *_NOT_COMPARED)):
+    if isinstance(value, (*_PLAIN, *_FUNCTIONS, *_NOT_COMPARED)):
         return False
-    if type(value) in _CONTAINERS:
+    if isinstance(value, _ANY_CONTAINER):
         held = [*value, *value.values()] if isinstance(value, dict) else value
         return any(_opaque(each) for each in held)
     return _shows(value) or any("thisown" in vars(kind) for kind in type(value).__mro__)  # SWIG's, such as Box2D's
@@ -211,11 +232,6 @@ def _opaque(value: Any) -> bool:
 def _shows(value: Any) -> bool:
     module = getattr(type(value), "__module__", None) or ""
     return module.partition(".")[0] in _SHOWING or module == _MUJOCO_RENDERING
-
-
-def _same_code(ours: Any, theirs: Any) -> bool:
-    codes = [getattr(getattr(each, "__func__", each), "__code__", None) for each in (ours, theirs)]
-    return codes[0] is not None and codes[0] == codes[1]
 
 
 def _alike(ours: Any, theirs: Any) -> bool:
@@ -237,7 +253,9 @@ def same(ours: Any, theirs: Any) -> bool:
     if isinstance(ours, th.Tensor):
         ours, theirs = ours.detach().cpu().numpy(), theirs.detach().cpu().numpy()
     if isinstance(ours, np.ndarray):
-        return _alike(ours, theirs) and bool(ours.dtype.hasobject or ours.tobytes() == theirs.tobytes())
+        if ours.dtype.hasobject or not _alike(ours, theirs):
+            return _alike(ours, theirs) and not _differs(ours.ravel().tolist(), theirs.ravel().tolist())
+        return bool(ours.tobytes() == theirs.tobytes())
     return bool(ours == theirs) or bool(ours != ours and theirs != theirs)
 
 

@@ -1,6 +1,8 @@
 """Copies of environments are as the originals are, whatever was done to them after they were made."""
 
 import contextlib
+import functools
+import operator
 import random
 import socket
 import types
@@ -47,10 +49,18 @@ class Arm:
         self.owner = None
 
 
+class Named(dict):
+    """A dictionary of one's own."""
+
+
+def rewarding(number):
+    return lambda: number
+
+
 class Crane(gym.Env, EzPickle):
     """Pickles how it was made, as gymnasium's own do; what it observes tells of everything it holds."""
 
-    observation_space, action_space = spaces.Box(-1e6, 1e6, (8,), np.float64), spaces.Discrete(2)
+    observation_space, action_space = spaces.Box(-1e6, 1e6, (12,), np.float64), spaces.Discrete(2)
 
     def __init__(self, load=1.0):
         EzPickle.__init__(self, load)
@@ -62,7 +72,11 @@ class Crane(gym.Env, EzPickle):
         self.table = {"a": {"b": [1, 2]}}
         self.pair = (1.0, Arm())
         self.weights = th.zeros(2)
-        self.reward = lambda: 0.0
+        self.reward = rewarding(0.0)
+        self.named = Named(a=1.0)
+        self.kind = float
+        self.parts = np.array([1.0, "a"], object)
+        self.added = functools.partial(operator.add, 0.0)
         self.opened, self.t = 0, 0
 
     def _observed(self):
@@ -73,6 +87,7 @@ class Crane(gym.Env, EzPickle):
             self.arms[0].owner.arms[1].length,
             self.table["a"]["b"][1],
         ]
+        numbers += [self.named["a"], self.kind("3") == 3, self.parts[0], self.added(1.0)]
         return np.array([*numbers, self.pair[0], self.weights.sum().item(), self.opened])
 
     def reset(self, *, seed=None, options=None):
@@ -115,6 +130,11 @@ CHANGES = {
     "item of a tuple": _of_a_pair,
     "tensor": lambda env: env.weights.add_(2.0),
     "function": _function,
+    "function that holds something else": lambda env: setattr(env, "reward", rewarding(4.0)),
+    "partial function": lambda env: setattr(env, "added", functools.partial(operator.add, 7.0)),
+    "class": lambda env: setattr(env, "kind", str),
+    "dictionary of a subclass": lambda env: env.named.update(a=3.0),
+    "array of objects": lambda env: env.parts.__setitem__(0, 5.0),
     "method": _method,
 }
 
