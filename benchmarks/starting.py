@@ -4,8 +4,8 @@ What it takes to construct a model, and to start learning the second time.
 "calls" are twenty of ``learn(1000, reset_num_timesteps=False)``, of which the first starts the server that actors are
 forked from and does not count: seconds of one beyond SB3's. SB3's model is called in turns with ours, in the same
 process, and both have SB3's defaults. "construction" is the median of ten models with a MuJoCo environment, of which
-copies are made, loaded and compared: seconds beyond SB3's. "compiled-again" is how long a process takes to compile DQN's
-update if an earlier one has done it.
+copies are made, loaded and compared: seconds beyond SB3's. "compiled-again" is how long a process takes to compile
+DQN's update if an earlier one has done it.
 
 Usage::
 
