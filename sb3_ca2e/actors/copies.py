@@ -100,7 +100,18 @@ def _copy(env: gym.Env) -> bytes:
     finally:
         with contextlib.suppress(Exception):
             copied.close()
-    return dumps((env, tuple(changes))) if changes else builder
+    if not changes:
+        return builder
+    builder = dumps((env, tuple(changes)))
+    with no_files():
+        again = loaded(builder)
+    try:
+        for change in changes_between(env, again):
+            raise ValueError(_not_carried_over(env, change, "it comes out as another"))
+    finally:
+        with contextlib.suppress(Exception):
+            again.close()
+    return builder
 
 
 def _changes(env: gym.Env, copied: gym.Env) -> list[Change]:
@@ -113,12 +124,15 @@ def _changes(env: gym.Env, copied: gym.Env) -> list[Change]:
             dumps((env, change))
             change.make(copied)
         except Exception as error:
-            raise ValueError(
-                f"Actors step copies of {env}, and copies come without its {change.name}, which is set after it is "
-                f"made and can't be carried over ({type(error).__name__}: {error}). Set it in a function that makes "
-                f"the environment, and pass that.{_SYNC}"
-            ) from error
+            raise ValueError(_not_carried_over(env, change, f"{type(error).__name__}: {error}")) from error
     return changes
+
+
+def _not_carried_over(env: gym.Env, change: Change, reason: str) -> str:
+    return (
+        f"Actors step copies of {env}, and copies come without its {change.name}, which can't be carried over "
+        f"({reason}). Set it in a function that makes the environment, and pass that.{_SYNC}"
+    )
 
 
 _PASS_A_FUNCTION = "Pass a function that makes the environment instead, e.g. lambda: MyEnv(...)"

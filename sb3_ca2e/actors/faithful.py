@@ -25,6 +25,7 @@ from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_ca2e.actors.generators import GENERATORS
+from sb3_ca2e.actors.sharing import Alias, View, lost_views
 
 #: From one object to the next: an attribute's name, or the key of an item.
 Step = tuple[str, Any]
@@ -35,6 +36,12 @@ _PLAIN = (
     *(types.CodeType, enum.Enum, np.generic, np.dtype, np.ndarray, th.Tensor, spaces.Space),
 )
 _CONTAINERS = (list, tuple, dict, set, frozenset, deque, OrderedDict, defaultdict)
+#: Of which it makes no difference whether two are one.
+_WITHOUT_IDENTITY = (
+    *(type(None), bool, int, float, complex, str, bytes, range, slice, pathlib.PurePath, enum.Enum, np.generic),
+    *(np.dtype, tuple, frozenset, type, types.CodeType, types.FunctionType, types.MethodType, types.ModuleType),
+    *(types.BuiltinFunctionType, spaces.Space, *GENERATORS),
+)
 _ANY_CONTAINER = (list, tuple, dict, set, frozenset, deque)
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
 _NOT_COMPARED = (*GENERATORS, types.ModuleType, types.BuiltinFunctionType)
@@ -77,16 +84,21 @@ class Change:
         :raises Exception: whatever the object raises that can't be changed
         """
         *path, (kind, name) = self.path
-        owner = _at(env, path)
+        owner, value = _at(env, path), self.value
         present = _next(owner, (kind, name))
-        if isinstance(present, np.ndarray) and present.flags.writeable and _alike(present, self.value):
-            present[...] = self.value  # others may see the same memory, as MuJoCo does
-        elif kind == "item":
-            owner[name] = self.value
+        if isinstance(value, Alias):
+            value = _at(env, value.path)
+        elif isinstance(value, View):
+            value = value.made()
+        elif isinstance(present, np.ndarray) and present.flags.writeable and _alike(present, value):
+            present[...] = value  # others may see the same memory, as MuJoCo does
+            return
+        if kind == "item":
+            owner[name] = value
         elif _is_mujoco(owner):
-            setattr(owner, name, self.value)
+            setattr(owner, name, value)
         else:  # whatever the class itself would do
-            object.__setattr__(owner, name, self.value)
+            object.__setattr__(owner, name, value)
 
 
 def changes_between(env: gym.Env, copied: gym.Env) -> list[Change]:
@@ -112,16 +124,23 @@ def changes_between(env: gym.Env, copied: gym.Env) -> list[Change]:
 
 def _differences(env: Any, copied: Any) -> Iterator[tuple[Path, Any]]:
     """Where the copy is known to be another, and what the original has there."""
-    seen: set[int] = set()
+    seen: dict[int, tuple[Path, Any, Any]] = {}  # with the objects, as their ids would else become those of others
     waiting: list[tuple[Path, Any, Any]] = [((), env, copied)]
     while waiting:
         path, ours, theirs = waiting.pop()
+        if not isinstance(ours, _WITHOUT_IDENTITY):
+            if id(ours) in seen:
+                before, _, twin = seen[id(ours)]
+                if twin is not theirs:
+                    yield path, Alias(before)
+                continue
+            seen[id(ours)] = path, ours, theirs
         differs = _differs(ours, theirs)
         if differs:
             yield path, ours
-        if differs is None and id(ours) not in seen:
-            seen.add(id(ours))
+        elif differs is None:
             waiting += [((*path, step), *pair) for step, *pair in reversed(_parts(ours, theirs))]
+    yield from lost_views([each for each in seen.values() if isinstance(each[1], np.ndarray)])
 
 
 def _differs(ours: Any, theirs: Any) -> bool | None:
@@ -165,6 +184,8 @@ def _parts(ours: Any, theirs: Any) -> list[tuple[Step, Any, Any]]:
         names = _numbers_of_mujoco(ours)
         return [(("attribute", name), getattr(ours, name), getattr(theirs, name)) for name in names]
     own, other = _attributes(ours), _attributes(theirs)
+    if "env" in own:  # first, so that what an environment holds is known as its, and not as its wrapper's
+        own = {"env": own["env"], **own}
     if type(ours) in _MADE_ANEW:
         own = {"env": own["env"]}
     elif isinstance(ours, Monitor):
@@ -210,11 +231,12 @@ def _numbers_of_mujoco(value: Any) -> list[str]:
     """Names of what a model, or a part of it, says of physics; a state is set by ``reset``."""
     if type(value).__name__ == "MjData":
         return []
-    names = []
+    is_model, names = type(value).__name__ == "MjModel", []  # whose sizes can't be set
     for name in dir(value):
         if not name.startswith("_"):
             held = getattr(value, name, None)
-            if isinstance(held, np.ndarray | int | float) or type(held).__name__ in ("MjOption", "MjStatistic"):
+            is_part = type(held).__name__ in ("MjOption", "MjStatistic")
+            if isinstance(held, np.ndarray) or is_part or (isinstance(held, int | float) and not is_model):
                 names.append(name)
     return names
 

@@ -1,6 +1,7 @@
 """Copies of environments are as the originals are, whatever was done to them after they were made."""
 
 import contextlib
+import ctypes
 import functools
 import operator
 import random
@@ -18,9 +19,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_ca2e.actors.envs import recipe_from
-from toy import dqn
+from toy import RandomWalk, dqn
 
-pytest.importorskip("mujoco")
+mujoco = pytest.importorskip("mujoco")
 pytestmark = pytest.mark.usefixtures("_forkserver")
 
 
@@ -259,6 +260,125 @@ def test_the_users_random_numbers_are_as_if_nothing_had_drawn():
     before = str((random.getstate(), np.random.get_state(), th.get_rng_state()))
     recipe_from(DummyVecEnv([lambda: env]))
     assert str((random.getstate(), np.random.get_state(), th.get_rng_state())) == before
+
+
+# What is shared stays shared.
+
+
+class Mass(gym.Env):
+    """Its state lies in one array; parts of it are views, as hand-written physics has it."""
+
+    observation_space, action_space = spaces.Box(-99, 99, (4,), np.float64), spaces.Discrete(2)
+
+    def __init__(self, order="C"):
+        self.state = np.zeros((2, 2), order=order)
+        self.position, self.velocity = self.state[0], self.state[1]
+        self.by_column = self.state.T[:, ::-1]
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state[:] = 0.0
+        self.t = 0
+        return self.state.ravel(), {}
+
+    def step(self, action):
+        self.velocity += 1.0 + action
+        self.position += self.velocity
+        self.by_column[0, 0] += 0.5
+        self.t += 1
+        return self.state.ravel(), float(self.by_column.sum()), False, self.t >= 10, {}
+
+
+class HiddenMass(Mass):
+    """Only views are kept of what they share."""
+
+    def __init__(self):
+        super().__init__()
+        whole = np.zeros(6)
+        self.state = whole[:4].reshape(2, 2)
+        self.position, self.velocity = self.state
+        self.by_column = whole[:4].reshape(2, 2).T
+
+
+class Knows(gym.Wrapper):
+    """Keeps parts of the environment, and changes them."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.arm, self.bend = env.unwrapped.arms[1], env.unwrapped.bend
+
+    def reset(self, **kwargs):
+        self.arm.length = 3.0
+        self.bend[0] = 2.0
+        return super().reset(**kwargs)
+
+
+class Weightless(gym.Wrapper):
+    """Keeps the simulation's model and data, as people write domain randomisation and shaped rewards."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.model, self.data = env.unwrapped.model, env.unwrapped.data
+
+    def reset(self, **kwargs):
+        self.model.opt.gravity[:] = 0.0
+        return super().reset(**kwargs)
+
+    def step(self, action):
+        observation, _, *rest = super().step(action)
+        return observation, float(self.data.time), *rest
+
+
+SHARED = {
+    "views": Mass,
+    "views of an array in another order": lambda: Mass("F"),
+    "views of an array that nobody keeps": HiddenMass,
+    "an object that a wrapper knows": lambda: Knows(Crane()),
+    "MuJoCo's model and data that a wrapper knows": lambda: Weightless(gym.make("InvertedPendulum-v5")),
+}
+
+
+@pytest.mark.parametrize("shared", SHARED)
+def test_what_is_shared_in_an_environment_is_shared_in_a_copy(shared):
+    copy = copied(SHARED[shared]())
+    np.testing.assert_array_equal(course(copy), course(SHARED[shared]()))
+
+
+def test_a_model_of_mujoco_in_an_environment_of_ones_own_is_copied():
+    xml = "<mujoco><worldbody><body><joint name='j' type='slide'/><geom size='.1'/></body></worldbody></mujoco>"
+
+    class Slider(gym.Env):
+        observation_space, action_space = spaces.Box(-np.inf, np.inf, (1,), np.float64), spaces.Discrete(2)
+
+        def __init__(self):
+            self.model = mujoco.MjModel.from_xml_string(xml)
+            self.data = mujoco.MjData(self.model)
+            self.model.opt.gravity[:] = (0.0, 0.0, -1.0)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            mujoco.mj_resetData(self.model, self.data)
+            return self.data.qpos.copy(), {}
+
+        def step(self, action):
+            mujoco.mj_step(self.model, self.data)
+            return self.data.qpos.copy(), 0.0, False, self.data.time > 1.0, {}
+
+    np.testing.assert_array_equal(course(copied(Slider())), course(Slider()))
+
+
+def test_memory_of_others_that_is_written_is_refused_by_name():
+    env = Mass()
+    env.position = np.ctypeslib.as_array((ctypes.c_double * 2)())
+    with pytest.raises(ValueError, match=r"come without its position, which can't be carried over"):
+        dqn(env)
+
+
+def test_a_file_that_is_only_read_is_copied(tmp_path):
+    np.save(tmp_path / "prices.npy", np.arange(5.0))
+    env = RandomWalk()
+    env.prices = np.load(tmp_path / "prices.npy", mmap_mode="r")
+    np.testing.assert_array_equal(copied(env).unwrapped.prices, np.arange(5.0))
 
 
 # What can't be carried over is refused by name.
