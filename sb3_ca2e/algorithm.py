@@ -181,7 +181,7 @@ class CA2EMixin(Hooks, Saving):
 
     def _check_env(self, env: VecEnv) -> None:
         """Refuse what actors can't rebuild, or can't step."""
-        recipe_from(env, own=self._steps_own(env))
+        recipe_from(env, own=self._steps_own(env), here=self.execution == "sync")
         if env.render_mode == "human" and self.n_slots > 1:
             raise ValueError(
                 f"render_mode='human' would open a window for each of the {self.n_slots} slots. Give n_actors=1, or "
@@ -334,7 +334,7 @@ class CA2EMixin(Hooks, Saving):
 
     def _start_actors(self, asked: list[dict[str, Any]]) -> None:
         assert self.env is not None
-        recipe = recipe_from(self.env, own=self._steps_own(self.env))
+        recipe = recipe_from(self.env, own=self._steps_own(self.env), here=self.execution == "sync")
         if self.replay_buffer.size() == 0:
             self.replay_buffer = self._make_memory()  # the environment's stacks may be others than at construction
         self.replay_buffer.arrange(recipe.columns, recipe.normalizes_frames)

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import cloudpickle
 import torch as th
 from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from sb3_ca2e import copying
 
 
 class Rewritten(TorchFunctionMode):
@@ -26,7 +27,7 @@ def copy_of(module: nn.Module) -> nn.Module:
     """
     optimizer = module.__dict__.pop("optimizer", None)
     try:
-        copied: nn.Module = cloudpickle.loads(cloudpickle.dumps(module))
+        copied: nn.Module = copying.copy(module)
     finally:
         if optimizer is not None:
             module.optimizer = optimizer

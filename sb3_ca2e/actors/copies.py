@@ -6,7 +6,8 @@ import dataclasses
 import importlib
 import io
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -18,9 +19,10 @@ from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
+from sb3_ca2e import copying
 from sb3_ca2e.actors.display import of_display
 from sb3_ca2e.actors.faithful import Change, changes_between
-from sb3_ca2e.actors.findable import loaded_with_modules, refuse_lost_modules
+from sb3_ca2e.actors.findable import modules_in, refuse_lost_modules
 from sb3_ca2e.actors.identity import EnvIdentity, identity_of, identity_of_vec
 from sb3_ca2e.actors.monitors import file_of, no_files, without_file
 from sb3_ca2e.native.vec_env import NativeVecEnv
@@ -29,20 +31,34 @@ from sb3_ca2e.native.vec_env import NativeVecEnv
 Base = DummyVecEnv | SubprocVecEnv | NativeVecEnv
 
 
-def copies_of(base: Base) -> tuple[bytes, ...]:
+@dataclass(frozen=True)
+class Builder:
+    """
+    A pickled environment, or function that makes one.
+
+    :param pickled: it, and what its copies are given
+    :param kept: what is not pickled as it is loaded in the same process; None for other processes
+    """
+
+    pickled: bytes
+    kept: list[Any] | None = None
+
+
+def copies_of(base: Base, here: bool) -> tuple[Builder, ...]:
     """
     :param base: a vectorized environment without its wrappers
+    :param here: they are to be loaded in this process
     :return: for :func:`loaded`: copies of all environments, or the functions that make them
     :raises ValueError: naming what can't be copied, and the way out
     """
     if isinstance(base, NativeVecEnv):
-        return (_function(base.build, "given to NativeVecEnv"),)
+        return (_function(base.build, "given to NativeVecEnv", here),)
     if isinstance(base, SubprocVecEnv):
         return tuple(_fetched(base, index)[0] for index in range(base.num_envs))
     functions = getattr(base, "env_fns", None)
     if functions is not None:
-        return tuple(_function(each, "that makes the environment") for each in functions)
-    return tuple(_copy(env) for env in base.envs)
+        return tuple(_function(each, "that makes the environment", here) for each in functions)
+    return tuple(_copy(env, here) for env in base.envs)
 
 
 def identity_of_base(base: Base) -> EnvIdentity:
@@ -53,12 +69,14 @@ def identity_of_base(base: Base) -> EnvIdentity:
     return _fetched(base, 0)[1] if isinstance(base, SubprocVecEnv) else identity_of_vec(base)
 
 
-def loaded(builder: bytes) -> Any:
+def loaded(builder: Builder) -> Any:
     """
     :param builder: of :func:`copies_of`
     :return: a copy of the environment, or of the function that makes it
     """
-    return _changed(*cloudpickle.loads(builder))
+    if builder.kept is None:
+        return _changed(*cloudpickle.loads(builder.pickled))
+    return _changed(*copying.loads(builder.pickled, builder.kept))
 
 
 def _changed(made: Any, changes: Iterable[Change]) -> Any:
@@ -67,65 +85,67 @@ def _changed(made: Any, changes: Iterable[Change]) -> Any:
     return made
 
 
-def _function(build: Callable[..., Any], which: str) -> bytes:
+def _function(build: Callable[..., Any], which: str, here: bool) -> Builder:
     try:
-        builder = dumps((build, ()))
+        builder = dumps((build, ()), here)
     except Exception as error:  # whatever a user's own objects raise that can't be pickled; here and below it is told
         raise ValueError(
             f"Actors need the function {which}, and it can't be pickled ({type(error).__name__}: {error}). Let that "
             "function make what it needs instead of holding it."
         ) from error
-    _, modules = loaded_with_modules(builder)
-    refuse_lost_modules(modules, f"the function {which}")
+    if not here:
+        refuse_lost_modules(modules_in(builder.pickled), f"the function {which}")
     return builder
 
 
-def _copy(env: gym.Env) -> bytes:
+def _copy(env: gym.Env, here: bool) -> Builder:
     """A copy of an environment that, loaded, is as it is."""
     try:
-        builder = dumps((env, ()))
+        builder = dumps((env, ()), here)
+        trial = dumps((env, ()), here=True)
     except Exception as error:
         raise ValueError(_no_copies(f"copies of {env}, and it", error)) from error
+    if not here:
+        refuse_lost_modules(modules_in(builder.pickled), f"{env}")
+    with _loaded_again(env, trial) as copied:
+        changes = _changes(env, copied, here)
+    if not changes:
+        return builder
+    with _loaded_again(env, dumps((env, changes), here=True)) as copied:
+        for change in changes_between(env, copied):
+            raise ValueError(_not_carried_over(env, change, "it comes out as another"))
+    return dumps((env, changes), here)
+
+
+@contextlib.contextmanager
+def _loaded_again(env: gym.Env, builder: Builder) -> Iterator[gym.Env]:
     try:
         with no_files():
-            (copied, _), modules = loaded_with_modules(builder)
+            copied = loaded(builder)
     except Exception as error:
         raise ValueError(
             f"Actors step copies of {env}, and what is pickled of it can't be loaded again{_raised_in(error)}. "
             f"{_PASS_A_FUNCTION}.{_SYNC}"
         ) from error
     try:
-        refuse_lost_modules(modules, f"{env}")
-        changes = _changes(env, copied)
+        yield copied
     finally:
         with contextlib.suppress(Exception):
             copied.close()
-    if not changes:
-        return builder
-    builder = dumps((env, tuple(changes)))
-    with no_files():
-        again = loaded(builder)
-    try:
-        for change in changes_between(env, again):
-            raise ValueError(_not_carried_over(env, change, "it comes out as another"))
-    finally:
-        with contextlib.suppress(Exception):
-            again.close()
-    return builder
 
 
-def _changes(env: gym.Env, copied: gym.Env) -> list[Change]:
+def _changes(env: gym.Env, copied: gym.Env, here: bool) -> tuple[Change, ...]:
     try:
         changes = changes_between(env, copied)
     except Exception as error:
         raise ValueError(f"Actors step copies of {env}, and reset() of a copy fails{_raised_in(error)}.") from error
     for change in changes:
         try:
-            dumps((env, change))
+            dumps((env, change), here)
             change.make(copied)
         except Exception as error:
             raise ValueError(_not_carried_over(env, change, f"{type(error).__name__}: {error}")) from error
-    return changes
+    return tuple(changes)
 
 
 def _not_carried_over(env: gym.Env, change: Change, reason: str) -> str:
@@ -161,7 +181,7 @@ def _raised_in(error: Exception) -> str:
     return f" ({told}{where}{hint})"
 
 
-def _fetched(base: SubprocVecEnv, index: int) -> tuple[bytes, EnvIdentity]:
+def _fetched(base: SubprocVecEnv, index: int) -> tuple[Builder, EnvIdentity]:
     """A copy of the environment of a worker process, and what it says of itself."""
     base.env_is_wrapped(_Ask(), index)  # type: ignore[arg-type]
     copied = base.env_method("__enter__", indices=index)[0]  # gymnasium's returns the environment itself
@@ -203,7 +223,7 @@ def _sent(env: gym.Env) -> Any:
         return env.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
     _Ask.wanted = False
     try:
-        return tuple, ((_copy(env), identity_of(env)),)
+        return tuple, ((_copy(env, here=False), identity_of(env)),)
     except ValueError as error:
         return str, (str(error),)
 
@@ -221,7 +241,7 @@ def registered() -> tuple[bytes, ...]:
                 if isinstance(entry, str) and module.startswith("__main__"):
                     creator: Any = load_env_creator(entry)
                     spec = dataclasses.replace(spec, entry_point=creator)  # an actor's main module is another
-                pickled.append(dumps(spec))
+                pickled.append(dumps(spec).pickled)
     return tuple(pickled)
 
 
@@ -240,7 +260,7 @@ def register(pickled: tuple[bytes, ...]) -> None:
             gym.registry.setdefault(spec.id, spec)
 
 
-class _EnvPickler(cloudpickle.Pickler):
+class _MakesAnew:
     """Makes anew what holds an episode under way, and what has an open file or a window."""
 
     def reducer_override(self, obj: Any) -> Any:
@@ -261,7 +281,16 @@ class _EnvPickler(cloudpickle.Pickler):
         if isinstance(obj, EzPickle) and (maker := _maker(type(obj))) is not None:
             made_with: Any = obj
             return _made_by, (maker, type(obj), made_with._ezpickle_args, made_with._ezpickle_kwargs)
-        return super().reducer_override(obj)
+        rest: Any = super()
+        return rest.reducer_override(obj)
+
+
+class _EnvPickler(_MakesAnew, cloudpickle.Pickler):
+    """For another process."""
+
+
+class _EnvPicklerHere(_MakesAnew, copying.Pickler):
+    """For this process."""
 
 
 def _maker(kind: type) -> type | None:
@@ -287,11 +316,16 @@ def _pickled_as_any(kind: type) -> bool:
     return all(getattr(kind, name) is getattr(object, name) for name in own)
 
 
-def dumps(env: Any) -> bytes:
+def dumps(env: Any, here: bool = False) -> Builder:
     """
     :param env: an environment, or a function that makes one
+    :param here: it is to be loaded in this process
     :return: it, pickled
     """
     buffer = io.BytesIO()
-    _EnvPickler(buffer).dump(env)
-    return buffer.getvalue()
+    if not here:
+        _EnvPickler(buffer).dump(env)
+        return Builder(buffer.getvalue())
+    pickler = _EnvPicklerHere(buffer)
+    pickler.dump(env)
+    return Builder(buffer.getvalue(), pickler.kept)

@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import (
 from stable_baselines3.common.vec_env.patch_gym import _patch_env
 
 from sb3_ca2e.actors import patches
-from sb3_ca2e.actors.copies import Base, copies_of, identity_of_base, loaded, register, registered
+from sb3_ca2e.actors.copies import Base, Builder, copies_of, identity_of_base, loaded, register, registered
 from sb3_ca2e.actors.exact import overridden
 from sb3_ca2e.actors.generators import ProcessGenerators, renew
 from sb3_ca2e.actors.identity import EnvIdentity, identity_of
@@ -109,7 +109,7 @@ class EnvRecipe:
     :param patches: changes to the environments' classes, for processes that import these anew
     """
 
-    builders: tuple[bytes, ...]
+    builders: tuple[Builder, ...]
     registered: tuple[bytes, ...]
     columns: dict[str, ObservationColumn]
     action_space: spaces.Space
@@ -243,12 +243,13 @@ def release(env: VecEnv) -> None:
         env.unwrapped.release()
 
 
-def recipe_from(env: VecEnv, copies: bool = True, own: bool = False) -> EnvRecipe:
+def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool = False) -> EnvRecipe:
     """
     Take the user's (vectorized) environment apart.
 
     :param env: the model's environment, as SB3 wrapped it
     :param copies: make copies; else the recipe only tells what observations and actions are
+    :param here: the copies are for this process
     :param own: make none, and step the environments themselves, where they are in this process
     :return: the recipe by which every slot gets its own copy
     :raises ValueError: naming the wrapper or environment that actors can't rebuild, and the way out
@@ -298,7 +299,7 @@ def recipe_from(env: VecEnv, copies: bool = True, own: bool = False) -> EnvRecip
     ranges = {key: limits for key, part in raw.items() if (limits := _range(part)) is not None}
     _check_exact(base)
     own = own and isinstance(base, DummyVecEnv)
-    builders = copies_of(base) if copies and not own else ()
+    builders = copies_of(base, here) if copies and not own else ()
     identity = base.identity if isinstance(base, BuilderVecEnv) else identity_of_base(base)
     native = isinstance(base, NativeVecEnv)
     return EnvRecipe(

@@ -13,7 +13,7 @@ import pathlib
 import random
 import types
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +110,7 @@ def changes_between(env: gym.Env, copied: gym.Env) -> list[Change]:
     changes = [Change(path, value) for path, value in _differences(env, copied)]
     if not changes:
         return []
-    before = [_still(_at(copied, change.path)) for change in changes]
+    before = [_before(change, _at(copied, change.path)) for change in changes]
     with _random_numbers_kept():
         try:
             copied.reset()
@@ -119,7 +119,15 @@ def changes_between(env: gym.Env, copied: gym.Env) -> list[Change]:
                 change.make(copied)
             copied.reset()
             return changes
-    return [each for each, was in zip(changes, before, strict=True) if _unchanged(was, _at(copied, each.path))]
+    return [each for each, was in zip(changes, before, strict=True) if was(_at(copied, each.path))]
+
+
+def _before(change: Change, held: Any) -> Callable[[Any], bool]:
+    """What tells later whether a copy's attribute is as it was."""
+    if isinstance(change.value, Alias | View):
+        return lambda now: now is held
+    was = _still(held)
+    return lambda now: _unchanged(was, now)
 
 
 def _differences(env: Any, copied: Any) -> Iterator[tuple[Path, Any]]:

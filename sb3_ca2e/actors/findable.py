@@ -1,22 +1,40 @@
 """Whether an actor's process will find the modules that a pickled environment names."""
 
 import importlib.machinery
-import io
 import os
-import pickle
+import pickletools
 import sys
 from collections.abc import Iterable
-from types import ModuleType
 from typing import Any
 
+#: What cloudpickle has in the place of a module.
+_IMPORTS = ("cloudpickle.cloudpickle", "subimport")
 
-def loaded_with_modules(pickled: bytes) -> tuple[Any, set[str]]:
+
+def modules_in(pickled: bytes) -> set[str]:
     """
     :param pickled: what an actor is to load
-    :return: what is loaded here, and the names of the modules that it needs
+    :return: names of the modules that are imported for it
     """
-    names = _Names(io.BytesIO(pickled))
-    return names.load(), names.found
+    found: set[str] = set()
+    memo: list[Any] = []
+    pushed: list[Any] = [None, None]  # the last two: names are strings, a function that imports is told by its name
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name == "MEMOIZE":
+            memo.append(pushed[-1])
+            continue
+        if opcode.name == "STACK_GLOBAL":
+            module, name = pushed[-2:]
+            found.add(module)
+            value: Any = (module, name)
+        elif opcode.name in ("BINGET", "LONG_BINGET"):
+            value = memo[int(argument or 0)]
+        else:
+            value = argument if isinstance(argument, str) else None
+        if pushed[-1] == _IMPORTS and isinstance(value, str):
+            found.add(value)
+        pushed = [pushed[-1], value]
+    return found
 
 
 def refuse_lost_modules(names: Iterable[str], what: str) -> None:
@@ -32,27 +50,6 @@ def refuse_lost_modules(names: Iterable[str], what: str) -> None:
                 "PYTHONPATH) before you import it, install it, or have it pickled along with what it defines: "
                 f"cloudpickle.register_pickle_by_value(sys.modules[{name!r}])."
             )
-
-
-class _Names(pickle.Unpickler):
-    """Takes down which modules are imported."""
-
-    def __init__(self, file: io.BytesIO):
-        super().__init__(file)
-        self.found: set[str] = set()
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = super().find_class(module, name)
-        if (module, name) == ("cloudpickle.cloudpickle", "subimport"):
-
-            def subimport(imported: str) -> ModuleType:
-                self.found.add(imported)
-                of_cloudpickle: ModuleType = found(imported)
-                return of_cloudpickle
-
-            return subimport
-        self.found.add(module)
-        return found
 
 
 def _lost(name: str) -> str | None:

@@ -6,7 +6,6 @@ import re
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
 import gymnasium as gym
 import numpy as np
 import torch as th
@@ -17,6 +16,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, is_vecenv_wrapped
 
+from sb3_ca2e import copying
 from sb3_ca2e.actors.identity import EnvIdentity, identity_of_vec
 from sb3_ca2e.priors.preprocessing import Preprocessing, alike
 from sb3_ca2e.priors.recurrent import refuse_recurrent
@@ -157,7 +157,7 @@ class PriorAgent:
     ) -> tuple[BasePolicy, TrainedOn]:
         if isinstance(self.source, BaseAlgorithm):
             # Pickled, as for actors: a policy just trained holds results of its last pass, which deepcopy() refuses.
-            policy: BasePolicy = cloudpickle.loads(cloudpickle.dumps(self.source.policy))
+            policy: BasePolicy = copying.copy(self.source.policy)
             return policy.to(th.device("cpu")), TrainedOn.of_model(self.source)
         if self.source is None:
             raise ValueError(

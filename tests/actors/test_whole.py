@@ -108,7 +108,8 @@ BROUGHT = {
 def test_a_module_that_actors_would_not_find_is_told(brought, name, plugin):
     env = BROUGHT[brought](plugin(name))
     with pytest.raises(ValueError, match=rf"Actors import {name}, which .* not on the path .*ca2e_plugin.py"):
-        dqn(env)
+        dqn(env, execution="async")
+    assert dqn(env, execution="sync").learn(40).num_timesteps == 40
 
 
 def test_another_module_of_that_name_is_told(plugin, tmp_path, monkeypatch):
@@ -119,7 +120,7 @@ def test_another_module_of_that_name_is_told(plugin, tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match=r"what they would find is .*on the path/ca2e_plugin.py, not .*/ca2e_plugin.py"
     ):
-        dqn(plugin("ca2e_plugin").Env())
+        dqn(plugin("ca2e_plugin").Env(), execution="async")
 
 
 @pytest.mark.parametrize("execution", ["sync", "async"])
