@@ -139,6 +139,11 @@ def _changes(env: gym.Env, copied: gym.Env, here: bool) -> tuple[Change, ...]:
         changes = changes_between(env, copied)
     except Exception as error:
         raise ValueError(f"Actors step copies of {env}, and reset() of a copy fails{_raised_in(error)}.") from error
+    with contextlib.suppress(Exception):
+        dumps((env, changes), here)
+        for change in changes:
+            change.make(copied)
+        return tuple(changes)
     for change in changes:
         try:
             dumps((env, change), here)
