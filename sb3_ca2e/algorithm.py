@@ -20,7 +20,16 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ca2e.actors.envs import as_env, asked_of_first_reset, forget_asked, made, recipe_from, release
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.parking import discard_parked, discarded_on_error
-from sb3_ca2e.arguments import as_list, check, check_env_type, check_kind, check_learn, check_space, refuse_misspelt
+from sb3_ca2e.arguments import (
+    as_list,
+    check,
+    check_env_type,
+    check_kind,
+    check_learn,
+    check_observations,
+    check_space,
+    refuse_misspelt,
+)
 from sb3_ca2e.fused import launches
 from sb3_ca2e.hooks import Hooks
 from sb3_ca2e.interrupts import Interrupts, Undisturbed
@@ -69,6 +78,7 @@ class CA2EMixin(Hooks, Saving):
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         check_space(wrapped.action_space)
+        check_observations(wrapped.observation_space)
         return wrapped
 
     def _set_ca2e_arguments(
@@ -334,6 +344,10 @@ class CA2EMixin(Hooks, Saving):
 
     def _start_actors(self, asked: list[dict[str, Any]]) -> None:
         assert self.env is not None
+        if self.execution == "async":
+            release(
+                self.env
+            )  # before functions are pickled, and what their classes know of environments that there are
         recipe = recipe_from(self.env, own=self._steps_own(self.env), here=self.execution == "sync")
         if self.replay_buffer.size() == 0:
             self.replay_buffer = self._make_memory()  # the environment's stacks may be others than at construction
@@ -357,8 +371,6 @@ class CA2EMixin(Hooks, Saving):
 
         start = prepared(self, recipe, priors, prior_of, retirement, self._n_learns, asked)
         self._n_learns += going_on is None
-        if self.execution == "async":
-            release(self.env)
         with Undisturbed():
             self._collector = start()
         self.replay_buffer.import_kernels()  # while actors start

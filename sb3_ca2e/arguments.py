@@ -123,6 +123,22 @@ def check_space(action_space: spaces.Space) -> None:
         )
 
 
+def check_observations(space: spaces.Space, name: str = "Observations") -> None:
+    """
+    :param space: of observations
+    :param name: how they are called in a message
+    :raises ValueError: if they are discrete and do not start at 0
+    """
+    if isinstance(space, spaces.Dict):
+        for key, part in space.spaces.items():
+            check_observations(part, f"Observations {key!r}")
+    elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
+        raise ValueError(
+            f"{name} of {space} start at {space.start}, and policies take them for numbers from 0: declare a space "
+            "without a start in the environment, and subtract it."
+        )
+
+
 def _is_bounded(space: spaces.Box) -> bool:
     """Whether the distances between the bounds are finite, which those of the largest numbers are not."""
     with np.errstate(over="ignore", invalid="ignore"):

@@ -230,7 +230,6 @@ class Actor:
             self._explorer.set_greedy(position, slot.greedy or slot.prior is not None)
         self._tell_who_plays()
 
-    @th.inference_mode()
     def collect(self, waited: float = 0.0) -> Handover:
         """
         Fill one block for each slot.
@@ -399,6 +398,7 @@ class Actor:
         if had_prior and slot.prior is None:
             self._recorder.prior_retired(position)
 
+    @th.inference_mode()
     def _close(self) -> list[int]:
         """
         Write the blocks with their priorities, by the parameters that chose the actions (Algorithm 2).
@@ -417,6 +417,7 @@ class Actor:
         n_rows: list[int] = blocks.n_rows.tolist()
         return n_rows
 
+    @th.inference_mode()
     def _act(self) -> tuple[np.ndarray, np.ndarray]:
         """Greedy actions of all slots, and what the algorithm keeps beside them for the priorities."""
         if self._current is not None:

@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_ca2e import copying
 from sb3_ca2e.actors.display import of_display
-from sb3_ca2e.actors.faithful import Change, changes_between
+from sb3_ca2e.actors.faithful import OF_A_MONITOR, OF_LIVES, Change, changes_between
 from sb3_ca2e.actors.findable import modules_in, refuse_lost_modules
 from sb3_ca2e.actors.identity import EnvIdentity, identity_of, identity_of_vec
 from sb3_ca2e.actors.monitors import file_of, no_files, without_file
@@ -125,13 +125,14 @@ def _loaded_again(env: gym.Env, builder: Builder) -> Iterator[gym.Env]:
     except Exception as error:
         raise ValueError(
             f"Actors step copies of {env}, and what is pickled of it can't be loaded again{_raised_in(error)}. "
-            f"{_PASS_A_FUNCTION}.{_SYNC}"
+            f"{_WITHOUT_ATTRIBUTES if isinstance(error, RecursionError) else ''}{_PASS_A_FUNCTION}.{_SYNC}"
         ) from error
     try:
         yield copied
     finally:
-        with contextlib.suppress(Exception):
-            copied.close()
+        if isinstance(env.unwrapped, EzPickle):  # it was made; of others, what close() closes is the original's too
+            with contextlib.suppress(Exception):
+                copied.close()
 
 
 def _changes(env: gym.Env, copied: gym.Env, here: bool) -> tuple[Change, ...]:
@@ -161,6 +162,7 @@ def _not_carried_over(env: gym.Env, change: Change, reason: str) -> str:
 
 
 _PASS_A_FUNCTION = "Pass a function that makes the environment instead, e.g. lambda: MyEnv(...)"
+_WITHOUT_ATTRIBUTES = "While it is loaded it has no attributes yet, and must raise AttributeError. "
 #: The other way out, of those who have one environment only.
 _SYNC = " With execution='sync' and as many actors as there are environments, none is copied."
 
@@ -180,10 +182,7 @@ def _raised_in(error: Exception) -> str:
         traceback = traceback.tb_next
     told = f"{type(error).__name__}: {error}"
     where = f", in {traceback.tb_frame.f_code.co_qualname}" if traceback is not None else ""
-    hint = ""
-    if isinstance(error, RecursionError):
-        hint = ": it has no attributes yet while it is loaded, and must raise AttributeError then"
-    return f" ({told}{where}{hint})"
+    return f" ({told}{where})"
 
 
 def _fetched(base: SubprocVecEnv, index: int) -> tuple[Builder, EnvIdentity]:
@@ -269,7 +268,7 @@ class _MakesAnew:
     """Makes anew what holds an episode under way, and what has an open file or a window."""
 
     def reducer_override(self, obj: Any) -> Any:
-        if type(obj) is Monitor:
+        if type(obj) is Monitor and vars(obj).keys() <= OF_A_MONITOR:
             return Monitor, (
                 obj.env,
                 file_of(obj),
@@ -279,7 +278,7 @@ class _MakesAnew:
             )
         if isinstance(obj, Monitor) and obj.results_writer is not None and _pickled_as_any(type(obj)):
             return copyreg.__newobj__, (type(obj),), without_file(obj)  # type: ignore[attr-defined]
-        if type(obj) is EpisodicLifeEnv:
+        if type(obj) is EpisodicLifeEnv and vars(obj).keys() <= OF_LIVES:
             return EpisodicLifeEnv, (obj.env,)
         if (shown := of_display(obj)) is not None:
             return shown

@@ -59,6 +59,8 @@ class BuilderVecEnv(DummyVecEnv):
         super().__init__(env_fns)
         #: what the first environment says of itself
         self.identity = identity_of(self.envs[0])
+        #: classes of which they are
+        self.kinds = patches.kinds_of(self.envs)
 
     @property
     def envs(self) -> list[gym.Env]:
@@ -315,8 +317,12 @@ def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool 
         identity,
         native,
         tuple(base.envs) if own and isinstance(base, DummyVecEnv) else (),
-        patches.patches_of(base.envs) if builders and isinstance(base, DummyVecEnv) else (),
+        patches.patches_of(_kinds(base)) if builders and isinstance(base, DummyVecEnv) else (),
     )
+
+
+def _kinds(base: DummyVecEnv) -> set[type]:
+    return base.kinds if isinstance(base, BuilderVecEnv) else patches.kinds_of(base.envs)
 
 
 #: What actors do in the place of these.

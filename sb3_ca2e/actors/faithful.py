@@ -48,11 +48,13 @@ _NOT_COMPARED = (*GENERATORS, types.ModuleType, types.BuiltinFunctionType)
 #: Where what shows an environment comes from: each copy makes its own when it is to be shown.
 _SHOWING = {"pygame", "pyglet", "glfw", "OpenGL", "matplotlib", "cv2", "moviepy"}
 _MUJOCO_RENDERING = "gymnasium.envs.mujoco.mujoco_rendering"
-#: Wrappers that copies get anew, and what is compared of them.
-_MADE_ANEW = {Monitor: "env", EpisodicLifeEnv: "env"}
 #: Attributes of a ``Monitor`` that tell of the episode under way, or of its file.
 _OF_AN_EPISODE = {"rewards", "needs_reset", "episode_returns", "episode_lengths", "episode_times", "total_steps"}
-_OF_A_MONITOR = {*_OF_AN_EPISODE, "results_writer", "t_start", "current_reset_info"}
+_OF_A_RUN = {*_OF_AN_EPISODE, "results_writer", "t_start", "current_reset_info"}
+_OF_A_WRAPPER = {"env", "_action_space", "_observation_space", "_metadata", "_cached_spec"}
+#: What a ``Monitor`` and an ``EpisodicLifeEnv`` hold; those that hold nothing else are made anew in copies.
+OF_A_MONITOR = {*_OF_A_WRAPPER, *_OF_A_RUN, "allow_early_resets", "info_keywords", "reset_keywords"}
+OF_LIVES = {*_OF_A_WRAPPER, "lives", "was_real_done"}
 
 
 class _Missing:
@@ -110,6 +112,10 @@ def changes_between(env: gym.Env, copied: gym.Env) -> list[Change]:
     changes = [Change(path, value) for path, value in _differences(env, copied)]
     if not changes:
         return []
+    for change in changes:
+        if _at(copied, change.path) is _Missing:  # its reset may need it
+            with contextlib.suppress(Exception):  # told by whoever makes the copy for good
+                change.make(copied)
     before = [_before(change, _at(copied, change.path)) for change in changes]
     with _random_numbers_kept():
         try:
@@ -153,22 +159,45 @@ def _differences(env: Any, copied: Any) -> Iterator[tuple[Path, Any]]:
 
 def _differs(ours: Any, theirs: Any) -> bool | None:
     """Whether two values are known to differ as a whole; None if it depends on what they hold."""
-    if ours is theirs or isinstance(ours, _NOT_COMPARED) or _shows(ours) or _shows(theirs):
+    if ours is theirs or _shows(ours) or _shows(theirs):
         return False
+    if isinstance(ours, _NOT_COMPARED):
+        return theirs is _Missing or _named(ours) != _named(theirs)
     if type(ours) is not type(theirs):
         return not _opaque(ours)
     if isinstance(ours, type):  # pickled by name, or known again here
         return True
     if isinstance(ours, _FUNCTIONS):
-        return bool(_differs(_made_of(ours), _made_of(theirs)))
+        differ = bool(_differs(_made_of(ours), _made_of(theirs)))
+        return None if not differ and isinstance(ours, types.MethodType) else differ
     if is_plain(ours):
         return not same(ours, theirs)
     if not isinstance(ours, _ANY_CONTAINER):
-        return None
+        has_parts = (_attributes(ours) and not _is_table(ours)) or _is_mujoco(ours)
+        return None if has_parts else not _opaque(ours) and _unequal(ours, theirs)
     if isinstance(ours, set | frozenset) or len(ours) != len(theirs) or _keys(ours) != _keys(theirs):
         return not _opaque(ours)
     # Its items can't be set.
     return True if isinstance(ours, tuple) and any(map(_differs, ours, theirs)) else None
+
+
+def _named(value: Any) -> Any:
+    """The name of a function of C's, or of a module."""
+    return getattr(value, "__qualname__", getattr(value, "__name__", None))
+
+
+def _unequal(ours: Any, theirs: Any) -> bool:
+    """Whether objects of C's, such as dates or tables, say that they are not equal; most say nothing."""
+    kind: Any = type(ours)
+    with contextlib.suppress(Exception):
+        if _is_table(ours):
+            return not ours.equals(theirs)
+        return kind.__eq__ is not object.__eq__ and not bool(ours == theirs)
+    return False
+
+
+def _is_table(value: Any) -> bool:
+    return (getattr(type(value), "__module__", None) or "").startswith("pandas.") and hasattr(value, "equals")
 
 
 def _made_of(function: Any) -> tuple[Any, ...]:
@@ -187,6 +216,8 @@ def _made_of(function: Any) -> tuple[Any, ...]:
 
 def _parts(ours: Any, theirs: Any) -> list[tuple[Step, Any, Any]]:
     """Pairs of what two objects of one type hold."""
+    if isinstance(ours, types.MethodType):
+        return [(("attribute", "__self__"), ours.__self__, theirs.__self__)]
     items = [(("item", key), ours[key], theirs[key]) for key in _keys(ours)]
     if _is_mujoco(ours):
         names = _numbers_of_mujoco(ours)
@@ -194,10 +225,10 @@ def _parts(ours: Any, theirs: Any) -> list[tuple[Step, Any, Any]]:
     own, other = _attributes(ours), _attributes(theirs)
     if "env" in own:  # first, so that what an environment holds is known as its, and not as its wrapper's
         own = {"env": own["env"], **own}
-    if type(ours) in _MADE_ANEW:
+    if type(ours) is EpisodicLifeEnv and own.keys() <= OF_LIVES:
         own = {"env": own["env"]}
     elif isinstance(ours, Monitor):
-        own = {name: value for name, value in own.items() if name not in _OF_A_MONITOR}
+        own = {name: value for name, value in own.items() if name not in _OF_A_RUN}
     return items + [(("attribute", name), value, other.get(name, _Missing)) for name, value in own.items()]
 
 
@@ -213,9 +244,16 @@ def is_plain(value: Any) -> bool:
     :param value: anything
     :return: whether it is data that can be compared, or a container of such, however deep
     """
-    if type(value) not in _CONTAINERS:
-        return isinstance(value, _PLAIN)
-    return all(map(is_plain, [*value, *value.values()] if isinstance(value, dict) else value))
+    waiting, seen = [value], set()
+    while waiting:
+        each = waiting.pop()
+        if type(each) in _CONTAINERS:
+            if id(each) not in seen:
+                seen.add(id(each))
+                waiting += [*each, *each.values()] if isinstance(each, dict) else each
+        elif not isinstance(each, _PLAIN):
+            return False
+    return True
 
 
 def _attributes(value: Any) -> dict[str, Any]:
@@ -225,7 +263,7 @@ def _attributes(value: Any) -> dict[str, Any]:
         held.update(object.__getattribute__(value, "__dict__"))
     for kind in type(value).__mro__:
         for name, member in vars(kind).items():
-            if isinstance(member, types.MemberDescriptorType):  # of __slots__
+            if isinstance(member, types.MemberDescriptorType) and not name.startswith("__"):  # of __slots__
                 with contextlib.suppress(AttributeError):
                     held[name] = member.__get__(value)
     return held
@@ -251,12 +289,21 @@ def _numbers_of_mujoco(value: Any) -> list[str]:
 
 def _opaque(value: Any) -> bool:
     """Whether Python can't look into it, or into something that it holds; what it is can't be told then."""
-    if isinstance(value, (*_PLAIN, *_FUNCTIONS, *_NOT_COMPARED)):
-        return False
-    if isinstance(value, _ANY_CONTAINER):
-        held = [*value, *value.values()] if isinstance(value, dict) else value
-        return any(_opaque(each) for each in held)
-    return _shows(value) or any("thisown" in vars(kind) for kind in type(value).__mro__)  # SWIG's, such as Box2D's
+    waiting, seen = [value], set()
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, _ANY_CONTAINER):
+            if id(each) not in seen:
+                seen.add(id(each))
+                waiting += [*each, *each.values()] if isinstance(each, dict) else each
+        elif not isinstance(each, (*_PLAIN, *_FUNCTIONS, *_NOT_COMPARED)) and (_is_swigs(each) or _shows(each)):
+            return True
+    return False
+
+
+def _is_swigs(value: Any) -> bool:
+    """Of a library in C++, such as Box2D."""
+    return "Swig" in type(value).__name__ or any("thisown" in vars(kind) for kind in type(value).__mro__)
 
 
 def _shows(value: Any) -> bool:
@@ -275,11 +322,24 @@ def same(ours: Any, theirs: Any) -> bool:
     :param theirs: anything
     :return: whether they are equal, and of one type; NaN equals NaN
     """
-    if type(ours) is not type(theirs):
-        return False
-    if type(ours) in _CONTAINERS and not isinstance(ours, set | frozenset):
-        keys = _keys(ours)
-        return keys == _keys(theirs) and all(same(ours[key], theirs[key]) for key in keys)
+    waiting, seen = [(ours, theirs)], set()
+    while waiting:
+        one, other = waiting.pop()
+        if type(one) is not type(other):
+            return False
+        if type(one) not in _CONTAINERS or isinstance(one, set | frozenset):
+            if not _same_datum(one, other):
+                return False
+        elif (id(one), id(other)) not in seen:
+            seen.add((id(one), id(other)))
+            keys = _keys(one)
+            if keys != _keys(other):
+                return False
+            waiting += [(one[key], other[key]) for key in keys]
+    return True
+
+
+def _same_datum(ours: Any, theirs: Any) -> bool:
     if isinstance(ours, th.Tensor):
         ours, theirs = ours.detach().cpu().numpy(), theirs.detach().cpu().numpy()
     if isinstance(ours, np.ndarray):
@@ -317,6 +377,8 @@ def _next(value: Any, step: Step) -> Any:
             return value[name]
         except (LookupError, TypeError):
             return _Missing
+    if isinstance(value, types.MethodType):
+        return value.__self__
     held = _attributes(value)
     if name in held:
         return held[name]

@@ -15,7 +15,9 @@ from gymnasium import spaces
 #: What draws random numbers.
 GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, th.Generator)
 #: What holds the whole interpreter, or what belongs to all of a process.
-_BOUNDARIES = (types.ModuleType, types.FrameType, type, types.BuiltinFunctionType, types.CodeType)
+_BOUNDARIES = (types.ModuleType, types.FrameType, type, types.CodeType)
+#: What holds nothing.
+_ATOMS = {type(None), bool, int, float, complex, str, bytes}
 
 
 def renew(root: Any, seed: int, kept: Collection[int] = ()) -> set[int]:
@@ -30,11 +32,13 @@ def renew(root: Any, seed: int, kept: Collection[int] = ()) -> set[int]:
     :return: ids of the others
     """
     children = np.random.SeedSequence(seed)
+    done = set()
     for each in _generators(root):
         if id(each) not in kept:
             (sequence,) = children.spawn(1)
             _renewed(each, sequence)
-    return {id(each) for each in _generators(root) if isinstance(each, GENERATORS)}.difference(kept)
+            done.add(id(each))
+    return done
 
 
 class ProcessGenerators:
@@ -92,24 +96,33 @@ def of_process() -> dict[int, Any]:
 def _generators(root: Any) -> Iterator[Any]:
     """What draws random numbers, each once, in the order in which it is found."""
     seen, waiting = {id(root)}, [root]
+    is_generator: dict[type, bool] = {}  # to ask for each object takes ten times as long
     while waiting:
         each = waiting.pop()
-        if isinstance(each, (*GENERATORS, gym.Env, spaces.Space)):
+        kind = type(each)
+        if kind not in is_generator:
+            is_generator[kind] = issubclass(kind, (*GENERATORS, np.random.BitGenerator, gym.Env, spaces.Space))
+        if is_generator[kind]:
             yield each
         if isinstance(each, types.FunctionType):  # not its module's globals
-            held = [*(each.__closure__ or ()), each.__defaults__, each.__kwdefaults__, each.__dict__]
+            held: list[Any] = [*(each.__closure__ or ()), each.__defaults__, each.__kwdefaults__, each.__dict__]
+        elif isinstance(each, types.BuiltinMethodType):  # of a generator, for instance; a module, of a function
+            held = [each.__self__]
+        elif isinstance(each, np.ndarray):  # which does not tell the collector
+            held = each.ravel().tolist() if each.dtype.hasobject else []
         elif isinstance(each, np.random.Generator | np.random.RandomState | th.Tensor):
             held = []
         else:
             held = gc.get_referents(each)
         for part in reversed(held):
-            if id(part) not in seen and not isinstance(part, _BOUNDARIES):
+            if type(part) not in _ATOMS and id(part) not in seen and not isinstance(part, _BOUNDARIES):
                 seen.add(id(part))
                 waiting.append(part)
 
 
 @functools.singledispatch
 def _renewed(generator: Any, sequence: np.random.SeedSequence) -> None:
+    """Begin a generator anew; make one for an object that has none."""
     raise NotImplementedError(f"no generator: {generator!r}")
 
 
@@ -121,6 +134,11 @@ def _(generator: np.random.Generator, sequence: np.random.SeedSequence) -> None:
 @_renewed.register
 def _(generator: np.random.RandomState, sequence: np.random.SeedSequence) -> None:
     bits = generator._bit_generator
+    bits.state = type(bits)(sequence).state
+
+
+@_renewed.register
+def _(bits: np.random.BitGenerator, sequence: np.random.SeedSequence) -> None:
     bits.state = type(bits)(sequence).state
 
 
@@ -138,14 +156,17 @@ def _(generator: th.Generator, sequence: np.random.SeedSequence) -> None:
 @_renewed.register(spaces.Space)
 def _(owner: Any, sequence: np.random.SeedSequence) -> None:
     """One that makes its generator when it first draws would make it of the system's entropy."""
-    if vars(owner).get("_np_random", owner) is None or (isinstance(owner, gym.Env) and _has_none(owner)):
+    if not _has_one(owner):
         owner._np_random = np.random.Generator(np.random.PCG64(sequence))
         if isinstance(owner, gym.Env):
             owner._np_random_seed = -1  # gymnasium's for "not known"
 
 
-def _has_none(env: gym.Env) -> bool:
-    return not isinstance(env, gym.Wrapper) and env._np_random is None
+def _has_one(owner: Any) -> bool:
+    """Whether an environment or a space has a generator, or draws from another's."""
+    if isinstance(owner, gym.Wrapper) or (isinstance(owner, spaces.Space) and "_np_random" not in vars(owner)):
+        return True
+    return owner._np_random is not None
 
 
 def _number(sequence: np.random.SeedSequence) -> int:

@@ -14,7 +14,7 @@ import gymnasium as gym
 from sb3_ca2e.actors.faithful import is_plain, same
 
 #: Packages whose classes are not the user's to change.
-_NOT_CHANGED = {"stable_baselines3", "sb3_ca2e", "builtins", "typing", "abc"}
+_NOT_CHANGED = {"sb3_ca2e", "builtins", "typing", "abc"}
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,20 @@ class Patch:
                 setattr(target, name, value)
 
 
-def patches_of(envs: Iterable[gym.Env]) -> tuple[bytes, ...]:
+def kinds_of(envs: Iterable[gym.Env]) -> set[type]:
     """
     :param envs: environments
-    :return: pickled: what may have been changed in their classes, and in the modules that define these
+    :return: their classes, those of their wrappers, and the parents of these
     """
-    classes = {each for env in envs for layer in _layers(env) for each in type(layer).__mro__ if _imported(each)}
+    return {each for env in envs for layer in _layers(env) for each in type(layer).__mro__}
+
+
+def patches_of(kinds: Iterable[type]) -> tuple[bytes, ...]:
+    """
+    :param kinds: classes of environments
+    :return: pickled: what may have been changed in them, and in the modules that define them
+    """
+    classes = set(filter(_imported, kinds))
     modules = {each.__module__ for each in classes}
     targets: list[tuple[str, str | None, Any]] = [(name, None, sys.modules[name]) for name in modules]
     targets += [(each.__module__, each.__qualname__, each) for each in classes]

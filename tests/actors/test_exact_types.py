@@ -1,5 +1,7 @@
 """Subclasses of what actors make anew or read: kept whole, or refused by name; never replaced by their parent."""
 
+import types
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -49,6 +51,14 @@ def test_a_monitor_of_ones_own_does_what_it_does(execution, file, tmp_path):
             assert (tmp_path / "mine.actor_0.monitor.csv").read_text().count("\n") > 2
     finally:
         env.close()
+
+
+@pytest.mark.parametrize("execution", ["sync", "async"])
+def test_a_monitor_with_a_method_of_its_own_does_what_it_does(execution):
+    env = Monitor(gym.make("CartPole-v1"))
+    env.step = types.MethodType(lambda self, action: (*Monitor.step(self, action)[:1], -4.0, False, True, {}), env)
+    model = dqn(env, execution=execution, n_steps=1).learn(40)
+    assert set(model.replay_buffer.sample(300).rewards.flatten().tolist()) == {-4.0}
 
 
 def _changed(kind):

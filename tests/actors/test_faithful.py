@@ -2,7 +2,9 @@
 
 import contextlib
 import ctypes
+import datetime
 import functools
+import math
 import operator
 import random
 import socket
@@ -49,6 +51,9 @@ class Arm:
         self.length = length
         self.owner = None
 
+    def told(self):
+        return self.length
+
 
 class Named(dict):
     """A dictionary of one's own."""
@@ -61,7 +66,7 @@ def rewarding(number):
 class Crane(gym.Env, EzPickle):
     """Pickles how it was made, as gymnasium's own do; what it observes tells of everything it holds."""
 
-    observation_space, action_space = spaces.Box(-1e6, 1e6, (12,), np.float64), spaces.Discrete(2)
+    observation_space, action_space = spaces.Box(-1e6, 1e6, (16,), np.float64), spaces.Discrete(2)
 
     def __init__(self, load=1.0):
         EzPickle.__init__(self, load)
@@ -77,6 +82,10 @@ class Crane(gym.Env, EzPickle):
         self.named = Named(a=1.0)
         self.kind = float
         self.parts = np.array([1.0, "a"], object)
+        self.when = datetime.date(2000, 1, 1)
+        self.told = Arm().told
+        self.settings = types.SimpleNamespace(level=0.0)
+        self.round = math.floor
         self.added = functools.partial(operator.add, 0.0)
         self.opened, self.t = 0, 0
 
@@ -88,6 +97,7 @@ class Crane(gym.Env, EzPickle):
             self.arms[0].owner.arms[1].length,
             self.table["a"]["b"][1],
         ]
+        numbers += [self.when.year, self.told(), self.settings.level, self.round(0.5)]
         numbers += [self.named["a"], self.kind("3") == 3, self.parts[0], self.added(1.0)]
         return np.array([*numbers, self.pair[0], self.weights.sum().item(), self.opened])
 
@@ -133,6 +143,10 @@ CHANGES = {
     "function": _function,
     "function that holds something else": lambda env: setattr(env, "reward", rewarding(4.0)),
     "partial function": lambda env: setattr(env, "added", functools.partial(operator.add, 7.0)),
+    "date": lambda env: setattr(env, "when", datetime.date(2030, 1, 1)),
+    "method of another object": lambda env: setattr(env, "told", Arm(6.0).told),
+    "namespace": lambda env: setattr(env.settings, "level", 3.0),
+    "function of C's": lambda env: setattr(env, "round", math.ceil),
     "class": lambda env: setattr(env, "kind", str),
     "dictionary of a subclass": lambda env: env.named.update(a=3.0),
     "array of objects": lambda env: env.parts.__setitem__(0, 5.0),
@@ -212,6 +226,39 @@ def test_a_subclass_keeps_what_it_added(worker):
     finally:
         venv.close()
     assert set(course(copy)[:, -3]) == {42.0}
+
+
+@pytest.mark.parametrize("env_id", ["LunarLander-v3", "Hopper-v5"])
+def test_a_subclass_keeps_generators_and_classes_that_its_steps_need(env_id):
+    class Noisy(type(gym.make(env_id).unwrapped)):
+        def __init__(self):
+            super().__init__()
+            self.noise, self.kind = np.random.default_rng(), np.float32
+
+        def step(self, action):
+            observation, *rest = super().step(action)
+            return self.kind(observation + 0.0 * self.noise.random()), *rest
+
+    np.testing.assert_array_equal(course(copied(Noisy())), course(Noisy()))
+
+
+def test_a_tree_whose_parts_know_their_parent_is_copied():
+    env = Crane()
+    env.tree = {"children": []}
+    env.tree["children"] += [{"parent": env.tree, "number": number} for number in range(30)]
+    tree = copied(env).unwrapped.tree
+    assert [child["number"] for child in tree["children"]] == list(range(30))
+    assert all(child["parent"] is tree for child in tree["children"])
+
+
+def test_a_copy_is_not_closed_if_the_original_owns_what_it_closes(tmp_path):
+    class Folder(RandomWalk):
+        def close(self):
+            (tmp_path / "data").rmdir()
+
+    (tmp_path / "data").mkdir()
+    copied(Folder())
+    assert (tmp_path / "data").exists()
 
 
 # Use before: no reason to refuse, and none to carry over what a copy's own reset sets.

@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DDPG, DQN
 from stable_baselines3.common.callbacks import BaseCallback
@@ -88,3 +89,24 @@ def test_what_an_environment_changes_afterwards_is_stored_as_it_was(theirs, ours
 def test_discrete_actions_that_do_not_start_at_zero_are_refused(algorithm):
     with pytest.raises((ValueError, RuntimeError), match=r"start|out of bounds"):
         algorithm("MlpPolicy", InPlace(spaces.Discrete(3, start=1)), learning_starts=10, device="cpu").learn(100)
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(3, start=5), spaces.MultiDiscrete([2, 3], start=[0, 1])])
+@pytest.mark.parametrize("in_dict", [False, True])
+def test_observations_that_do_not_start_at_zero_are_refused(space, in_dict):
+    env = InPlace(spaces.Discrete(2))
+    env.observation_space = spaces.Dict(part=space) if in_dict else space
+    policy = "MultiInputPolicy" if in_dict else "MlpPolicy"
+    with pytest.raises(ValueError, match="subtract it"):
+        CA2EDQN(policy, env)
+
+
+def test_an_environment_may_train_networks_of_its_own():
+    class Curious(InPlace):
+        def step(self, action):
+            layer = th.nn.Linear(2, 1)
+            layer(th.ones(2)).sum().backward()
+            return super().step(action)
+
+    own = {"n_actors": 2, "execution": "sync", "learning_starts": 20, "device": "cpu"}
+    assert CA2EDQN("MlpPolicy", Curious(spaces.Discrete(2)), **own).learn(40).num_timesteps == 40

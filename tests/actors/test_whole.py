@@ -35,7 +35,7 @@ def test_a_wrapper_that_cant_be_loaded_is_told_by_name(worker):
     env = SubprocVecEnv([lambda: Easy(RandomWalk())], start_method="forkserver") if worker else Easy(RandomWalk())
     try:
         with pytest.raises(
-            ValueError, match=r"can't be loaded again \(RecursionError: .*, in Easy.__getattr__: .*func"
+            ValueError, match=r"can't be loaded again \(RecursionError: .*, in Easy.__getattr__\)\. While .*func"
         ):
             dqn(env)
     finally:
