@@ -27,7 +27,7 @@ def length(key: int, episode: int) -> int:
 class Ledger(gym.Env):
     """
     Observations are (key, episode, step, digest of the three); rewards are digests of these and the action. The key
-    comes from the seed: it names one life of one slot.
+    comes from the generator, which each copy begins anew: it names one life of one slot.
     """
 
     def __init__(self):
@@ -42,8 +42,8 @@ class Ledger(gym.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        if seed is not None:
-            self.key, self.episode = int(self.np_random.integers(2**24)), -1
+        if self.key < 0:
+            self.key = int(self.np_random.integers(2**24))
         self.episode += 1
         self.t = 0
         return self._observation(), {}
