@@ -8,7 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from provenance import REPOSITORY
@@ -48,10 +48,17 @@ class Side:
     :param arguments: of the script
     :param python: that runs it
     :param threads: of PyTorch and others
+    :param variables: further environment variables of the process
     """
 
     def __init__(
-        self, name: str, script: str, *arguments: str, python: str | pathlib.Path = sys.executable, threads: int = 1
+        self,
+        name: str,
+        script: str,
+        *arguments: str,
+        python: str | pathlib.Path = sys.executable,
+        threads: int = 1,
+        variables: Mapping[str, str] | None = None,
     ):
         self.name = name
         own = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -61,7 +68,7 @@ class Side:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, **own, "XLA_FLAGS": flags},
+            env={**os.environ, **own, "XLA_FLAGS": flags, **(variables or {})},
         )
         self.ready = self._answer()
         #: what it told beside each figure

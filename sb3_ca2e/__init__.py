@@ -1,6 +1,6 @@
 """Compound Asynchronous Exploration and Exploitation for Stable-Baselines3."""
 
-from sb3_ca2e.actors.envs import BuilderVecEnv
+from sb3_ca2e.actors.builder_vec_env import BuilderVecEnv
 from sb3_ca2e.actors.supervision import ActorError, ActorWarning
 from sb3_ca2e.checkpoints import CA2ECheckpointCallback
 from sb3_ca2e.ddpg import CA2EDDPG

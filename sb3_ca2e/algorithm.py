@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ca2e.actors.envs import as_env, asked_of_first_reset, forget_asked, made, recipe_from, release
 from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.actors.findable import modules_of, refuse_lost_modules
 from sb3_ca2e.actors.parking import discard_parked, discarded_on_error
 from sb3_ca2e.arguments import (
     as_list,
@@ -186,6 +187,9 @@ class CA2EMixin(Hooks, Saving):
         finally:
             self.n_steps = n_steps
         self._n_learns = n_learns  # a loaded model goes on, though SB3 sets its seed anew
+        if self.execution == "async":
+            parts = [self, self.action_noise, *self.policy.modules()]
+            refuse_lost_modules(modules_of(map(type, parts)), "the model")
         if self.env is not None and n_learns > 0:
             forget_asked(self.env)
 

@@ -8,6 +8,7 @@ for the one it knows, and writes all of its methods anew, with globals of their 
 import io
 import pickle
 import types
+from collections.abc import Sequence
 from typing import Any
 
 import cloudpickle
@@ -26,37 +27,48 @@ class Pickler(cloudpickle.Pickler):
         self.kept: list[Any] = []
         self._indices: dict[int, int] = {}
 
-    def persistent_id(self, obj: Any) -> int | None:
-        """
-        :param obj: anything that is to be pickled
-        :return: its index in :attr:`kept`, None if it is to be copied
-        """
-        is_kept = isinstance(obj, type | types.ModuleType | types.CodeType)
-        if is_kept or (type(obj) is types.FunctionType and obj.__closure__ is None):
-            self._keep(obj)
-        return self._indices.get(id(obj))
-
-    def _keep(self, obj: Any) -> None:
-        if id(obj) not in self._indices:
-            self._indices[id(obj)] = len(self.kept)
-            self.kept.append(obj)
-
     def reducer_override(self, obj: Any) -> Any:
         """
-        :param obj: anything that is to be pickled
+        :param obj: anything that is to be pickled, but plain data
         :return: as of ``__reduce__``: functions hold copies of what they hold, and see the globals that they saw
         """
+        if obj is _kept:
+            return NotImplemented  # pickled by its name, which is how an unpickler knows what is the same
+        if type(obj) is _Kept:
+            return self._as_it_is(obj.value)
+        if isinstance(obj, type | types.ModuleType | types.CodeType):
+            return self._as_it_is(obj)
         if type(obj) is not types.FunctionType:
             return super().reducer_override(obj)
-        self._keep(obj.__globals__)
+        if obj.__closure__ is None:
+            return self._as_it_is(obj)
         cells: list[tuple[Any, ...]] = []
-        for cell in obj.__closure__ or ():
+        for cell in obj.__closure__:
             try:
                 cells.append((cell.cell_contents,))
             except ValueError:  # it is empty
                 cells.append(())
         state = obj.__defaults__, obj.__kwdefaults__, obj.__dict__, obj.__qualname__, cells
-        return _function, (obj.__code__, obj.__globals__, obj.__name__, len(cells)), state, None, None, _set_up
+        made_of = obj.__code__, _Kept(obj.__globals__), obj.__name__, len(cells)
+        return _function, made_of, state, None, None, _set_up
+
+    def _as_it_is(self, obj: Any) -> Any:
+        index = self._indices.setdefault(id(obj), len(self.kept))
+        if index == len(self.kept):
+            self.kept.append(obj)
+        return _kept, (index,)
+
+
+class _Kept:
+    """Stands for a dictionary, which a pickler does not ask about."""
+
+    def __init__(self, value: dict[str, Any]):
+        self.value = value
+
+
+def _kept(index: int) -> Any:
+    """Stands for what an unpickler has been given."""
+    raise pickle.UnpicklingError("what was pickled by copying.Pickler is loaded by copying.loads")
 
 
 def _function(code: types.CodeType, its_globals: dict[str, Any], name: str, n_cells: int) -> types.FunctionType:
@@ -72,15 +84,17 @@ def _set_up(function: Any, state: tuple[Any, ...]) -> None:
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, kept: list[Any]):
+    def __init__(self, file: io.BytesIO, kept: Sequence[Any]):
         super().__init__(file)
         self._kept = kept
 
-    def persistent_load(self, pid: int) -> Any:
-        return self._kept[pid]
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == (_kept.__module__, _kept.__name__):
+            return self._kept.__getitem__
+        return super().find_class(module, name)
 
 
-def loads(pickled: bytes, kept: list[Any]) -> Any:
+def loads(pickled: bytes, kept: Sequence[Any]) -> Any:
     """
     :param pickled: by a :class:`Pickler` of this process
     :param kept: by the same

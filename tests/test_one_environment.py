@@ -141,6 +141,19 @@ def test_a_callback_that_asks_for_the_environment_gets_one():
     assert asks.answers == [0.3]
 
 
+def test_a_callback_that_asks_for_the_only_robot_is_told_who_has_it(place):
+    class Asks(BaseCallback):
+        def _on_step(self):
+            self.training_env.get_attr("n_steps")
+
+    model = dqn(lambda: Robot(place), n_actors=1, execution="async")
+    with pytest.raises(RuntimeError, match=r"was closed while actors step theirs.*FileExistsError.*after learn\(\)"):
+        model.learn(60, Asks())
+    env = model.learn(60).get_env()
+    assert env.get_attr("n_steps") == [0]
+    env.close()
+
+
 def test_an_object_that_cant_be_copied_is_refused_with_both_ways_out(place):
     robot = Robot(place)
     with pytest.raises(ValueError, match=r"can't be pickled .*function.* execution='sync' and as many actors as there"):

@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 import io
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -20,6 +20,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_ca2e import copying
+from sb3_ca2e.actors.builder_vec_env import BuilderVecEnv
 from sb3_ca2e.actors.display import of_display
 from sb3_ca2e.actors.faithful import OF_A_MONITOR, OF_LIVES, Change, changes_between
 from sb3_ca2e.actors.findable import modules_in, refuse_lost_modules
@@ -41,7 +42,7 @@ class Builder:
     """
 
     pickled: bytes
-    kept: list[Any] | None = None
+    kept: tuple[Any, ...] | None = None
 
 
 def copies_of(base: Base, here: bool) -> tuple[Builder, ...]:
@@ -55,9 +56,8 @@ def copies_of(base: Base, here: bool) -> tuple[Builder, ...]:
         return (_function(base.build, "given to NativeVecEnv", here),)
     if isinstance(base, SubprocVecEnv):
         return tuple(_fetched(base, index)[0] for index in range(base.num_envs))
-    functions = getattr(base, "env_fns", None)
-    if functions is not None:
-        return tuple(_function(each, "that makes the environment", here) for each in functions)
+    if isinstance(base, BuilderVecEnv) and base.makes_new:
+        return tuple(_function(each, "that makes the environment", here) for each in base.env_fns)
     return tuple(_copy(env, here) for env in base.envs)
 
 
@@ -102,28 +102,57 @@ def _copy(env: gym.Env, here: bool) -> Builder:
     """A copy of an environment that, loaded, is as it is."""
     try:
         builder = dumps((env, ()), here)
-        trial = dumps((env, ()), here=True)
     except Exception as error:
-        raise ValueError(_no_copies(f"copies of {env}, and it", error)) from error
+        raise ValueError(
+            f"Actors need copies of {env}, and it can't be pickled ({type(error).__name__}: {error}). "
+            f"{_PASS_A_FUNCTION}, or give BuilderVecEnv from sb3_ca2e a list of such functions.{_SYNC}"
+        ) from error
     if not here:
         refuse_lost_modules(modules_in(builder.pickled), f"{env}")
-    with _loaded_again(env, trial) as copied:
-        changes = _changes(env, copied, here)
+    changes = _lacking(env, [])
     if not changes:
         return builder
-    with _loaded_again(env, dumps((env, changes), here=True)) as copied:
-        for change in changes_between(env, copied):
-            raise ValueError(_not_carried_over(env, change, "it comes out as another"))
+    for change in _lacking(env, changes):
+        raise ValueError(_not_carried_over(env, change, "it comes out as another"))
     return dumps((env, changes), here)
 
 
+def _lacking(env: gym.Env, given: list[Change]) -> list[Change]:
+    """What copies of an environment lack still, that have been given something."""
+
+    def copy_with(more: list[Change]) -> contextlib.AbstractContextManager[gym.Env]:
+        return _copied(env, given, more)
+
+    try:
+        return changes_between(env, copy_with)
+    except _NotLoadedError:
+        for change in given:
+            if (refused := _refused(env, change)) is not None:
+                reason = f"{type(refused).__name__}: {refused}"
+                raise ValueError(_not_carried_over(env, change, reason)) from refused
+        raise
+    except Exception as error:
+        raise ValueError(f"Actors step copies of {env}, and reset() of a copy fails{_raised_in(error)}.") from error
+
+
+class _NotLoadedError(ValueError):
+    """What is pickled of an environment can't be loaded again."""
+
+
 @contextlib.contextmanager
-def _loaded_again(env: gym.Env, builder: Builder) -> Iterator[gym.Env]:
+def _copied(env: gym.Env, changes: Sequence[Change], more: Sequence[Change] = ()) -> Iterator[gym.Env]:
+    """A copy in this process, for a while, that is given changes, and of others those that it can be given."""
     try:
         with no_files():
-            copied = loaded(builder)
+            try:
+                copied = loaded(dumps((env, [*changes, *more]), here=True))
+            except Exception:
+                if not more:
+                    raise
+                more = [each for each in more if _refused(env, each) is None]
+                copied = loaded(dumps((env, [*changes, *more]), here=True))
     except Exception as error:
-        raise ValueError(
+        raise _NotLoadedError(
             f"Actors step copies of {env}, and what is pickled of it can't be loaded again{_raised_in(error)}. "
             f"{_WITHOUT_ATTRIBUTES if isinstance(error, RecursionError) else ''}{_PASS_A_FUNCTION}.{_SYNC}"
         ) from error
@@ -135,23 +164,13 @@ def _loaded_again(env: gym.Env, builder: Builder) -> Iterator[gym.Env]:
                 copied.close()
 
 
-def _changes(env: gym.Env, copied: gym.Env, here: bool) -> tuple[Change, ...]:
+def _refused(env: gym.Env, change: Change) -> BaseException | None:
+    """What is raised if a copy is given something, None if it can be."""
     try:
-        changes = changes_between(env, copied)
-    except Exception as error:
-        raise ValueError(f"Actors step copies of {env}, and reset() of a copy fails{_raised_in(error)}.") from error
-    with contextlib.suppress(Exception):
-        dumps((env, changes), here)
-        for change in changes:
-            change.make(copied)
-        return tuple(changes)
-    for change in changes:
-        try:
-            dumps((env, change), here)
-            change.make(copied)
-        except Exception as error:
-            raise ValueError(_not_carried_over(env, change, f"{type(error).__name__}: {error}")) from error
-    return tuple(changes)
+        with _copied(env, [change]):
+            return None
+    except _NotLoadedError as error:
+        return error.__cause__
 
 
 def _not_carried_over(env: gym.Env, change: Change, reason: str) -> str:
@@ -165,14 +184,6 @@ _PASS_A_FUNCTION = "Pass a function that makes the environment instead, e.g. lam
 _WITHOUT_ATTRIBUTES = "While it is loaded it has no attributes yet, and must raise AttributeError. "
 #: The other way out, of those who have one environment only.
 _SYNC = " With execution='sync' and as many actors as there are environments, none is copied."
-
-
-def _no_copies(of_what: str, error: Exception | str, way_out: str = _PASS_A_FUNCTION) -> str:
-    reason = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-    return (
-        f"Actors need {of_what} can't be pickled ({reason}). {way_out}, or give BuilderVecEnv from sb3_ca2e a list of "
-        f"such functions.{_SYNC}"
-    )
 
 
 def _raised_in(error: Exception) -> str:
@@ -332,4 +343,4 @@ def dumps(env: Any, here: bool = False) -> Builder:
         return Builder(buffer.getvalue())
     pickler = _EnvPicklerHere(buffer)
     pickler.dump(env)
-    return Builder(buffer.getvalue(), pickler.kept)
+    return Builder(buffer.getvalue(), tuple(pickler.kept))

@@ -1,8 +1,6 @@
 """From the user's environment to a recipe by which every slot gets its own."""
 
-import gc
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,13 +22,15 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 from stable_baselines3.common.vec_env.patch_gym import _patch_env
+from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_ca2e.actors import patches
+from sb3_ca2e.actors.builder_vec_env import BuilderVecEnv
 from sb3_ca2e.actors.copies import Base, Builder, copies_of, identity_of_base, loaded, register, registered
 from sb3_ca2e.actors.exact import overridden
 from sb3_ca2e.actors.generators import ProcessGenerators, renew
-from sb3_ca2e.actors.identity import EnvIdentity, identity_of
-from sb3_ca2e.actors.monitors import EpisodeFiles, SlotMonitor, appending, file_of
+from sb3_ca2e.actors.identity import EnvIdentity
+from sb3_ca2e.actors.monitors import EpisodeFiles, SlotMonitor, file_of
 from sb3_ca2e.actors.normalization import Normalization
 from sb3_ca2e.actors.seats import Together
 from sb3_ca2e.installing import naming_our_extras
@@ -39,55 +39,6 @@ from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
 
 #: Frames in a stack: how many of them belong to the episode is kept in a byte.
 MOST_FRAMES = 256
-
-
-class BuilderVecEnv(DummyVecEnv):
-    """
-    A ``DummyVecEnv`` that keeps the functions its environments were made with, so that actors can make more.
-
-    Its own environments can be released, and are made anew when they are asked for.
-
-    :param env_fns: functions that each return a new environment
-    :raises TypeError: if it is no list of at least one
-    """
-
-    def __init__(self, env_fns: list[Callable[[], gym.Env]]):
-        if not isinstance(env_fns, list | tuple) or not env_fns or not all(map(callable, env_fns)):
-            raise TypeError(f"BuilderVecEnv takes a list of functions that each make an environment, not {env_fns!r}.")
-        self._made: list[gym.Env] | None = None
-        self.env_fns = env_fns
-        super().__init__(env_fns)
-        #: what the first environment says of itself
-        self.identity = identity_of(self.envs[0])
-        #: classes of which they are
-        self.kinds = patches.kinds_of(self.envs)
-
-    @property
-    def envs(self) -> list[gym.Env]:
-        """The environments, which are made if there are none."""
-        if self._made is None:
-            with appending():
-                self._made = [_patch_env(make()) for make in self.env_fns]
-            for env in self._made:
-                env.reset()  # as they were when learn() began
-        return self._made
-
-    @envs.setter
-    def envs(self, made: list[gym.Env]) -> None:
-        self._made = made
-
-    def release(self) -> None:
-        """Close the environments and forget them: whoever has one robot can open it elsewhere."""
-        self.close()
-        inside = [weakref.ref(env.unwrapped) for env in self._made or []]
-        self._made = None
-        if any(each() is not None for each in inside):
-            gc.collect()  # it is part of a circle
-
-    def close(self) -> None:
-        """Close the environments, if there are any."""
-        for env in self._made or []:
-            env.close()
 
 
 @dataclass(frozen=True)
@@ -268,6 +219,7 @@ def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool 
     for wrapper in wrappers:
         _check_exact(wrapper)
         if isinstance(wrapper, VecFrameStack):
+            _check_exact(wrapper.stacked_obs)
             if n_stack > 1:
                 raise ValueError("The environment has two VecFrameStack wrappers; keep one with the product of both.")
             n_stack, axes = wrapper.stacked_obs.n_stack, _stack_axes(wrapper)
@@ -302,7 +254,7 @@ def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool 
     _check_exact(base)
     own = own and isinstance(base, DummyVecEnv)
     builders = copies_of(base, here) if copies and not own else ()
-    identity = base.identity if isinstance(base, BuilderVecEnv) else identity_of_base(base)
+    identity = base.identity if isinstance(base, BuilderVecEnv) and base.makes_new else identity_of_base(base)
     native = isinstance(base, NativeVecEnv)
     return EnvRecipe(
         builders,
@@ -322,20 +274,20 @@ def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool 
 
 
 def _kinds(base: DummyVecEnv) -> set[type]:
-    return base.kinds if isinstance(base, BuilderVecEnv) else patches.kinds_of(base.envs)
+    return base.kinds if isinstance(base, BuilderVecEnv) and base.makes_new else patches.kinds_of(base.envs)
 
 
 #: What actors do in the place of these.
 _KNOWN = (
     *(BuilderVecEnv, DummyVecEnv, SubprocVecEnv, NativeVecEnv),
-    *(VecFrameStack, VecTransposeImage, VecNormalize, VecMonitor, VecCheckNan),
+    *(VecFrameStack, StackedObservations, VecTransposeImage, VecNormalize, VecMonitor, VecCheckNan),
 )
 
 
-def _check_exact(env: VecEnv) -> None:
+def _check_exact(part: VecEnv | StackedObservations) -> None:
     """Refuse a class of the user's own that would be replaced by its parent."""
-    known = next((kind for kind in _KNOWN if isinstance(env, kind)), None)
-    if known is not None and (name := overridden(env, known)) is not None:
+    known = next((kind for kind in _KNOWN if isinstance(part, kind)), None)
+    if known is not None and (name := overridden(part, known)) is not None:
         raise ValueError(
             f"Actors do what {known.__name__} does, and would leave out {name}, which replaces a part of it. Do the "
             "same in a gymnasium wrapper inside each environment instead."

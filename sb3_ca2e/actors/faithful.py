@@ -10,6 +10,7 @@ import contextlib
 import enum
 import functools
 import pathlib
+import pickle
 import random
 import types
 from collections import OrderedDict, defaultdict, deque
@@ -24,7 +25,7 @@ from gymnasium import spaces
 from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.monitor import Monitor
 
-from sb3_ca2e.actors.generators import GENERATORS
+from sb3_ca2e.actors.generators import GENERATORS, ids_of_generators, renew
 from sb3_ca2e.actors.sharing import Alias, View, lost_views
 
 #: From one object to the next: an attribute's name, or the key of an item.
@@ -103,29 +104,52 @@ class Change:
             object.__setattr__(owner, name, value)
 
 
-def changes_between(env: gym.Env, copied: gym.Env) -> list[Change]:
+#: Makes a copy of an environment, for a while, that has been given what it lacked; what can't be given is left out.
+CopyWith = Callable[[list[Change]], contextlib.AbstractContextManager[gym.Env]]
+
+
+def changes_between(env: gym.Env, copy_with: CopyWith) -> list[Change]:
     """
     :param env: the original
-    :param copied: a copy, which may be reset here
-    :return: what the copy is to be given, without what its own ``reset`` sets
+    :param copy_with: makes copies
+    :return: what copies are to be given, without what their own ``reset`` sets
     """
-    changes = [Change(path, value) for path, value in _differences(env, copied)]
-    if not changes:
-        return []
-    for change in changes:
-        if _at(copied, change.path) is _Missing:  # its reset may need it
-            with contextlib.suppress(Exception):  # told by whoever makes the copy for good
-                change.make(copied)
+    with copy_with([]) as copied:
+        changes = [Change(path, value) for path, value in _differences(env, copied)]
+        lacking = {each for each, change in enumerate(changes) if _at(copied, change.path) is _Missing}
+        if not lacking:
+            return _not_set_by_reset(env, changes, lacking, copied, copy_with) if changes else []
+    with copy_with([changes[each] for each in sorted(lacking)]) as copied:  # its reset may need that
+        return _not_set_by_reset(env, changes, lacking, copied, copy_with)
+
+
+def _not_set_by_reset(
+    env: gym.Env, changes: list[Change], lacking: set[int], copied: gym.Env, copy_with: CopyWith
+) -> list[Change]:
     before = [_before(change, _at(copied, change.path)) for change in changes]
+    try:
+        _reset(env, copied)
+    except Exception:  # it may need what is different
+        with copy_with(changes) as other:
+            _reset(env, other)
+        return changes
+    after = [_at(copied, change.path) for change in changes]
+    kept = {each for each, (was, now) in enumerate(zip(before, after, strict=True)) if was(now)}
+    plain = {each: now for each, now in enumerate(after) if each not in kept and is_plain(changes[each].value)}
+    kept |= plain.keys() & lacking
+    if plain:
+        with contextlib.suppress(Exception), copy_with([changes[each] for each in plain]) as other:
+            _reset(env, other)
+            # Of a count of episodes, for instance, it makes something else if there was something else before.
+            kept |= {each for each, now in plain.items() if not same(now, _at(other, changes[each].path))}
+    return [change for each, change in enumerate(changes) if each in kept]
+
+
+def _reset(env: gym.Env, copied: gym.Env) -> None:
+    """Reset a copy. All copies draw the same numbers, and those of the user's are as if nothing had drawn any."""
+    renew(copied, 0, kept=ids_of_generators(env))
     with _random_numbers_kept():
-        try:
-            copied.reset()
-        except Exception:  # it may need what it lacks
-            for change in changes:
-                change.make(copied)
-            copied.reset()
-            return changes
-    return [each for each, was in zip(changes, before, strict=True) if was(_at(copied, each.path))]
+        copied.reset()
 
 
 def _before(change: Change, held: Any) -> Callable[[Any], bool]:
@@ -207,11 +231,19 @@ def _made_of(function: Any) -> tuple[Any, ...]:
     function = getattr(function, "__func__", function)
     if not isinstance(function, types.FunctionType):
         return (function,)
-    held = []
+    return function.__code__, tuple(held_by(function))
+
+
+def held_by(function: types.FunctionType) -> list[Any]:
+    """
+    :param function: one written in Python
+    :return: what it holds: the contents of its closure, and its defaults
+    """
+    held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # it is empty
             held.append(cell.cell_contents)
-    return function.__code__, tuple(held), function.__defaults__, function.__kwdefaults__
+    return held
 
 
 def _parts(ours: Any, theirs: Any) -> list[tuple[Step, Any, Any]]:
@@ -323,6 +355,8 @@ def same(ours: Any, theirs: Any) -> bool:
     :return: whether they are equal, and of one type; NaN equals NaN
     """
     waiting, seen = [(ours, theirs)], set()
+    if type(ours) in _CONTAINERS and _pickled_alike(ours, theirs):
+        return True
     while waiting:
         one, other = waiting.pop()
         if type(one) is not type(other):
@@ -337,6 +371,13 @@ def same(ours: Any, theirs: Any) -> bool:
                 return False
             waiting += [(one[key], other[key]) for key in keys]
     return True
+
+
+def _pickled_alike(ours: Any, theirs: Any) -> bool:
+    """Whether two values are the same; a large table is compared so twenty times as fast. If not, they may be yet."""
+    with contextlib.suppress(Exception):
+        return pickle.dumps(ours) == pickle.dumps(theirs)
+    return False
 
 
 def _same_datum(ours: Any, theirs: Any) -> bool:

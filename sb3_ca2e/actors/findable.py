@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+import cloudpickle
+
 #: What cloudpickle has in the place of a module.
 _IMPORTS = ("cloudpickle.cloudpickle", "subimport")
 
@@ -35,6 +37,24 @@ def modules_in(pickled: bytes) -> set[str]:
             found.add(value)
         pushed = [pushed[-1], value]
     return found
+
+
+def modules_of(kinds: Iterable[type]) -> set[str]:
+    """
+    :param kinds: classes that an actor is to have
+    :return: names of the modules that are imported for them and their parents; the rest is pickled
+    """
+    by_value: set[str] = cloudpickle.list_registry_pickle_by_value()
+    return {each.__module__ for kind in kinds for each in kind.__mro__} - by_value
+
+
+def import_path() -> list[str]:
+    """
+    :return: where this process imports from. An entry that is relative stays, for whoever has imported from it, where
+        it was before ``os.chdir``
+    """
+    finders = [(entry, sys.path_importer_cache.get(entry)) for entry in sys.path]
+    return [os.path.abspath(getattr(finder, "path", entry)) for entry, finder in finders]
 
 
 def refuse_lost_modules(names: Iterable[str], what: str) -> None:

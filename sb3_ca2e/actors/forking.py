@@ -4,7 +4,6 @@ import array
 import contextlib
 import json
 import os
-import pathlib
 import select
 import socket
 import subprocess
@@ -14,6 +13,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+from sb3_ca2e.actors.findable import import_path
 from sb3_ca2e.actors.limits import limits
 from sb3_ca2e.actors.server import MESSAGE, PARK
 from sb3_ca2e.actors.supervision import Handle
@@ -64,7 +64,6 @@ class ForkServer:
             "sys.path[:] = json.loads(sys.argv[1]); "
             "from sb3_ca2e.actors.server import main; main(int(sys.argv[2]), int(sys.argv[4]))"
         )
-        path = [entry or str(pathlib.Path.cwd()) for entry in sys.path]
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._text = ""
@@ -75,7 +74,7 @@ class ForkServer:
             try:
                 numbers = theirs.fileno(), os.getpid(), niceness
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", code, json.dumps(path), *map(str, numbers)],
+                    [sys.executable, "-c", code, json.dumps(import_path()), *map(str, numbers)],
                     pass_fds=[theirs.fileno()],
                     env={**os.environ, **dict.fromkeys(names, "1"), "CUDA_VISIBLE_DEVICES": ""},
                     stdin=subprocess.DEVNULL,

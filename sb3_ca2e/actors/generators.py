@@ -4,7 +4,7 @@ import functools
 import gc
 import random
 import types
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +14,8 @@ from gymnasium import spaces
 
 #: What draws random numbers.
 GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, th.Generator)
+#: What is begun anew: those, what they draw from, and what makes its generator when it first draws.
+_RENEWED = (*GENERATORS, np.random.BitGenerator, np.random.SeedSequence, gym.Env, spaces.Space)
 #: What holds the whole interpreter, or what belongs to all of a process.
 _BOUNDARIES = (types.ModuleType, types.FrameType, type, types.CodeType)
 #: What holds nothing.
@@ -39,6 +41,14 @@ def renew(root: Any, seed: int, kept: Collection[int] = ()) -> set[int]:
             _renewed(each, sequence)
             done.add(id(each))
     return done
+
+
+def ids_of_generators(root: Any) -> set[int]:
+    """
+    :param root: an environment
+    :return: ids of the generators that it holds, as :func:`renew` finds them
+    """
+    return {id(each) for each in _generators(root)}
 
 
 class ProcessGenerators:
@@ -101,23 +111,30 @@ def _generators(root: Any) -> Iterator[Any]:
         each = waiting.pop()
         kind = type(each)
         if kind not in is_generator:
-            is_generator[kind] = issubclass(kind, (*GENERATORS, np.random.BitGenerator, gym.Env, spaces.Space))
+            is_generator[kind] = issubclass(kind, _RENEWED)
         if is_generator[kind]:
             yield each
-        if isinstance(each, types.FunctionType):  # not its module's globals
-            held: list[Any] = [*(each.__closure__ or ()), each.__defaults__, each.__kwdefaults__, each.__dict__]
-        elif isinstance(each, types.BuiltinMethodType):  # of a generator, for instance; a module, of a function
-            held = [each.__self__]
-        elif isinstance(each, np.ndarray):  # which does not tell the collector
-            held = each.ravel().tolist() if each.dtype.hasobject else []
-        elif isinstance(each, np.random.Generator | np.random.RandomState | th.Tensor):
-            held = []
-        else:
-            held = gc.get_referents(each)
+        held = each if kind is list or kind is tuple else _held(each)
+        if _ATOMS.issuperset(map(type, held)):
+            continue
         for part in reversed(held):
             if type(part) not in _ATOMS and id(part) not in seen and not isinstance(part, _BOUNDARIES):
                 seen.add(id(part))
                 waiting.append(part)
+
+
+def _held(value: Any) -> Sequence[Any]:
+    """What an object holds, as the garbage collector sees it, or better."""
+    if isinstance(value, types.FunctionType):  # not its module's globals
+        return [*(value.__closure__ or ()), value.__defaults__, value.__kwdefaults__, value.__dict__]
+    if isinstance(value, types.BuiltinMethodType):  # of a generator, for instance; a module, of a function
+        return [value.__self__]
+    if isinstance(value, np.ndarray):  # which does not tell the collector
+        objects: list[Any] = value.ravel().tolist() if value.dtype.hasobject else []
+        return objects
+    if isinstance(value, np.random.Generator | np.random.RandomState | th.Tensor):
+        return []
+    return gc.get_referents(value)
 
 
 @functools.singledispatch
@@ -128,18 +145,28 @@ def _renewed(generator: Any, sequence: np.random.SeedSequence) -> None:
 
 @_renewed.register
 def _(generator: np.random.Generator, sequence: np.random.SeedSequence) -> None:
-    generator.bit_generator.state = type(generator.bit_generator)(sequence).state
+    _renewed(generator.bit_generator, sequence)
 
 
 @_renewed.register
 def _(generator: np.random.RandomState, sequence: np.random.SeedSequence) -> None:
-    bits = generator._bit_generator
-    bits.state = type(bits)(sequence).state
+    _renewed(generator._bit_generator, sequence)
 
 
 @_renewed.register
 def _(bits: np.random.BitGenerator, sequence: np.random.SeedSequence) -> None:
-    bits.state = type(bits)(sequence).state
+    state: Any = type(bits)(sequence).state
+    if isinstance(bits.__getstate__(), tuple):  # from NumPy 2 on: generators that it spawns follow from the sequence
+        state = state, sequence
+    settable: Any = bits
+    settable.__setstate__(state)
+
+
+@_renewed.register
+def _(seeds: np.random.SeedSequence, sequence: np.random.SeedSequence) -> None:
+    reduced: Any = sequence.__reduce__()
+    settable: Any = seeds  # whose attributes can't be set one by one
+    settable.__setstate_cython__(reduced[-1])
 
 
 @_renewed.register

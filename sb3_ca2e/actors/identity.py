@@ -1,5 +1,6 @@
 """What an environment says of itself: by it prior agents are found, and told what to expect."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import gymnasium as gym
@@ -51,8 +52,15 @@ def _from_spec(spec: gym.envs.registration.EnvSpec | None, wrappers: frozenset[s
 
 
 def _wrappers(env: gym.Env) -> frozenset[str]:
-    names = set()
+    return frozenset(type(layer).__name__ for layer in layers_of(env) if isinstance(layer, gym.Wrapper))
+
+
+def layers_of(env: gym.Env) -> Iterator[gym.Env]:
+    """
+    :param env: an environment
+    :return: it, and what it wraps, from the outside
+    """
     while isinstance(env, gym.Wrapper):
-        names.add(type(env).__name__)
+        yield env
         env = env.env
-    return frozenset(names)
+    yield env

@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import sys
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import cloudpickle
 import gymnasium as gym
 
 from sb3_ca2e.actors.faithful import is_plain, same
+from sb3_ca2e.actors.identity import layers_of
 
 #: Packages whose classes are not the user's to change.
 _NOT_CHANGED = {"sb3_ca2e", "builtins", "typing", "abc"}
@@ -47,7 +48,7 @@ def kinds_of(envs: Iterable[gym.Env]) -> set[type]:
     :param envs: environments
     :return: their classes, those of their wrappers, and the parents of these
     """
-    return {each for env in envs for layer in _layers(env) for each in type(layer).__mro__}
+    return {each for env in envs for layer in layers_of(env) for each in type(layer).__mro__}
 
 
 def patches_of(kinds: Iterable[type]) -> tuple[bytes, ...]:
@@ -75,13 +76,6 @@ def apply(pickled: tuple[bytes, ...]) -> None:
     for each in pickled:
         patch: Patch = cloudpickle.loads(each)
         patch.apply()
-
-
-def _layers(env: Any) -> Iterator[Any]:
-    while isinstance(env, gym.Wrapper):
-        yield env
-        env = env.env
-    yield env
 
 
 def _imported(kind: type) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_ca2e.actors.envs import BuilderVecEnv
+from sb3_ca2e.actors.builder_vec_env import BuilderVecEnv
 from sb3_ca2e.ddpg import CA2EDDPG
 from sb3_ca2e.dqn import CA2EDQN
 from sb3_ca2e.installing import needing

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
     VecTransposeImage,
 )
+from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_ca2e import BuilderVecEnv, NativeVecEnv
 from sb3_ca2e.actors.envs import recipe_from
@@ -130,6 +131,25 @@ def test_a_method_that_an_object_alone_has_is_refused_too():
         dqn(env)
 
 
+@pytest.mark.parametrize("method", ["step_wait", "seed"])
+def test_so_is_a_class_of_sb3s_that_was_changed(method, monkeypatch):
+    owner = next(kind for kind in DummyVecEnv.__mro__ if method in vars(kind))
+    monkeypatch.setattr(owner, method, lambda self, *args: None)
+    with pytest.raises(ValueError, match=rf"what DummyVecEnv does, and would leave out {owner.__name__}.{method},"):
+        dqn(DummyVecEnv([RandomWalk]))
+
+
+def test_stacks_of_ones_own_are_refused():
+    class Last(StackedObservations):
+        def update(self, observations, dones, infos):
+            return super().update(0 * observations, dones, infos)
+
+    env = VecFrameStack(_walks(), 2)
+    env.stacked_obs = Last(2, 2, env.venv.observation_space)
+    with pytest.raises(ValueError, match=r"what StackedObservations does, and would leave out Last.update,"):
+        dqn(env)
+
+
 def test_subclasses_that_replace_nothing_are_taken():
     class Named(DummyVecEnv):
         """Two walks, with a name."""
@@ -137,6 +157,12 @@ def test_subclasses_that_replace_nothing_are_taken():
         def __init__(self, name):
             super().__init__([RandomWalk] * 2)
             self.name = name
+
+        def __repr__(self):
+            return self.name
+
+        def __call__(self):
+            return self.name
 
         def greet(self):
             return f"I am {self.name}"

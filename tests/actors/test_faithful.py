@@ -9,6 +9,7 @@ import operator
 import random
 import socket
 import types
+from copy import deepcopy
 
 import gymnasium as gym
 import numpy as np
@@ -294,6 +295,60 @@ def test_what_reset_sets_is_not_carried_over():
     env.reset()
     copy = copied(env)
     assert copy.unwrapped.opened == 0
+
+
+class Course(Crane):
+    """Becomes harder with each episode, and draws what is not to be carried over."""
+
+    def __init__(self):
+        super().__init__()
+        EzPickle.__init__(self)
+        self.level, self.played, self.start = 1, {"episodes": [0]}, 0.0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.level = min(self.level + 1, 7)
+        self.played["episodes"][0] += 1
+        self.start = self.np_random.random()
+        return self._observed(), {}
+
+    def _observed(self):
+        return super()._observed() + 100 * self.level + 1000 * self.played["episodes"][0]
+
+
+@pytest.mark.parametrize("n_episodes", [0, 1, 3, 9])
+def test_what_reset_only_changes_goes_on_from_where_it_was(n_episodes):
+    env = Course()
+    for _ in range(n_episodes):
+        env.reset()
+    before = (env.level, deepcopy(env.played))
+    copy = copied(env)
+    assert (env.level, env.played) == before
+    env.reset()
+    copy.reset()
+    assert (copy.unwrapped.level, copy.unwrapped.played) == (env.level, env.played)
+
+
+def test_what_reset_draws_is_set_by_it():
+    env = Course()
+    env.reset()
+    assert copied(env).unwrapped.start == 0.0
+
+
+def test_a_subclass_keeps_a_count_that_only_it_has():
+    class Counted(type(gym.make("LunarLander-v3").unwrapped)):
+        def __init__(self):
+            super().__init__()
+            self.n_episodes = [10]
+
+        def reset(self, **kwargs):
+            self.n_episodes[0] += 1
+            return super().reset(**kwargs)
+
+    env = Counted()
+    copy = copied(env)
+    copy.reset()
+    assert (copy.unwrapped.n_episodes, env.n_episodes) == ([11], [10])
 
 
 def test_the_users_random_numbers_are_as_if_nothing_had_drawn():

@@ -24,6 +24,8 @@ DRAWS = {
     "of another kind of bits": (lambda: np.random.Generator(np.random.Philox()), lambda it: it.random()),
     "Random": (random.Random, lambda it: it.random()),
     "of PyTorch": (th.Generator, lambda it: th.rand((), generator=it).item()),
+    "children of a Generator": (np.random.default_rng, lambda it: it.spawn(1)[0].random()),
+    "SeedSequence": (lambda: np.random.SeedSequence(5), lambda it: np.random.default_rng(it.spawn(1)[0]).random()),
     "space": (lambda: spaces.Box(0, 1, (), np.float64), lambda it: it.sample().item()),
     "space in a space": (lambda: spaces.Dict(a=spaces.Box(0, 1, ())), lambda it: it.sample()["a"].item()),
 }

@@ -1,15 +1,18 @@
 """What can't be loaded again in another process is refused at construction, in one sentence."""
 
 import importlib.util
+import subprocess
 import sys
 
 import cloudpickle
 import gymnasium as gym
+import numpy as np
 import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_ca2e import BuilderVecEnv, NativeVecEnv
-from toy import RandomWalk, dqn
+from toy import RandomWalk, ddpg, dqn
+from user_script import environment, of_ours, script
 
 pytestmark = pytest.mark.usefixtures("_forkserver")
 
@@ -43,7 +46,7 @@ def test_a_wrapper_that_cant_be_loaded_is_told_by_name(worker):
 
 
 def test_a_wrapper_that_can_is_no_reason():
-    dqn(Careful(RandomWalk())).learn(20)
+    assert dqn(Careful(RandomWalk())).learn(20).num_timesteps == 20
 
 
 def test_an_object_that_cant_be_set_up_again_is_told_with_what_it_raised():
@@ -62,6 +65,18 @@ def test_an_object_that_cant_be_set_up_again_is_told_with_what_it_raised():
 
 TEXT = """
 import gymnasium as gym
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from sb3_ca2e import CA2EDDPG
+
+class Features(FlattenExtractor):
+    pass
+
+class Noise(NormalActionNoise):
+    pass
+
+class Algorithm(CA2EDDPG):
+    pass
 
 class Env(gym.Wrapper):
     def __init__(self):
@@ -110,6 +125,52 @@ def test_a_module_that_actors_would_not_find_is_told(brought, name, plugin):
     with pytest.raises(ValueError, match=rf"Actors import {name}, which .* not on the path .*ca2e_plugin.py"):
         dqn(env, execution="async")
     assert dqn(env, execution="sync").learn(40).num_timesteps == 40
+
+
+PARTS = {
+    "features": lambda module: ddpg(execution="async", policy_kwargs={"features_extractor_class": module.Features}),
+    "features derived": lambda module: ddpg(
+        execution="async", policy_kwargs={"features_extractor_class": type("Mine", (module.Features,), {})}
+    ),
+    "noise": lambda module: ddpg(execution="async", action_noise=module.Noise(np.zeros(1), np.ones(1))),
+    "algorithm": lambda module: ddpg(algorithm=module.Algorithm, execution="async"),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_so_is_one_of_the_policy_or_of_the_algorithm(part, plugin):
+    module = plugin("ca2e_plugin")
+    with pytest.raises(ValueError, match=r"Actors import ca2e_plugin, which the model is made of, and .* not on the"):
+        PARTS[part](module)
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        assert PARTS[part](module).learn(40).num_timesteps == 40
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
+MOVED = """
+    import os, sys
+    sys.path.insert(0, "parts")
+    import ca2e_part, ca2e_algorithm
+    from stable_baselines3.common.env_util import make_vec_env
+    os.chdir("/")
+    model = ca2e_algorithm.Algorithm("MlpPolicy", make_vec_env(ca2e_part.Part), n_actors=2, learning_starts=1000)
+    print(model.learn(40).num_timesteps)
+    """
+
+
+def test_a_relative_path_leads_where_it_did_when_modules_were_imported(tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "ca2e_algorithm.py").write_text(TEXT)
+    (tmp_path / "parts" / "ca2e_part.py").write_text(
+        "import gymnasium as gym\n\nclass Part(gym.Wrapper):\n"
+        "    def __init__(self, render_mode=None):\n        super().__init__(gym.make('Pendulum-v1'))\n"
+    )
+    run = subprocess.run(
+        script(MOVED, tmp_path), cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=300
+    )
+    assert (run.stdout, of_ours(run.stderr)) == ("40\n", "")
 
 
 def test_another_module_of_that_name_is_told(plugin, tmp_path, monkeypatch):

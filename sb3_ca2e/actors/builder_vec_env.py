@@ -1,0 +1,140 @@
+"""A vectorized environment that keeps the functions its environments were made with."""
+
+import functools
+import gc
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env.patch_gym import _patch_env
+
+from sb3_ca2e.actors import patches
+from sb3_ca2e.actors.faithful import held_by
+from sb3_ca2e.actors.identity import identity_of, layers_of
+from sb3_ca2e.actors.monitors import appending
+
+
+class BuilderVecEnv(DummyVecEnv):
+    """
+    A ``DummyVecEnv`` that keeps the functions its environments were made with, so that actors can make more.
+
+    Its own environments can be released, and are made anew when they are asked for.
+
+    :param env_fns: functions that each return a new environment. If one returns an environment that it holds
+        (``lambda: env``), actors step copies of it, as they do if you pass the environment itself
+    :raises TypeError: if it is no list of at least one
+    """
+
+    def __init__(self, env_fns: list[Callable[[], gym.Env]]):
+        if not isinstance(env_fns, list | tuple) or not env_fns or not all(map(callable, env_fns)):
+            raise TypeError(f"BuilderVecEnv takes a list of functions that each make an environment, not {env_fns!r}.")
+        self._made: list[gym.Env] | None = None
+        self._released = False
+        self.env_fns = env_fns
+        super().__init__(env_fns)
+        #: what the first environment says of itself
+        self.identity = identity_of(self.envs[0])
+        #: classes of which they are
+        self.kinds = patches.kinds_of(self.envs)
+        self._holding = any(map(_holds, env_fns, self.envs))
+        self._as_made = tuple(self.envs)
+
+    @property
+    def envs(self) -> list[gym.Env]:
+        """
+        The environments, which are made if there are none.
+
+        :raises RuntimeError: if a function fails that has made one before
+        """
+        if self._made is None:
+            with appending():
+                self._made = [self._made_again(make) for make in self.env_fns]
+            self._as_made, self._released = tuple(self._made), False
+            for env in self._made:
+                env.reset()  # as they were when learn() began
+        return self._made
+
+    @envs.setter
+    def envs(self, made: list[gym.Env]) -> None:
+        self._made = made
+
+    @property
+    def makes_new(self) -> bool:
+        """Whether actors get what the functions make: these make new environments, and nobody has put in others."""
+        replaced = self._made is not None and any(map(_is_not, self._made, self._as_made))
+        return not self._holding and not replaced
+
+    def release(self) -> None:
+        """Close the environments and forget them: whoever has one robot can open it elsewhere."""
+        if not self.makes_new:
+            return
+        self.close()
+        inside = [weakref.ref(env.unwrapped) for env in self._made or []]
+        self._made, self._as_made, self._released = None, (), True
+        if any(each() is not None for each in inside):
+            gc.collect()  # it is part of a circle
+
+    def close(self) -> None:
+        """Close the environments, if there are any."""
+        for env in self._made or []:
+            env.close()
+
+    def _made_again(self, make: Callable[[], gym.Env]) -> gym.Env:
+        try:
+            return _patch_env(make())
+        except Exception as error:
+            if not self._released:
+                raise
+            raise RuntimeError(
+                "The model's own environment was closed while actors step theirs, and it can't be made again now "
+                f"({type(error).__name__}: {error}). If there is only one of what it needs, ask for it after learn(), "
+                "or learn with execution='sync' and as many actors as there are environments."
+            ) from error
+
+
+def _is_not(one: Any, other: Any) -> bool:
+    return one is not other
+
+
+def _holds(function: Any, env: gym.Env) -> bool:
+    """Whether a function holds an environment, or what that wraps, as ``lambda: env`` does."""
+    layers, waiting, seen = {id(layer) for layer in layers_of(env)}, [function], set()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in layers:
+            return True
+        if id(each) not in seen:
+            seen.add(id(each))
+            waiting += _held(each)
+    return False
+
+
+def _held(value: Any) -> list[Any]:
+    """What a function, a callable object or a container holds."""
+    if isinstance(value, types.MethodType):
+        return [value.__func__, value.__self__]
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, types.FunctionType):
+        return [*held_by(value), *_globals_of(value)]
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, list | tuple):
+        return list(value)
+    return list(vars(value).values()) if callable(value) and hasattr(value, "__dict__") and not _is_class(value) else []
+
+
+def _is_class(value: Any) -> bool:
+    return isinstance(value, type | types.ModuleType)
+
+
+def _globals_of(function: types.FunctionType) -> list[Any]:
+    """What a function of the user's finds by its names in its module."""
+    codes = [function.__code__]
+    for code in codes:  # which grows meanwhile
+        codes += [const for const in code.co_consts if isinstance(const, types.CodeType)]
+    names = {name for code in codes for name in code.co_names}
+    return [function.__globals__[name] for name in names if name in function.__globals__]
