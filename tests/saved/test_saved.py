@@ -8,6 +8,7 @@ import pytest
 
 from saved.write import ARRAYS, END, MIDDLE, contents
 from sb3_ca2e import CA2EDQN
+from sb3_ca2e.checkpoints import RUN, newest_whole
 
 FORMATS = sorted(each for each in pathlib.Path(__file__).parent.iterdir() if each.name.startswith("format_"))
 pytestmark = pytest.mark.parametrize("folder", FORMATS, ids=lambda each: each.name)
@@ -51,8 +52,7 @@ def test_a_pickled_memory(folder):
 def test_a_checkpoint_whose_slots_go_on_with_their_episodes(folder):
     model = CA2EDQN.resume(folder / "checkpoints", "CartPole-v1", device="cpu")
     assert model.num_timesteps == MIDDLE
-    (run,) = folder.glob("checkpoints/*/run.pkl")
-    (under_way,) = pickle.loads(run.read_bytes()).actors.observations.values()
+    (under_way,) = newest_whole(folder / "checkpoints").read(RUN).actors.observations.values()
 
     def acted_on():
         return [bool((model.replay_buffer.observations[:, 0] == each).all(axis=1).any()) for each in under_way]
