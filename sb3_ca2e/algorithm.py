@@ -1,5 +1,6 @@
 """What turns an off-policy algorithm of SB3 into a CA2E learner."""
 
+import contextlib
 import itertools
 import pathlib
 import time
@@ -17,7 +18,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, 
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ca2e.actors.envs import as_env, asked_of_first_reset, forget_asked, made, recipe_from, release
+from sb3_ca2e.actors.envs import as_env, asked_of_first_reset, forget_asked, made, not_reset, recipe_from, release
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.findable import modules_of, refuse_lost_modules
 from sb3_ca2e.actors.parking import discard_parked, discarded_on_error
@@ -302,6 +303,12 @@ class CA2EMixin(Hooks, Saving):
         total_timesteps = check_learn(total_timesteps, callback, log_interval)
         if self._collector is not None:
             raise RuntimeError("learn() is running: a callback can't call it again.")
+        if not isinstance(self.replay_buffer, PrioritizedReplayBuffer):
+            raise TypeError(
+                f"replay_buffer was set to a {type(self.replay_buffer).__name__}, and actors fill a "
+                "PrioritizedReplayBuffer: keep the model's own, and take transitions over with "
+                "model.replay_buffer.add_from(buffer)."
+            )
         as_list("prior_agents", self.prior_agents, "agents, one a slot", PriorSource)  # they may have been set since
         tb_log_name = tb_log_name or type(self).__name__
         with discarded_on_error(), Interrupts() as self._interrupts:
@@ -336,7 +343,8 @@ class CA2EMixin(Hooks, Saving):
         try:
             if normalize is not None:
                 normalize.training = False  # SB3 resets the user's environment, and stores nothing of that
-            set_up = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+            with not_reset(self.env) if self._steps_own(self.env) else contextlib.nullcontext():
+                set_up = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         finally:
             self.action_noise = noise
             if normalize is not None:

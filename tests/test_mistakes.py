@@ -195,6 +195,15 @@ def test_learn_in_a_callback_and_agents_that_are_no_list_any_more_are_refused():
     assert model.learn(100).num_timesteps == 100
 
 
+@pytest.mark.parametrize("filled", [False, True])
+def test_a_buffer_of_sb3s_in_the_place_of_the_models_is_refused_before_anything_is_done(filled):
+    model = CA2EDQN("MlpPolicy", "CartPole-v1", device="cpu", n_actors=2)
+    other = DQN("MlpPolicy", "CartPole-v1", device="cpu", learning_starts=100, buffer_size=100)
+    model.replay_buffer = (other.learn(20) if filled else other).replay_buffer
+    with pytest.raises(TypeError, match=r"set to a ReplayBuffer, .* model.replay_buffer.add_from\(buffer\)"):
+        model.learn(20)
+
+
 def test_recurrent_policies_and_other_spaces_are_refused_as_priors(tmp_path):
     recurrent = RecurrentPPO("MlpLstmPolicy", "CartPole-v1", n_steps=8, batch_size=8)
     with pytest.raises(ValueError, match=r"RecurrentPPO object has a recurrent policy.*agent without memory"):

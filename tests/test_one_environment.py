@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
@@ -59,6 +60,27 @@ def test_in_one_process_it_is_stepped_itself(place):
     env.step([0])
     assert robot.n_steps == 201
     robot.close()
+
+
+def test_it_is_reset_as_often_as_by_sb3():
+    class Counting(RandomWalk):
+        n_resets = 0
+
+        def reset(self, **kwargs):
+            self.n_resets += 1
+            return super().reset(**kwargs)
+
+        def step(self, action):
+            *step, _, _, info = super().step(action)
+            return *step, False, self.n_resets < 3, info
+
+    counts = []
+    for algorithm, own in [(DQN, {"buffer_size": 100}), (CA2EDQN, {"execution": "sync", "n_actors": 1})]:
+        env = Counting()
+        model = algorithm("MlpPolicy", env, learning_starts=500, train_freq=1, device="cpu", **own)
+        model.learn(50).learn(50, reset_num_timesteps=False)
+        counts.append(env.n_resets)
+    assert counts[0] == counts[1] - 1 == 3  # CA2E begins an episode in each learn()
 
 
 def test_so_are_several_and_their_wrappers_do_what_they_do():

@@ -21,7 +21,7 @@ from sb3_ca2e.actors.messages import Handover, Seconds
 from sb3_ca2e.actors.monitors import SlotMonitor
 from sb3_ca2e.actors.observations import Frames, Observations, plain
 from sb3_ca2e.actors.recorder import Recorder, as_tensors
-from sb3_ca2e.actors.refusals import PRIOR_FAILURES, NotFiniteError, Refusals, finite_reward, not_finite
+from sb3_ca2e.actors.refusals import PRIOR_FAILURES, HopelessError, NotFiniteError, Refusals, finite_reward, not_finite
 from sb3_ca2e.actors.seats import Seat
 from sb3_ca2e.actors.supervision import Phase, Supervision
 from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout
@@ -341,6 +341,8 @@ class Actor:
 
     def _refuse(self, position: int, info: dict, error: NotFiniteError, of_action: bool) -> None:
         """Leave a step out. The episode breaks off before it: what the environment would do next can't be trusted."""
+        if self.spec.recipe.raises_on_nan:
+            raise HopelessError(f"{error} VecCheckNan was given raise_exception=True.") from error
         self._refusals.refused(position, error)
         self._recorder.refuse(position)
         had_prior = self.slots[position].prior is not None

@@ -1,10 +1,10 @@
 """A vectorized environment that keeps the functions its environments were made with."""
 
-import functools
 import gc
+import sys
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnasium as gym
@@ -15,6 +15,9 @@ from sb3_ca2e.actors import patches
 from sb3_ca2e.actors.faithful import held_by
 from sb3_ca2e.actors.identity import identity_of, layers_of
 from sb3_ca2e.actors.monitors import appending
+
+#: Objects of a function that are looked at for an environment.
+MOST_OBJECTS = 100_000
 
 
 class BuilderVecEnv(DummyVecEnv):
@@ -32,14 +35,17 @@ class BuilderVecEnv(DummyVecEnv):
         if not isinstance(env_fns, list | tuple) or not env_fns or not all(map(callable, env_fns)):
             raise TypeError(f"BuilderVecEnv takes a list of functions that each make an environment, not {env_fns!r}.")
         self._made: list[gym.Env] | None = None
-        self._released = False
+        #: the environments were closed, and none have been made since
+        self.released = False
         self.env_fns = env_fns
+        held = _envs_held_by(env_fns)  # now, as a function may also keep what it makes
         super().__init__(env_fns)
         #: what the first environment says of itself
         self.identity = identity_of(self.envs[0])
         #: classes of which they are
         self.kinds = patches.kinds_of(self.envs)
-        self._holding = any(map(_holds, env_fns, self.envs))
+        inside = {id(layer) for env in self.envs for layer in layers_of(env)}
+        self._holding = any(id(env) in inside for env in held)
         self._as_made = tuple(self.envs)
 
     @property
@@ -52,7 +58,7 @@ class BuilderVecEnv(DummyVecEnv):
         if self._made is None:
             with appending():
                 self._made = [self._made_again(make) for make in self.env_fns]
-            self._as_made, self._released = tuple(self._made), False
+            self._as_made, self.released = tuple(self._made), False
             for env in self._made:
                 env.reset()  # as they were when learn() began
         return self._made
@@ -73,7 +79,7 @@ class BuilderVecEnv(DummyVecEnv):
             return
         self.close()
         inside = [weakref.ref(env.unwrapped) for env in self._made or []]
-        self._made, self._as_made, self._released = None, (), True
+        self._made, self._as_made, self.released = None, (), True
         if any(each() is not None for each in inside):
             gc.collect()  # it is part of a circle
 
@@ -86,7 +92,7 @@ class BuilderVecEnv(DummyVecEnv):
         try:
             return _patch_env(make())
         except Exception as error:
-            if not self._released:
+            if not self.released:
                 raise
             raise RuntimeError(
                 "The model's own environment was closed while actors step theirs, and it can't be made again now "
@@ -99,42 +105,43 @@ def _is_not(one: Any, other: Any) -> bool:
     return one is not other
 
 
-def _holds(function: Any, env: gym.Env) -> bool:
-    """Whether a function holds an environment, or what that wraps, as ``lambda: env`` does."""
-    layers, waiting, seen = {id(layer) for layer in layers_of(env)}, [function], set()
-    while waiting:
+def _envs_held_by(functions: Iterable[Any]) -> list[gym.Env]:
+    """Environments that can be reached from functions, such as that of ``lambda: env``."""
+    found: list[gym.Env] = []
+    waiting, seen = list(functions), set[int]()
+    while waiting and len(seen) < MOST_OBJECTS:
         each = waiting.pop()
-        if id(each) in layers:
-            return True
         if id(each) not in seen:
             seen.add(id(each))
-            waiting += _held(each)
-    return False
+            if isinstance(each, gym.Env):
+                found += layers_of(each)
+            else:
+                waiting += _held(each)
+    return found
 
 
-def _held(value: Any) -> list[Any]:
-    """What a function, a callable object or a container holds."""
-    if isinstance(value, types.MethodType):
-        return [value.__func__, value.__self__]
-    if isinstance(value, functools.partial):
-        return [value.func, *value.args, *value.keywords.values()]
+def _held(value: Any) -> Iterable[Any]:
+    """What an object holds; of a function, what it finds by its names in its module."""
+    if isinstance(value, types.ModuleType) or _is_of_a_library(value):
+        return []
+    if isinstance(value, type):
+        return list(vars(value).values())
     if isinstance(value, types.FunctionType):
-        return [*held_by(value), *_globals_of(value)]
-    if isinstance(value, dict):
-        return list(value.values())
-    if isinstance(value, list | tuple):
-        return list(value)
-    return list(vars(value).values()) if callable(value) and hasattr(value, "__dict__") and not _is_class(value) else []
+        return [*held_by(value), *value.__dict__.values(), *_globals_of(value)]
+    return gc.get_referents(value)
 
 
-def _is_class(value: Any) -> bool:
-    return isinstance(value, type | types.ModuleType)
+def _is_of_a_library(value: Any) -> bool:
+    module = value.__module__ if isinstance(value, type | types.FunctionType) else None
+    name = (module or "").partition(".")[0]
+    return name in sys.stdlib_module_names or name in patches.LIBRARIES
 
 
 def _globals_of(function: types.FunctionType) -> list[Any]:
-    """What a function of the user's finds by its names in its module."""
     codes = [function.__code__]
     for code in codes:  # which grows meanwhile
         codes += [const for const in code.co_consts if isinstance(const, types.CodeType)]
     names = {name for code in codes for name in code.co_names}
-    return [function.__globals__[name] for name in names if name in function.__globals__]
+    held = [function.__globals__[name] for name in names if name in function.__globals__]
+    modules = [vars(each) for each in held if isinstance(each, types.ModuleType)]
+    return [*held, *(module[name] for module in modules for name in names if name in module)]

@@ -3,9 +3,11 @@
 import contextlib
 import copyreg
 import dataclasses
+import functools
 import importlib
 import io
 import pickle
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
@@ -20,13 +22,17 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_ca2e import copying
+from sb3_ca2e.actors import patches
 from sb3_ca2e.actors.builder_vec_env import BuilderVecEnv
 from sb3_ca2e.actors.display import of_display
-from sb3_ca2e.actors.faithful import OF_A_MONITOR, OF_LIVES, Change, changes_between
+from sb3_ca2e.actors.faithful import OF_A_MONITOR, OF_LIVES, Change, changes_between, random_numbers_kept
 from sb3_ca2e.actors.findable import modules_in, refuse_lost_modules
 from sb3_ca2e.actors.identity import EnvIdentity, identity_of, identity_of_vec
 from sb3_ca2e.actors.monitors import file_of, no_files, without_file
 from sb3_ca2e.native.vec_env import NativeVecEnv
+
+if "__mp_main__" in sys.modules:  # the user's script, in a process that multiprocessing has spawned
+    cloudpickle.register_pickle_by_value(sys.modules["__mp_main__"])
 
 #: Vectorized environments that actors can copy.
 Base = DummyVecEnv | SubprocVecEnv | NativeVecEnv
@@ -45,20 +51,24 @@ class Builder:
     kept: tuple[Any, ...] | None = None
 
 
-def copies_of(base: Base, here: bool) -> tuple[Builder, ...]:
+def copies_of(base: Base, here: bool) -> tuple[tuple[Builder, ...], tuple[bytes, ...]]:
     """
     :param base: a vectorized environment without its wrappers
     :param here: they are to be loaded in this process
-    :return: for :func:`loaded`: copies of all environments, or the functions that make them
+    :return: for :func:`loaded`: copies of all environments, or the functions that make them; and for
+        :func:`patches.apply` changes to their classes
     :raises ValueError: naming what can't be copied, and the way out
     """
     if isinstance(base, NativeVecEnv):
-        return (_function(base.build, "given to NativeVecEnv", here),)
+        return (_function(base.build, "given to NativeVecEnv", here),), ()
     if isinstance(base, SubprocVecEnv):
-        return tuple(_fetched(base, index)[0] for index in range(base.num_envs))
+        fetched = [_fetched(base, index) for index in range(base.num_envs)]
+        changed = dict.fromkeys(patch for *_, own in fetched for patch in own)
+        return tuple(builder for builder, *_ in fetched), tuple(changed)
     if isinstance(base, BuilderVecEnv) and base.makes_new:
-        return tuple(_function(each, "that makes the environment", here) for each in base.env_fns)
-    return tuple(_copy(env, here) for env in base.envs)
+        functions = [_function(each, "that makes the environment", here) for each in base.env_fns]
+        return tuple(functions), patches.patches_of(base.kinds)
+    return tuple(_copy(env, here) for env in base.envs), patches.patches_of(patches.kinds_of(base.envs))
 
 
 def identity_of_base(base: Base) -> EnvIdentity:
@@ -142,8 +152,14 @@ class _NotLoadedError(ValueError):
 @contextlib.contextmanager
 def _copied(env: gym.Env, changes: Sequence[Change], more: Sequence[Change] = ()) -> Iterator[gym.Env]:
     """A copy in this process, for a while, that is given changes, and of others those that it can be given."""
+    with patches.classes_kept(patches.kinds_of([env])), _loaded(env, changes, more) as copied:
+        yield copied
+
+
+@contextlib.contextmanager
+def _loaded(env: gym.Env, changes: Sequence[Change], more: Sequence[Change]) -> Iterator[gym.Env]:
     try:
-        with no_files():
+        with no_files(), random_numbers_kept():
             try:
                 copied = loaded(dumps((env, [*changes, *more]), here=True))
             except Exception:
@@ -196,16 +212,16 @@ def _raised_in(error: Exception) -> str:
     return f" ({told}{where})"
 
 
-def _fetched(base: SubprocVecEnv, index: int) -> tuple[Builder, EnvIdentity]:
-    """A copy of the environment of a worker process, and what it says of itself."""
+def _fetched(base: SubprocVecEnv, index: int) -> tuple[Builder, EnvIdentity, tuple[bytes, ...]]:
+    """A copy of the environment of a worker process, what it says of itself, and changes to its classes there."""
     base.env_is_wrapped(_Ask(), index)  # type: ignore[arg-type]
     copied = base.env_method("__enter__", indices=index)[0]  # gymnasium's returns the environment itself
     if isinstance(copied, str):
         reason = copied.replace(_SYNC, "")  # which it is not for: they are in other processes
         told = f"About environment {index} of the SubprocVecEnv: {reason} CA2E runs it in processes of its own."
         raise ValueError(told)
-    builder, identity = copied
-    return builder, identity
+    builder, identity, changed = copied
+    return builder, identity, changed
 
 
 class _Ask:
@@ -238,7 +254,7 @@ def _sent(env: gym.Env) -> Any:
         return env.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
     _Ask.wanted = False
     try:
-        return tuple, ((_copy(env, here=False), identity_of(env)),)
+        return tuple, ((_copy(env, here=False), identity_of(env), patches.patches_of(patches.kinds_of([env]))),)
     except ValueError as error:
         return str, (str(error),)
 
@@ -296,6 +312,8 @@ class _MakesAnew:
         if isinstance(obj, EzPickle) and (maker := _maker(type(obj))) is not None:
             made_with: Any = obj
             return _made_by, (maker, type(obj), made_with._ezpickle_args, made_with._ezpickle_kwargs)
+        if isinstance(obj, functools._lru_cache_wrapper) and obj.__module__ == "__main__":
+            return _with_cache, (obj.__wrapped__, obj.cache_parameters())  # cloudpickle would name it
         rest: Any = super()
         return rest.reducer_override(obj)
 
@@ -306,6 +324,10 @@ class _EnvPickler(_MakesAnew, cloudpickle.Pickler):
 
 class _EnvPicklerHere(_MakesAnew, copying.Pickler):
     """For this process."""
+
+
+def _with_cache(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
 
 
 def _maker(kind: type) -> type | None:

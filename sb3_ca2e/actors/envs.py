@@ -1,12 +1,14 @@
 """From the user's environment to a recipe by which every slot gets its own."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector.utils import create_empty_array
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
@@ -20,6 +22,7 @@ from stable_baselines3.common.vec_env import (
     VecMonitor,
     VecNormalize,
     VecTransposeImage,
+    unwrap_vec_normalize,
 )
 from stable_baselines3.common.vec_env.patch_gym import _patch_env
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
@@ -29,9 +32,10 @@ from sb3_ca2e.actors.builder_vec_env import BuilderVecEnv
 from sb3_ca2e.actors.copies import Base, Builder, copies_of, identity_of_base, loaded, register, registered
 from sb3_ca2e.actors.exact import overridden
 from sb3_ca2e.actors.generators import ProcessGenerators, renew
-from sb3_ca2e.actors.identity import EnvIdentity
+from sb3_ca2e.actors.identity import EnvIdentity, layers_of
 from sb3_ca2e.actors.monitors import EpisodeFiles, SlotMonitor, file_of
 from sb3_ca2e.actors.normalization import Normalization
+from sb3_ca2e.actors.process_state import ProcessState
 from sb3_ca2e.actors.seats import Together
 from sb3_ca2e.installing import naming_our_extras
 from sb3_ca2e.native.vec_env import NativeVecEnv, built
@@ -60,6 +64,8 @@ class EnvRecipe:
     :param native: a native vector environment steps all slots of a process at once
     :param own: the user's own environments, one a slot, which are stepped in their process in the place of copies
     :param patches: changes to the environments' classes, for processes that import these anew
+    :param process: settings of the user's process, for others; None for none
+    :param raises_on_nan: a ``VecCheckNan`` raises an exception
     """
 
     builders: tuple[Builder, ...]
@@ -75,6 +81,8 @@ class EnvRecipe:
     native: bool = False
     own: tuple[gym.Env, ...] = ()
     patches: tuple[bytes, ...] = ()
+    process: ProcessState | None = None
+    raises_on_nan: bool = False
 
     @property
     def normalizes_frames(self) -> bool:
@@ -180,6 +188,25 @@ def asked_of_first_reset(env: VecEnv, n_slots: int) -> list[dict[str, Any]]:
     return asked
 
 
+@contextlib.contextmanager
+def not_reset(env: VecEnv) -> Iterator[None]:
+    """
+    Let nothing be done by ``env.reset()``, for a while: whoever steps the environments resets them.
+
+    :param env: the model's environment
+    """
+    nothing: Any = create_empty_array(env.observation_space, env.num_envs, fn=np.zeros)
+    env.reset = lambda: nothing  # type: ignore[method-assign]
+    if (normalize := unwrap_vec_normalize(env)) is not None:
+        old: Any = create_empty_array(normalize.venv.observation_space, env.num_envs, fn=np.zeros)
+        normalize.old_obs = old
+    try:
+        yield
+    finally:
+        del env.reset
+        forget_asked(env)
+
+
 def forget_asked(env: VecEnv) -> None:
     """
     :param env: an environment of a model that has learned before, whose seed SB3 would set again
@@ -213,7 +240,7 @@ def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool 
     n_stack, axes = 1, dict.fromkeys(_boxes(env.observation_space), 0)
     transposed: frozenset[str] = frozenset()
     normalize: VecNormalize | None = None
-    of_frames = False
+    of_frames = raises_on_nan = False
     file: str | None = None
     info_keywords: tuple[str, ...] = ()
     for wrapper in wrappers:
@@ -236,7 +263,9 @@ def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool 
             normalize = wrapper
         elif isinstance(wrapper, VecMonitor):
             file, info_keywords = file_of(wrapper), tuple(wrapper.info_keywords)
-        elif not isinstance(wrapper, VecCheckNan):
+        elif isinstance(wrapper, VecCheckNan):
+            raises_on_nan = raises_on_nan or wrapper.raise_exception
+        else:
             raise ValueError(
                 f"Actors can't rebuild the wrapper {type(wrapper).__name__}; they know VecFrameStack, "
                 "VecTransposeImage, VecNormalize, VecMonitor and VecCheckNan. Apply what it does as a gymnasium "
@@ -253,7 +282,10 @@ def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool 
     ranges = {key: limits for key, part in raw.items() if (limits := _range(part)) is not None}
     _check_exact(base)
     own = own and isinstance(base, DummyVecEnv)
-    builders = copies_of(base, here) if copies and not own else ()
+    if copies and not own and isinstance(base, DummyVecEnv) and not getattr(base, "released", False):
+        for each in base.envs:
+            _refuse_running_statistics(each)
+    builders, changed = copies_of(base, here) if copies and not own else ((), ())
     identity = base.identity if isinstance(base, BuilderVecEnv) and base.makes_new else identity_of_base(base)
     native = isinstance(base, NativeVecEnv)
     return EnvRecipe(
@@ -269,12 +301,23 @@ def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool 
         identity,
         native,
         tuple(base.envs) if own and isinstance(base, DummyVecEnv) else (),
-        patches.patches_of(_kinds(base)) if builders and isinstance(base, DummyVecEnv) else (),
+        changed,
+        ProcessState() if builders and not here else None,
+        raises_on_nan,
     )
 
 
-def _kinds(base: DummyVecEnv) -> set[type]:
-    return base.kinds if isinstance(base, BuilderVecEnv) and base.makes_new else patches.kinds_of(base.envs)
+def _refuse_running_statistics(env: gym.Env) -> None:
+    """Refuse wrappers that each copy would have with statistics of its own."""
+    for layer in layers_of(env):
+        if isinstance(layer, _RUNNING) and layer.update_running_mean:
+            raise ValueError(
+                f"{type(layer).__name__} keeps statistics, and each actor's copy would keep others, which {env} never "
+                "gets. Use VecNormalize around the vectorized environment, whose statistics are those of all actors."
+            )
+
+
+_RUNNING = (gym.wrappers.NormalizeObservation, gym.wrappers.NormalizeReward)
 
 
 #: What actors do in the place of these.

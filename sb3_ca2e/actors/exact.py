@@ -25,10 +25,17 @@ def overridden(value: Any, known: type) -> str | None:
             if name in parts:
                 return f"{kind.__name__}.{name}"
     for parent in parents:
-        for name, own in vars(parent).items():
-            if isinstance(own, types.FunctionType) and not own.__qualname__.startswith(f"{parent.__name__}."):
-                return f"{parent.__name__}.{name}"
+        if parent.__module__.partition(".")[0] in ("stable_baselines3", "sb3_ca2e"):
+            for name, own in vars(parent).items():
+                if callable(own) and not isinstance(own, type) and not _defined_in(parent, own):
+                    return f"{parent.__name__}.{name}"
     for name, own in vars(value).items():
         if callable(own) and isinstance(getattr(known, name, None), types.FunctionType):
             return f"{kind.__name__}.{name}"
     return None
+
+
+def _defined_in(kind: type, function: Any) -> bool:
+    """Whether a function stands in a class's own text; ``functools.wraps`` changes all its names but one."""
+    function = getattr(function, "__func__", function)  # of a static or a class method
+    return isinstance(function, types.FunctionType) and function.__code__.co_qualname.startswith(f"{kind.__name__}.")

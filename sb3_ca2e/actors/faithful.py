@@ -16,17 +16,19 @@ import types
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from gymnasium.utils import EzPickle
 from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_ca2e.actors.generators import GENERATORS, ids_of_generators, renew
-from sb3_ca2e.actors.sharing import Alias, View, lost_views
+from sb3_ca2e.actors.sharing import Alias, Shared, View, lost_storages, lost_views
 
 #: From one object to the next: an attribute's name, or the key of an item.
 Step = tuple[str, Any]
@@ -56,6 +58,10 @@ _OF_A_WRAPPER = {"env", "_action_space", "_observation_space", "_metadata", "_ca
 #: What a ``Monitor`` and an ``EpisodicLifeEnv`` hold; those that hold nothing else are made anew in copies.
 OF_A_MONITOR = {*_OF_A_WRAPPER, *_OF_A_RUN, "allow_early_resets", "info_keywords", "reset_keywords"}
 OF_LIVES = {*_OF_A_WRAPPER, "lives", "was_real_done"}
+
+
+#: Flag of classes that are no C types.
+MADE_IN_PYTHON = 1 << 9
 
 
 class _Missing:
@@ -91,7 +97,7 @@ class Change:
         present = _next(owner, (kind, name))
         if isinstance(value, Alias):
             value = _at(env, value.path)
-        elif isinstance(value, View):
+        elif isinstance(value, View | Shared):
             value = value.made()
         elif isinstance(present, np.ndarray) and present.flags.writeable and _alike(present, value):
             present[...] = value  # others may see the same memory, as MuJoCo does
@@ -148,13 +154,13 @@ def _not_set_by_reset(
 def _reset(env: gym.Env, copied: gym.Env) -> None:
     """Reset a copy. All copies draw the same numbers, and those of the user's are as if nothing had drawn any."""
     renew(copied, 0, kept=ids_of_generators(env))
-    with _random_numbers_kept():
+    with random_numbers_kept():
         copied.reset()
 
 
 def _before(change: Change, held: Any) -> Callable[[Any], bool]:
     """What tells later whether a copy's attribute is as it was."""
-    if isinstance(change.value, Alias | View):
+    if isinstance(change.value, Alias | View | Shared):
         return lambda now: now is held
     was = _still(held)
     return lambda now: _unchanged(was, now)
@@ -179,10 +185,14 @@ def _differences(env: Any, copied: Any) -> Iterator[tuple[Path, Any]]:
         elif differs is None:
             waiting += [((*path, step), *pair) for step, *pair in reversed(_parts(ours, theirs))]
     yield from lost_views([each for each in seen.values() if isinstance(each[1], np.ndarray)])
+    yield from lost_storages([each for each in seen.values() if isinstance(each[1], np.ndarray | th.Tensor)])
 
 
-def _differs(ours: Any, theirs: Any) -> bool | None:
-    """Whether two values are known to differ as a whole; None if it depends on what they hold."""
+def _differs(ours: Any, theirs: Any, within: frozenset[int] = frozenset()) -> bool | None:
+    """
+    Whether two values are known to differ as a whole; None if it depends on what they hold. Functions that are being
+    compared are passed on, as they may hold themselves.
+    """
     if ours is theirs or _shows(ours) or _shows(theirs):
         return False
     if isinstance(ours, _NOT_COMPARED):
@@ -192,17 +202,30 @@ def _differs(ours: Any, theirs: Any) -> bool | None:
     if isinstance(ours, type):  # pickled by name, or known again here
         return True
     if isinstance(ours, _FUNCTIONS):
-        differ = bool(_differs(_made_of(ours), _made_of(theirs)))
+        if id(ours) in within:
+            return False
+        differ = bool(_differs(_made_of(ours), _made_of(theirs), within | {id(ours)}))
         return None if not differ and isinstance(ours, types.MethodType) else differ
     if is_plain(ours):
         return not same(ours, theirs)
     if not isinstance(ours, _ANY_CONTAINER):
         has_parts = (_attributes(ours) and not _is_table(ours)) or _is_mujoco(ours)
         return None if has_parts else not _opaque(ours) and _unequal(ours, theirs)
-    if isinstance(ours, set | frozenset) or len(ours) != len(theirs) or _keys(ours) != _keys(theirs):
-        return not _opaque(ours)
+    if isinstance(ours, set | frozenset):
+        return _hashed_otherwise(ours, theirs)
+    if len(ours) != len(theirs) or _keys(ours) != _keys(theirs):
+        return _hashed_otherwise(ours.keys(), theirs.keys()) if isinstance(ours, dict) else not _opaque(ours)
     # Its items can't be set.
-    return True if isinstance(ours, tuple) and any(map(_differs, ours, theirs)) else None
+    return True if isinstance(ours, tuple) and any(map(_differs, ours, theirs, repeat(within))) else None
+
+
+def _hashed_otherwise(ours: Any, theirs: Any) -> bool:
+    """Whether sets, or keys, are known to differ: those that are equal to themselves alone can't be compared."""
+    if len(ours) != len(theirs):
+        return True
+    kinds: set[Any] = {type(each) for each in ours if not isinstance(each, _WITHOUT_IDENTITY)}
+    by_identity = any(each.__eq__ is object.__eq__ for each in kinds)
+    return not by_identity and not _opaque(list(ours)) and set(ours) != set(theirs)
 
 
 def _named(value: Any) -> Any:
@@ -261,7 +284,16 @@ def _parts(ours: Any, theirs: Any) -> list[tuple[Step, Any, Any]]:
         own = {"env": own["env"]}
     elif isinstance(ours, Monitor):
         own = {name: value for name, value in own.items() if name not in _OF_A_RUN}
+    if _chooses_what_is_pickled(type(ours)):
+        with contextlib.suppress(Exception):  # or else all is compared
+            own = {name: value for name, value in own.items() if name in ours.__getstate__()}
     return items + [(("attribute", name), value, other.get(name, _Missing)) for name, value in own.items()]
+
+
+def _chooses_what_is_pickled(kind: Any) -> bool:
+    """Whether a class leaves attributes out, such as locks and caches, and knows how to do without."""
+    others: list[Any] = [object.__getstate__, EzPickle.__getstate__]
+    return kind.__getstate__ not in others
 
 
 def _keys(value: Any) -> list[Any]:
@@ -295,7 +327,8 @@ def _attributes(value: Any) -> dict[str, Any]:
         held.update(object.__getattribute__(value, "__dict__"))
     for kind in type(value).__mro__:
         for name, member in vars(kind).items():
-            if isinstance(member, types.MemberDescriptorType) and not name.startswith("__"):  # of __slots__
+            is_slot = isinstance(member, types.MemberDescriptorType) and kind.__flags__ & MADE_IN_PYTHON
+            if is_slot and not name.startswith("__"):
                 with contextlib.suppress(AttributeError):
                     held[name] = member.__get__(value)
     return held
@@ -400,6 +433,8 @@ def _still(value: Any) -> Any:
 def _unchanged(before: Any, after: Any) -> bool:
     if is_plain(before):
         return same(before, after)
+    if isinstance(before, set | frozenset):  # whose order may be another
+        return {id(each) for each in before} == {id(each) for each in after}
     if type(before) in _CONTAINERS and type(before) is type(after):
         return len(before) == len(after) and all(a is b for a, b in zip(before, after, strict=True))
     return before is after
@@ -427,7 +462,7 @@ def _next(value: Any, step: Step) -> Any:
 
 
 @contextlib.contextmanager
-def _random_numbers_kept() -> Iterator[None]:
+def random_numbers_kept() -> Iterator[None]:
     """The user's own random numbers are as if nothing had drawn any."""
     states = random.getstate(), np.random.get_state(), th.get_rng_state()
     try:

@@ -44,8 +44,19 @@ def modules_of(kinds: Iterable[type]) -> set[str]:
     :param kinds: classes that an actor is to have
     :return: names of the modules that are imported for them and their parents; the rest is pickled
     """
-    by_value: set[str] = cloudpickle.list_registry_pickle_by_value()
-    return {each.__module__ for kind in kinds for each in kind.__mro__} - by_value
+    by_value: set[str] = cloudpickle.list_registry_pickle_by_value() | {"__main__"}
+    return {each.__module__ for kind in kinds for each in kind.__mro__ if is_imported(each)} - by_value
+
+
+def is_imported(kind: type) -> bool:
+    """
+    :param kind: a class
+    :return: whether its module has it under its name, by which it is pickled then
+    """
+    found: Any = sys.modules.get(kind.__module__)
+    for part in kind.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is kind
 
 
 def import_path() -> list[str]:
@@ -74,7 +85,9 @@ def refuse_lost_modules(names: Iterable[str], what: str) -> None:
 
 def _lost(name: str) -> str | None:
     """Why another process would not import the same, None if it would."""
-    if name == "__main__" or name in sys.builtin_module_names:
+    if name == "__main__":
+        return "it is another module there. What is pickled by its name alone, such as a cached method, can't be found"
+    if name in sys.builtin_module_names:
         return None
     path: Any = None
     theirs: str | None = None

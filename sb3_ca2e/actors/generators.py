@@ -94,13 +94,10 @@ def of_process() -> dict[int, Any]:
     """
     :return: all generators of this process by their ids, but those that were there when a server froze its objects
     """
-    found: dict[int, Any] = {}
-    for each in gc.get_objects():
-        if issubclass(type(each), GENERATORS[:-1]):  # isinstance would ask proxies, which warn
-            found[id(each)] = each
-        elif type(each) is dict:  # PyTorch's are not known to the collector, but whoever holds them is
-            found.update({id(held): held for held in each.values() if type(held) is th.Generator})
-    return found
+    known = gc.get_objects()
+    found = {id(each): each for each in known if issubclass(type(each), GENERATORS[:-1])}  # isinstance asks proxies
+    # PyTorch's are not known to the collector, but whoever holds them is.
+    return found | {id(each): each for each in gc.get_referents(*known) if type(each) is th.Generator}
 
 
 def _generators(root: Any) -> Iterator[Any]:

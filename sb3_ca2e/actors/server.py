@@ -163,6 +163,8 @@ def run_actor(fds: dict[str, int], niceness: int) -> int:
             file.seek(0)
             spec = dataclasses.replace(cloudpickle.load(file), **cloudpickle.load(file))
         assert isinstance(spec, ActorSpec)
+        if spec.recipe.process is not None:
+            spec.recipe.process.apply()
         set_random_seed(spec.seed_of(spec.slots[0]))
         board = Board(spec.n_slots, spec.n_parameters, fds["board"])
         remote = None

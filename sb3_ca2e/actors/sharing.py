@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch as th
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,48 @@ class View:
             raise ValueError("an array that is not in one piece, or of objects, is shared")
         memory = whole.reshape(-1).view(np.uint8)
         return np.ndarray(self.shape, self.dtype, memory, self.offset, self.strides)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """
+    A tensor that lies in the memory of another one, or of an array, which can't be had again.
+
+    :param other: path of the other
+    """
+
+    other: tuple[tuple[str, Any], ...]
+
+    def made(self) -> Any:
+        """
+        :raises ValueError: always
+        """
+        other = ".".join(str(name) for _, name in self.other)
+        raise ValueError(f"it shares its memory with {other}, and in a copy it does not")
+
+
+def lost_storages(held: list[tuple[Any, Any, Any]]) -> Iterator[tuple[Any, Any]]:
+    """
+    :param held: tensors and arrays of the original and of the copy, with their paths
+    :return: paths of tensors that share memory with others, as their counterparts do not, and with which
+    """
+    groups = defaultdict(list)
+    for path, ours, theirs in held:
+        if type(theirs) is type(ours) and (place := _memory(ours)):
+            groups[place].append((path, ours, theirs))
+    for members in groups.values():
+        first, *others = members
+        for path, ours, theirs in others:
+            is_tensor = isinstance(ours, th.Tensor) or isinstance(first[1], th.Tensor)
+            if is_tensor and _memory(theirs) != _memory(first[2]):
+                yield path, Shared(first[0])
+
+
+def _memory(held: Any) -> int:
+    """Where the memory of an array, or of a tensor on the CPU, begins; 0 if it has none."""
+    if isinstance(held, np.ndarray):
+        return _address(root_of(held)) if held.size else 0
+    return int(held.untyped_storage().data_ptr()) if held.device.type == "cpu" and held.layout is th.strided else 0
 
 
 def root_of(array: np.ndarray) -> np.ndarray:

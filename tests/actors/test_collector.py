@@ -73,12 +73,12 @@ def test_only_greedy_games_measure_the_learner_and_each_priors_own_games_measure
     model.learn(4 * 3 * n_games)
     assert [row["episodes"] for row in model.actor_stats] == [n_games] * 4
     assert [row["epsilon"] > 0.0 for row in model.actor_stats] == [True, True, False, False]
-    # Slots step together: games of a number end one after the other. SB3 has reset the environments once before.
-    numbers = range(GREEDY_EVERY + 1, n_games + 1, GREEDY_EVERY)
+    # Slots step together: games of a number end one after the other.
+    numbers = range(GREEDY_EVERY, n_games + 1, GREEDY_EVERY)
     assert model.retirement_state["greedy_returns"] == pytest.approx([n + of for n in numbers for of in offsets[:2]])
     for of_prior, offset in zip(model.retirement_state["priors"], offsets[2:], strict=True):
-        assert of_prior["returns"] == pytest.approx(offset + np.arange(n_games - WINDOW, n_games) + 2.0)
-        assert of_prior["baseline"] == pytest.approx(offset + 6.5)  # of its first ten games
+        assert of_prior["returns"] == pytest.approx(offset + np.arange(n_games - WINDOW, n_games) + 1.0)
+        assert of_prior["baseline"] == pytest.approx(offset + 5.5)  # of its first ten games
 
 
 class KindsAtFirst(BaseCallback):

@@ -1,5 +1,6 @@
 """Subclasses of what actors make anew or read: kept whole, or refused by name; never replaced by their parent."""
 
+import functools
 import types
 
 import gymnasium as gym
@@ -18,7 +19,7 @@ from stable_baselines3.common.vec_env import (
 )
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
-from sb3_ca2e import BuilderVecEnv, NativeVecEnv
+from sb3_ca2e import ActorError, BuilderVecEnv, NativeVecEnv
 from sb3_ca2e.actors.envs import recipe_from
 from toy import RandomWalk, dqn
 
@@ -137,6 +138,43 @@ def test_so_is_a_class_of_sb3s_that_was_changed(method, monkeypatch):
     monkeypatch.setattr(owner, method, lambda self, *args: None)
     with pytest.raises(ValueError, match=rf"what DummyVecEnv does, and would leave out {owner.__name__}.{method},"):
         dqn(DummyVecEnv([RandomWalk]))
+
+
+def _by_wraps(method):
+    @functools.wraps(method)
+    def changed(self):
+        observations, rewards, *rest = method(self)
+        return observations, 10 * rewards, *rest
+
+    return changed
+
+
+@pytest.mark.parametrize("change", [_by_wraps, lambda method: functools.partial(method)], ids=["wraps", "no function"])
+def test_so_is_one_whose_method_goes_by_the_name_of_the_old_one(change, monkeypatch):
+    monkeypatch.setattr(DummyVecEnv, "step_wait", change(DummyVecEnv.step_wait))
+    with pytest.raises(ValueError, match=r"and would leave out DummyVecEnv.step_wait,"):
+        dqn(DummyVecEnv([RandomWalk]))
+
+
+@pytest.mark.parametrize("kind", [gym.wrappers.NormalizeObservation, gym.wrappers.NormalizeReward])
+def test_wrappers_that_keep_statistics_are_refused_unless_they_are_stepped_themselves_or_keep_them(kind):
+    env = kind(RandomWalk())
+    with pytest.raises(ValueError, match=rf"{kind.__name__} keeps statistics.* Use VecNormalize"):
+        dqn(env)
+    assert dqn(env, n_actors=1).learn(40).num_timesteps == 40
+    env.update_running_mean = False
+    assert dqn(env).learn(40).num_timesteps == 40
+
+
+def test_a_check_that_raises_raises():
+    class Sick(RandomWalk):
+        def step(self, action):
+            observation, reward, *rest = super().step(action)
+            return observation * np.nan, reward, *rest
+
+    model = dqn(VecCheckNan(DummyVecEnv([Sick]), raise_exception=True))
+    with pytest.raises(ActorError, match=r"VecCheckNan was given raise_exception=True"):
+        model.learn(40)
 
 
 def test_stacks_of_ones_own_are_refused():

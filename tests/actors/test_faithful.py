@@ -2,14 +2,17 @@
 
 import contextlib
 import ctypes
+import dataclasses
 import datetime
 import functools
 import math
 import operator
 import random
 import socket
+import threading
 import types
 from copy import deepcopy
+from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -295,6 +298,125 @@ def test_what_reset_sets_is_not_carried_over():
     env.reset()
     copy = copied(env)
     assert copy.unwrapped.opened == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    x: int = 0
+
+
+class Point(NamedTuple):
+    x: int = 0
+
+
+class Thing:
+    """Equal to itself alone."""
+
+
+SETS = {
+    "dataclasses": lambda n: {Place(x) for x in range(n)},
+    "named tuples": lambda n: frozenset(Point(x) for x in range(n)),
+    "dates": lambda n: {datetime.date(2000, 1, 1 + x) for x in range(n)},
+    "classes": lambda n: {int, float, Place, Point}.difference([Point][n - 3 :]),
+    "functions": lambda n: {rewarding, course, copied}.difference([course][n - 3 :]),
+    "keys": lambda n: dict.fromkeys([Place(x) for x in range(n)], 1.0),
+}
+
+
+@pytest.mark.parametrize("held", SETS)
+def test_sets_of_objects_are_compared(held):
+    env = Crane()
+    env.places = SETS[held](3)
+    assert copied(env).unwrapped.places == SETS[held](3)
+
+    class Walled(Crane):
+        def __init__(self):
+            super().__init__()
+            EzPickle.__init__(self)
+            self.places = SETS[held](3)
+
+    env = Walled()
+    env.places = SETS[held](4)
+    assert copied(env).unwrapped.places == SETS[held](4)
+
+
+def test_what_is_equal_to_itself_alone_is_no_reason_to_refuse():
+    env = RandomWalk()
+    env.things, env.names = {Thing(), Thing()}, {Thing(): "a"}
+    copy = copied(env).unwrapped
+    assert (len(copy.things), list(copy.names.values())) == (2, ["a"])
+
+
+def test_a_function_may_hold_itself():
+    def factorial(n):
+        return n * factorial(n - 1) if n else 1.0
+
+    env = Crane()
+    env.reward, env.load = (lambda: factorial(3)), 2.0
+    np.testing.assert_array_equal(course(copied(env)), course(env))
+
+
+def test_what_a_class_leaves_out_when_it_is_pickled_is_left_out():
+    class Locked:
+        def __init__(self):
+            self.lock = None
+
+        def used(self):
+            self.lock = self.lock or threading.Lock()
+            return self.lock
+
+        def __getstate__(self):
+            return {name: value for name, value in vars(self).items() if name != "lock"}
+
+        def __setstate__(self, state):
+            self.__init__()
+            vars(self).update(state)
+
+    env = Crane()
+    env.locked, env.load = Locked(), 2.0
+    env.locked.used()
+    copy = copied(env)
+    assert copy.unwrapped.load == 2.0
+    assert copy.unwrapped.locked.used() is not env.locked.used()
+
+
+def test_a_difference_of_times_that_was_changed_is_carried_over():
+    env = Crane()
+    env.when = datetime.timedelta(days=3)
+    assert copied(env).unwrapped.when == datetime.timedelta(days=3)
+
+
+@pytest.mark.parametrize("other", [lambda state: state[:1], lambda state: state.numpy(), lambda state: state.data])
+def test_tensors_that_share_memory_are_refused_by_name(other):
+    env = RandomWalk()
+    env.state = th.zeros(2)
+    env.position = other(env.state)
+    with pytest.raises(ValueError, match=r"without its (position|state).* shares its memory with (state|position)"):
+        copied(env)
+    env.position = env.state.clone()
+    copied(env)
+    env.position = env.state
+    copy = copied(env).unwrapped
+    assert copy.position is copy.state
+
+
+def test_making_a_copy_draws_no_number_of_the_users_and_counts_nothing():
+    class Counts(Crane):
+        made, latest = 0, None
+
+        def __init__(self):
+            super().__init__()
+            EzPickle.__init__(self)
+            type(self).made += 1
+            type(self).latest = self
+            np.random.rand(), random.random()
+
+    env = Counts()
+    env.load = 2.0
+    before = str((random.getstate(), np.random.get_state()))
+    recipe_from(DummyVecEnv([lambda: env]))
+    assert str((random.getstate(), np.random.get_state())) == before
+    assert (Counts.made, Counts.latest) == (1, env)
 
 
 class Course(Crane):
