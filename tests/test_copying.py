@@ -1,6 +1,7 @@
 """Copies within a process leave the classes and functions of the user's script as they are."""
 
 import subprocess
+import types
 
 import pytest
 import torch as th
@@ -83,6 +84,7 @@ def test_functions_hold_copies_of_what_they_hold_and_see_the_globals_that_they_s
     assert count() == 2
     copied = copying.copy({"count": count, "again": count})
     assert copied["count"] is copied["again"] is not count
+    assert copied["count"].__code__ is count.__code__
     before = NUMBERS["n"]
     assert (copied["count"](), copied["count"](1, times=3), count()) == (4, 7, 4)
     assert NUMBERS["n"] == before + 3
@@ -113,7 +115,7 @@ def test_a_function_that_knows_itself_and_one_with_an_empty_cell_are_copied():
 def test_classes_modules_and_functions_without_a_closure_are_the_same():
     class Local:
         def __init__(self):
-            self.held = [Local, th, counter]
+            self.held = [Local, th, counter, types.ModuleType("made_here")]
             self.itself = self
 
     local = Local()

@@ -120,6 +120,22 @@ def test_images_that_are_turned_in_another_way_are_refused(monkeypatch):
     env.close()
 
 
+def test_a_subclass_of_a_class_that_does_more_is_refused_too():
+    class Named(_changed(DummyVecEnv)):
+        pass
+
+    with pytest.raises(ValueError, match=r"what DummyVecEnv does, and would leave out Named.step_wait,"):
+        dqn(Named([RandomWalk]))
+
+
+@pytest.mark.parametrize("method", ["__getattribute__", "__setattr__"])
+def test_so_is_a_class_that_decides_over_all_attributes(method):
+    usual = getattr(object, method)
+    decides = type("Decides", (DummyVecEnv,), {method: lambda self, *args: usual(self, *args)})
+    with pytest.raises(ValueError, match=rf"what DummyVecEnv does, and would leave out Decides.{method},"):
+        dqn(decides([RandomWalk]))
+
+
 def test_normalization_of_ones_own_is_refused_by_the_name_of_its_method():
     with pytest.raises(ValueError, match=r"what VecNormalize does, and would leave out Bounded.normalize_obs,"):
         dqn(_normalize_changed(_walks()))

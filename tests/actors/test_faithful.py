@@ -11,11 +11,13 @@ import random
 import socket
 import threading
 import types
+from collections import deque
 from copy import deepcopy
 from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
+import pandas as pd
 import pytest
 import torch as th
 from gymnasium import spaces
@@ -131,6 +133,10 @@ def _method(env):
     env.step = types.MethodType(lambda self, action: (self._observed(), 9.0, True, False, {}), env)
 
 
+def _one_more(env):
+    env.arms.insert(1, Arm(7.0))
+
+
 def _of_a_pair(env):
     env.pair = (5.0, env.pair[1])
 
@@ -140,6 +146,7 @@ CHANGES = {
     "array in place": _in_place,
     "slot of an object inside": lambda env: setattr(env.arms[1], "length", 2.5),
     "object in a list": _replaced_list,
+    "one more object in a list": _one_more,
     "item of a dictionary": lambda env: env.table["a"]["b"].__setitem__(1, 9),
     "new items": lambda env: env.table["a"].update(c=[1], b=[1, 5, 6]),
     "item of a tuple": _of_a_pair,
@@ -171,6 +178,12 @@ def test_what_was_changed_after_it_was_made_is_so_in_a_copy(change):
     assert inside is not env
     assert inside.arms[0].owner is inside
     assert inside.view.base is inside.bend
+
+
+def test_what_is_not_a_number_is_no_difference():
+    env = Crane()
+    env.load = math.nan
+    assert math.isnan(copied(env).unwrapped.load)
 
 
 def test_a_copy_and_the_original_share_nothing():
@@ -246,6 +259,25 @@ def test_a_subclass_keeps_generators_and_classes_that_its_steps_need(env_id):
     np.testing.assert_array_equal(course(copied(Noisy())), course(Noisy()))
 
 
+def test_a_part_in_cpp_that_a_copy_lacks_is_no_reason_to_refuse():
+    env = gym.make("LunarLander-v3")
+    env.reset()
+    env.unwrapped.last = env.unwrapped.lander.fixtures[0]
+    np.testing.assert_array_equal(course(copied(env)), course(gym.make("LunarLander-v3")))
+
+
+def test_a_table_that_was_changed_is_so_in_a_copy():
+    class Market(Crane):
+        def __init__(self):
+            super().__init__()
+            EzPickle.__init__(self)
+            self.prices = pd.DataFrame({"a": [1.0, 2.0]})
+
+    env = Market()
+    env.prices.loc[0, "a"] = 5.0
+    assert copied(env).unwrapped.prices["a"].tolist() == [5.0, 2.0]
+
+
 def test_a_tree_whose_parts_know_their_parent_is_copied():
     env = Crane()
     env.tree = {"children": []}
@@ -253,6 +285,50 @@ def test_a_tree_whose_parts_know_their_parent_is_copied():
     tree = copied(env).unwrapped.tree
     assert [child["number"] for child in tree["children"]] == list(range(30))
     assert all(child["parent"] is tree for child in tree["children"])
+
+
+#: Those that are open.
+OPEN = []
+
+
+class Opens(Crane):
+    def __init__(self):
+        super().__init__()
+        EzPickle.__init__(self)
+        OPEN.append(self)
+
+    def close(self):
+        OPEN.remove(self)
+
+
+def test_copies_that_were_made_to_be_compared_are_closed():
+    env = Opens()
+    env.load = 2.0
+    recipe = recipe_from(DummyVecEnv([lambda: env]))
+    assert [env] == OPEN
+    recipe.build(0).close()
+    env.close()
+    assert OPEN == []
+
+
+def test_a_subclass_that_pickles_itself_in_its_own_way_is_pickled_so():
+    class Locked(Crane):
+        def __init__(self):
+            super().__init__()
+            self.lock = threading.Lock()
+
+        def __getstate__(self):
+            return {"load": self.load}
+
+        def __setstate__(self, state):
+            self.__init__()
+            self.load = state["load"]
+
+    env = Locked()
+    env.load = 2.0
+    copy = copied(env)
+    assert not copy.unwrapped.lock.locked()
+    np.testing.assert_array_equal(course(copy), course(env))
 
 
 def test_a_copy_is_not_closed_if_the_original_owns_what_it_closes(tmp_path):
@@ -457,6 +533,62 @@ def test_what_reset_draws_is_set_by_it():
     assert copied(env).unwrapped.start == 0.0
 
 
+class Deals(Crane):
+    """Draws anew, in place, what its copies need not be given."""
+
+    def __init__(self):
+        super().__init__()
+        EzPickle.__init__(self)
+        self.array, self.list, self.dict, self.set, self.deque = np.zeros(1), [], {}, set(), deque()
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed)
+        number = self.np_random.random()
+        self.array[0] = number
+        self.list[:] = [number]
+        self.dict["number"] = number
+        self.set.clear()
+        self.set.add(number)
+        self.deque.clear()
+        self.deque.append(number)
+        return observation, info
+
+
+@pytest.mark.parametrize("name", ["array", "list", "dict", "set", "deque"])
+def test_so_is_what_it_draws_in_place(name):
+    env = Deals()
+    env.reset()
+    assert getattr(copied(env).unwrapped, name) == getattr(Deals(), name)
+
+
+def test_what_reset_needs_is_there_and_what_it_sets_is_not_carried_over():
+    class Limited(Crane):
+        def __init__(self):
+            super().__init__()
+            self.limits = [1.0]
+
+        def reset(self, **kwargs):
+            self.limit = self.limits[0]
+            return super().reset(**kwargs)
+
+    env = Limited()
+    env.reset()
+    copy = copied(env)
+    assert copy.unwrapped.opened == 0
+    np.testing.assert_array_equal(course(copy), course(env))
+
+
+def test_what_was_changed_is_carried_over_if_reset_fails_without():
+    class Loaded(Crane):
+        def reset(self, **kwargs):
+            assert self.load == 2.0
+            return super().reset(**kwargs)
+
+    env = Loaded()
+    env.load = 2.0
+    np.testing.assert_array_equal(course(copied(env)), course(env))
+
+
 def test_a_subclass_keeps_a_count_that_only_it_has():
     class Counted(type(gym.make("LunarLander-v3").unwrapped)):
         def __init__(self):
@@ -481,9 +613,22 @@ def test_the_users_random_numbers_are_as_if_nothing_had_drawn():
 
     env = Draws()
     env.load = 2.0
-    before = str((random.getstate(), np.random.get_state(), th.get_rng_state()))
+
+    def states():
+        return str((random.getstate(), np.random.get_state(), th.get_rng_state().tolist()))
+
+    before = states()
     recipe_from(DummyVecEnv([lambda: env]))
-    assert str((random.getstate(), np.random.get_state(), th.get_rng_state())) == before
+    assert states() == before
+
+
+def test_a_generator_that_a_copy_shares_with_the_user_is_not_begun_anew():
+    rng, twin = np.random.default_rng(5), np.random.default_rng(5)
+    env = Crane()
+    env.draw = types.FunctionType((lambda rng: rng.random()).__code__, globals(), "draw", (rng,))
+    env.load = 2.0
+    assert course(copied(env))[0, 0] == 2.0
+    assert rng.random() == twin.random()
 
 
 # What is shared stays shared.
@@ -595,6 +740,18 @@ def test_memory_of_others_that_is_written_is_refused_by_name():
     env = Mass()
     env.position = np.ctypeslib.as_array((ctypes.c_double * 2)())
     with pytest.raises(ValueError, match=r"come without its position, which can't be carried over"):
+        dqn(env)
+
+
+UNSHARED = {"objects": np.zeros((2, 3), object), "pieces": np.zeros((2, 3, 4)).transpose(1, 0, 2).copy(order="K")}
+
+
+@pytest.mark.parametrize("kind", UNSHARED)
+def test_views_that_cant_be_made_again_are_refused_with_the_reason(kind):
+    env = Mass()
+    env.whole = UNSHARED[kind]
+    env.part = env.whole[1]
+    with pytest.raises(ValueError, match=r"without its part, .*not in one piece, or of objects, is shared"):
         dqn(env)
 
 

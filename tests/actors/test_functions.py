@@ -82,10 +82,15 @@ elsewhere = types.ModuleType("elsewhere")
 HELD = {
     "function": a_function,
     "default": lambda env: lambda held=env: held,
+    "keyword": lambda env: lambda *, held=env: held,
     "list": lambda env: lambda held=(env, None): held[0],
     "name in a module": of_a_module,
+    "item of a dictionary": lambda env: lambda held={"env": env}: held["env"],
     "partial": lambda env: functools.partial(lambda held: held, env),
+    "keyword of a partial": lambda env: functools.partial(lambda held: held, held=env),
+    "partial of a function": lambda env: functools.partial(lambda _: env, 0),
     "method": lambda env: Maker(env).make,
+    "function of a method": lambda env: types.MethodType(lambda _, held=env: held, "nobody"),
     "object": Maker,
     "attribute of an object": lambda env: (lambda held: lambda: held.env)(Maker(env)),
     "slot of an object": lambda env: (lambda held: lambda: held.env)(Slots(env)),
@@ -151,3 +156,20 @@ def test_what_was_released_and_made_again_is_no_other():
     env.release()
     env.envs[0].unwrapped.gravity = 2.5
     assert gravity_in_actors(env) == 10.0
+    env.envs[0] = Planet()
+    env.envs[0].unwrapped.gravity = 2.5
+    assert gravity_in_actors(env) == 2.5
+
+
+def test_of_several_functions_one_that_holds_an_environment_is_enough():
+    held = Planet()
+    held.unwrapped.gravity = 2.5
+    recipe = recipe_from(BuilderVecEnv([Planet, lambda: held]))
+    assert [recipe.build(slot).unwrapped.gravity for slot in range(2)] == [10.0, 2.5]
+
+
+def test_environments_that_are_made_again_have_been_reset():
+    env = BuilderVecEnv([Planet])
+    env.reset()
+    env.release()
+    assert env.step([0])[0].shape == (1, 3)

@@ -103,6 +103,41 @@ def test_generators_are_found_and_stay_shared(kind):
     assert set(numbers[0]).isdisjoint(numbers[1])
 
 
+def of_a_function(rng):
+    def nothing():
+        pass
+
+    nothing.rng = rng
+    return nothing
+
+
+HOLDERS = {
+    "method of its own": lambda rng: rng.random,
+    "array": lambda rng: np.array([rng], object),
+    "default": lambda rng: lambda held=rng: held,
+    "keyword": lambda rng: lambda *, held=rng: held,
+    "attribute of a function": of_a_function,
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_whoever_holds_a_generator_it_is_found(holder):
+    rng = np.random.default_rng()
+    root, numbers = [HOLDERS[holder](rng)], []
+    for _ in range(2):
+        renew(root, 1)
+        numbers.append(rng.random())
+    assert numbers[0] == numbers[1]
+
+
+def test_a_generator_that_an_environment_is_given_stays_when_it_is_asked_for_its_seed():
+    env = gym.Env()
+    renew(env, 1)
+    generator = env.np_random
+    assert env.np_random_seed == -1  # gymnasium's for "not known"
+    assert env.np_random is generator
+
+
 def test_two_generators_of_one_environment_differ():
     env = Lottery("Generator")
     env.second = np.random.default_rng()

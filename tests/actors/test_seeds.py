@@ -84,6 +84,13 @@ def test_seeds_and_options_of_the_vectorized_environment_are_passed_as_sb3_passe
     assert ours == {(70.0 + slot, 4.0) for slot in range(n_envs + 1)}
 
 
+def test_options_of_each_environment_are_those_of_its_slots():
+    env = make_vec_env(Asked, 2, seed=70)
+    env.set_options([{"level": 4}, {"level": 5}])
+    model = CA2EDQN("MlpPolicy", env, n_actors=4, execution="sync", **OURS).learn(120)
+    assert first(model) == {(70.0, 4.0), (71.0, 5.0), (72.0, 4.0), (73.0, 5.0)}
+
+
 def test_a_loaded_model_does_not_play_the_same_again(tmp_path):
     model = CA2EDQN("MlpPolicy", Asked(), n_actors=2, execution="sync", seed=40, **OURS).learn(60)
     model.save(tmp_path / "model")

@@ -23,11 +23,12 @@ class InPlace(gym.Env):
     def __init__(self, action_space: spaces.Space):
         self.action_space = action_space
         self.observation = np.zeros(2, np.float32)
+        self.steps = []
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.observation[:] = 0
-        self.steps = []
+        self.steps.clear()
         return self.observation, {}
 
     def step(self, action):

@@ -11,6 +11,7 @@ import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_ca2e import BuilderVecEnv, NativeVecEnv
+from sb3_ca2e.actors.findable import refuse_lost_modules
 from toy import RandomWalk, ddpg, dqn
 from user_script import environment, of_ours, script
 
@@ -171,6 +172,10 @@ def test_a_relative_path_leads_where_it_did_when_modules_were_imported(tmp_path)
         script(MOVED, tmp_path), cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=300
     )
     assert (run.stdout, of_ours(run.stderr)) == ("40\n", "")
+
+
+def test_a_module_that_sets_its_own_parts_is_found():
+    refuse_lost_modules({"os.path"}, "it")
 
 
 def test_another_module_of_that_name_is_told(plugin, tmp_path, monkeypatch):
