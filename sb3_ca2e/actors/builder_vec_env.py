@@ -92,8 +92,6 @@ class BuilderVecEnv(DummyVecEnv):
         try:
             return _patch_env(make())
         except Exception as error:
-            if not self.released:
-                raise
             raise RuntimeError(
                 "The model's own environment was closed while actors step theirs, and it can't be made again now "
                 f"({type(error).__name__}: {error}). If there is only one of what it needs, ask for it after learn(), "

@@ -362,8 +362,9 @@ def test_copies_of_an_environment_in_use_begin_anew():
     assert info["episode"]["r"] == pytest.approx(sum(rewards), abs=1e-5)
 
 
-def test_copies_of_an_atari_game_in_use_begin_anew():
-    venv, untouched = atari("Breakout"), atari("Breakout")
+@pytest.mark.parametrize("game", ["Breakout", "MsPacman"])  # which begins without a step
+def test_copies_of_an_atari_game_in_use_begin_anew(game):
+    venv, untouched = atari(game), atari(game)
     venv.seed(0)
     venv.reset()
     rng = np.random.default_rng(0)

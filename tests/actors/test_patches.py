@@ -43,7 +43,10 @@ class Outside(gym.RewardWrapper):
         return self.factor * reward
 
 def make():
-    return Outside(Env())
+    class Local(gym.Wrapper):
+        name = "pickled with all that it holds"
+
+    return Outside(Local(Env()))
 """
 
 SCRIPT = """
