@@ -58,8 +58,10 @@ class Patch:
             if not (is_plain(value) and same(present, value)):
                 setattr(target, name, value)
         for name, parts in self.parts.items():
+            held = getattr(vars(target).get(name), "__dict__", {})
             for part, value in parts.items():
-                setattr(vars(target)[name], part, value)
+                if not same(held.get(part), value):
+                    held[part] = value
 
 
 def kinds_of(envs: Iterable[gym.Env]) -> set[type]:

@@ -90,7 +90,11 @@ from gymnasium import spaces
 class Settings:
     bonus: float = 1.0
 
-SETTINGS = Settings()
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    bonus: float = 1.0
+
+SETTINGS, FIXED = Settings(), Fixed()
 
 class Car:
     power = 1.0
