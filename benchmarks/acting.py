@@ -34,9 +34,9 @@ from steady import steady_rate
 from turns import Answer
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN, make_atari_env
-from sb3_ca2e.actors.collector import Collector
-from sb3_ca2e.actors.envs import recipe_from
 from sb3_ca2e.actors.inference import Inference
+from sb3_ca2e.envs.recipe import recipe_from
+from sb3_ca2e.learner.collector import Collector
 
 gym.register_envs(ale_py)  # also in the workers of SubprocVecEnv, which import this module
 N_PROCESSES, N_SLOTS = 2, 8

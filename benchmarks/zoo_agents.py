@@ -24,8 +24,8 @@ from provenance import RESULTS, describe, provenance, write_results
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ca2e import PriorAgent
+from sb3_ca2e.priors.find import find_agent
 from sb3_ca2e.priors.loading import load_trained_on
-from sb3_ca2e.priors.zoo import find_agent
 
 N_EPISODES, SEED = 10, 0
 #: The README gives one decimal, and one figure for two ids where they differ by less than a point.

@@ -28,9 +28,9 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ca2e import CA2EDQN, PriorAgent
-from sb3_ca2e.installing import needing
+from sb3_ca2e.common.installing import needing
 from sb3_ca2e.plots import actors_picture, learning_curve
-from sb3_ca2e.priors.zoo import BUNDLED
+from sb3_ca2e.priors.find import BUNDLED
 from sb3_ca2e.zoo.hyperparams import load_hyperparams
 
 with needing("demo", "Something that the demo needs is not installed"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sb3_ca2e.installing import needing
+from sb3_ca2e.common.installing import needing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

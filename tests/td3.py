@@ -6,10 +6,10 @@ import torch as th
 from stable_baselines3 import TD3
 
 from sb3_ca2e.actors.exploration import Exploration, noise_ladder
-from sb3_ca2e.actors.recorder import Steps
-from sb3_ca2e.algorithm import CA2EMixin
+from sb3_ca2e.actors.steps import Steps
+from sb3_ca2e.algorithms.base import CA2EMixin
+from sb3_ca2e.learner.update import Networks, Result
 from sb3_ca2e.replay import PrioritizedReplaySamples
-from sb3_ca2e.updates import Networks, Result
 
 
 class CA2ETD3(CA2EMixin, TD3):

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecFrameStack
 
 from marked_processes import open_files, processes_marked, shared_memory
 from sb3_ca2e import CA2EDQN
-from sb3_ca2e.actors.parking import discard_parked
+from sb3_ca2e.transport.shared_memory.parking import discard_parked
 from user_script import environment, of_ours, script
 
 
@@ -47,7 +47,7 @@ def test_nothing_is_left_when_learn_ends(process_mark):
         if error is None:
             model.learn(60)
             (server,) = processes_marked(process_mark)
-            assert "sb3_ca2e.actors.server" in server
+            assert "sb3_ca2e.transport.shared_memory.fork_server" in server
             discard_parked()
         else:
             with pytest.raises(error, match="from the callback"):

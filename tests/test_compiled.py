@@ -17,12 +17,12 @@ from gymnasium import spaces
 
 from marked_processes import processes_marked
 from sb3_ca2e import CA2EDQN
-from sb3_ca2e.actors.recorder import PRIORITY_FLOOR
-from sb3_ca2e.compiled import FlatUpdate
-from sb3_ca2e.compiler import _helpers_ended
-from sb3_ca2e.replayed import Replayed
-from sb3_ca2e.starting import for_actors
-from sb3_ca2e.updates import _COMPILING, Learner
+from sb3_ca2e.actors.spec import for_actors
+from sb3_ca2e.learner.compiled_update import FlatUpdate
+from sb3_ca2e.learner.compiler import _helpers_ended
+from sb3_ca2e.learner.cuda_graph import Replayed
+from sb3_ca2e.learner.update import _COMPILING, Learner
+from sb3_ca2e.replay.n_step import PRIORITY_FLOOR
 from test_updates import make_ddpg, make_dqn
 from toy import RandomWalk, dqn
 

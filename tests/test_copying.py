@@ -6,7 +6,7 @@ import types
 import pytest
 import torch as th
 
-from sb3_ca2e import copying
+from sb3_ca2e.common import copying
 from user_script import environment, of_ours, script
 
 SCRIPT = """

@@ -10,7 +10,7 @@ from test_kernels import filled_memory
 from test_streams import columns_of
 
 from sb3_ca2e import CA2EDQN, PriorAgent, make_atari_env
-from sb3_ca2e.actors.board import Fetched, FlatParameters
+from sb3_ca2e.actors.flat_parameters import Fetched, FlatParameters
 from test_compiled import tensors_of
 from test_updates import make_ddpg, make_dqn
 from toy import ddpg, dqn

@@ -13,7 +13,7 @@ import torch as th
 
 from chaos.checkpoints import contents, learner
 from sb3_ca2e import CA2EDQN, CA2ECheckpointCallback, DamagedError
-from sb3_ca2e.files import partial_beside
+from sb3_ca2e.common.files import partial_beside
 
 
 def test_where_all_are_damaged_none_is_accepted(tmp_path):
@@ -73,7 +73,7 @@ def test_threads_that_save_to_one_path_leave_one_whole_model(tmp_path):
 #: Writes a part of a file, says so, and waits.
 SAVES_SLOWLY = """
 import pathlib, sys
-from sb3_ca2e.files import replacing
+from sb3_ca2e.common.files import replacing
 with replacing(pathlib.Path(sys.argv[1])) as file:
     file.write(b"a part")
     file.flush()

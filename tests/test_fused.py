@@ -7,10 +7,10 @@ import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ca2e import CA2EDQN
-from sb3_ca2e.actors.recorder import PRIORITY_FLOOR
-from sb3_ca2e.compiled import FlatUpdate
-from sb3_ca2e.fused import AT_ONCE, FusedUpdates, launches
+from sb3_ca2e.learner.compiled_update import FlatUpdate
+from sb3_ca2e.learner.graphed_updates import AT_ONCE, FusedUpdates, launches
 from sb3_ca2e.replay import PrioritizedReplayBuffer
+from sb3_ca2e.replay.n_step import PRIORITY_FLOOR
 from test_compiled import repeated, tensors_of
 from test_updates import make_ddpg, make_dqn
 from toy import RandomWalk

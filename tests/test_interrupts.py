@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from chaos.faulty import Faulty
 from marked_processes import processes_marked
-from sb3_ca2e import interrupts
+from sb3_ca2e.learner import interrupts
 from sb3_ca2e.replay import PrioritizedReplayBuffer
 from toy import dqn
 from user_script import environment, of_ours, script

@@ -4,7 +4,7 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_ca2e import layers
+from sb3_ca2e.common import layers
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from stable_baselines3.common.logger import configure
 
-from sb3_ca2e.installing import how_to_install
+from sb3_ca2e.common.installing import how_to_install
 from sb3_ca2e.plots import PRIOR_COLOURS, RunLog, _spread, actors_picture, learning_curve, run_picture
 
 TIMESTEPS = np.arange(1000, 20_001, 500)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_ca2e.updates import MOST_SKIPPED, Learner
+from sb3_ca2e.learner.update import MOST_SKIPPED, Learner
 from test_compiled import tensors_of
 from test_updates import make_ddpg, make_dqn
 

@@ -7,8 +7,8 @@ import zipfile
 
 import pytest
 
-from sb3_ca2e.files import written_through
-from sb3_ca2e.sums import parse_sums, zip_with_sums
+from sb3_ca2e.common.files import written_through
+from sb3_ca2e.common.sums import parse_sums, zip_with_sums
 
 MB = 2**20
 

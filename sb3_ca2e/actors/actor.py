@@ -3,152 +3,32 @@
 import copy
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch as th
 
-from sb3_ca2e.actors.actions import ActionScale, stored_action
-from sb3_ca2e.actors.board import Board, FlatParameters
-from sb3_ca2e.actors.envs import EnvRecipe
-from sb3_ca2e.actors.exchange import ExchangeLayout, Playing, RemoteInference
-from sb3_ca2e.actors.exploration import Exploration, Explorer
-from sb3_ca2e.actors.generators import ProcessGenerators
-from sb3_ca2e.actors.inference import TRACE_AFTER, Behaviour, Inference
-from sb3_ca2e.actors.messages import Handover, Seconds
-from sb3_ca2e.actors.monitors import SlotMonitor
-from sb3_ca2e.actors.observations import Frames, Observations, plain
-from sb3_ca2e.actors.recorder import Recorder, as_tensors
-from sb3_ca2e.actors.refusals import PRIOR_FAILURES, HopelessError, NotFiniteError, Refusals, finite_reward, not_finite
-from sb3_ca2e.actors.seats import Seat
-from sb3_ca2e.actors.supervision import Phase, Supervision
-from sb3_ca2e.actors.transport import BlockBuffers, BlockLayout
+from sb3_ca2e.actors.actions import ActionScale
+from sb3_ca2e.actors.exploration import Explorer
+from sb3_ca2e.actors.flat_parameters import FlatParameters
+from sb3_ca2e.actors.handover import Handover, Seconds
+from sb3_ca2e.actors.heartbeat import Phase
+from sb3_ca2e.actors.inference import TRACE_AFTER, Inference
+from sb3_ca2e.actors.invalid_steps import PRIOR_FAILURES, Refusals, finite_reward, not_finite
+from sb3_ca2e.actors.local_buffer import Recorder
+from sb3_ca2e.actors.observations import Observations
+from sb3_ca2e.actors.slot import Playing, Slot
+from sb3_ca2e.actors.spec import ActorSpec
+from sb3_ca2e.actors.steps import as_tensors
+from sb3_ca2e.envs.copies.generators import ProcessGenerators
+from sb3_ca2e.errors import HopelessError, NotFiniteError
 from sb3_ca2e.priors.agent import PriorAgent
+from sb3_ca2e.replay.block import Frames, plain
+from sb3_ca2e.transport.shared_memory.block_buffers import BlockBuffers
+from sb3_ca2e.transport.shared_memory.control_block import Board
+from sb3_ca2e.transport.shared_memory.inference_client import RemoteInference
 
-#: Every so many episodes, a nature slot plays one without exploration, to measure the learner.
-GREEDY_EVERY = 10
 _NO_AGES = np.zeros(0, dtype=np.int64)
-
-
-@dataclass(frozen=True)
-class ActorSpec:
-    """
-    All that one actor process is started with; plain data and modules, pickled once.
-
-    :param process: index of the process
-    :param slots: indices of its slots
-    :param n_slots: slots of all processes
-    :param seed: seed of the run; each slot derives its own
-    :param recipe: how to build the environments
-    :param behaviour: the algorithm's hooks
-    :param modules: the learner's networks, on the CPU
-    :param explorations: one a slot of this process
-    :param priors: the prior agent of each slot of this process, or None
-    :param n_steps: multi-step length
-    :param gamma: discount factor
-    :param block_size: transitions in a block
-    :param update_interval: transitions that a slot makes between two looks for newer parameters
-    :param warmup: transitions of all slots for which nature actors act at random
-    :param n_learns: how often the model had learned before; each time sees new episodes
-    :param info_keys: entries of ``info`` that reach the learner's callbacks
-    :param statistics: those of VecNormalize at the start, as :meth:`Statistics.publish` gives them
-    :param exchange: where the learner's process is asked what the networks say, None if they run here
-    :param supervision: how long it may be silent
-    :param life: how often its process has been replaced; each life sees new episodes
-    :param asked: what the first ``reset`` of each slot of this process is given, as the user asked: seed and options
-    """
-
-    process: int
-    slots: list[int]
-    n_slots: int
-    seed: int
-    recipe: EnvRecipe
-    behaviour: type[Behaviour]
-    modules: dict[str, th.nn.Module]
-    explorations: list[Exploration]
-    priors: list[PriorAgent | None]
-    n_steps: int
-    gamma: float
-    block_size: int
-    update_interval: int
-    warmup: int = 0
-    n_learns: int = 0
-    info_keys: tuple[str, ...] = ()
-    statistics: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
-    exchange: ExchangeLayout | None = None
-    supervision: Supervision = field(default_factory=Supervision)
-    life: int = 0
-    asked: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def n_parameters(self) -> int:
-        """Numbers that the learner publishes."""
-        return FlatParameters(self.modules).size + len(self.statistics)
-
-    @property
-    def layout(self) -> BlockLayout:
-        """Layout of the blocks that its slots fill."""
-        return BlockLayout(self.recipe.columns, self.block_size, *stored_action(self.recipe.action_space))
-
-    def seed_of(self, slot: int) -> int:
-        """
-        :param slot: index of a slot
-        :return: the seed that its environment and exploration are made with
-        """
-        return int(np.random.SeedSequence([self.seed, slot, self.n_learns, self.life]).generate_state(1)[0])
-
-
-class Slot:
-    """
-    One environment with a policy on it, writing its steps into the block it fills.
-
-    :param index: index among all slots
-    :param env: its environment
-    :param exploration: how it explores as a nature slot
-    :param prior: its prior agent, None for a nature slot
-    :param seed: seed of the exploration
-    :param asked: what its first ``reset`` is given
-    """
-
-    def __init__(
-        self,
-        index: int,
-        env: SlotMonitor | Seat,
-        exploration: Exploration,
-        prior: PriorAgent | None,
-        seed: int,
-        asked: Mapping[str, Any],
-    ):
-        self.index, self.env, self.exploration, self.prior = index, env, exploration, prior
-        self.rng = np.random.default_rng(seed)
-        self.state: Any = None
-        self.games = 0
-        self.greedy = False
-        self.age = 0
-        self.raw, _ = env.reset(**asked)
-        self._new_game()
-
-    def reset(self, game_over: bool, retired: bool) -> None:
-        """
-        Begin the next episode.
-
-        :param game_over: the episode was the last of its game (Atari's lives are episodes of one game)
-        :param retired: the prior has been beaten, or fails; this slot is a nature slot from now on
-        """
-        self.raw, _ = self.env.reset()
-        self.age, self.state = 0, None
-        self.exploration.reset()
-        if retired and self.prior is not None:
-            self.prior, game_over, self.games = None, True, 0
-            self.env.prior_retired()
-        if game_over:
-            self._new_game()
-
-    def _new_game(self) -> None:
-        self.games += 1
-        self.greedy = self.prior is None and self.games % GREEDY_EVERY == 0
 
 
 class Actor:

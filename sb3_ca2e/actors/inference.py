@@ -3,25 +3,15 @@
 import copy
 import warnings
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch as th
 
-from sb3_ca2e.actors.recorder import Steps
+from sb3_ca2e.actors.steps import Behaviour, Steps
 
 #: Passes through the modules themselves before they are traced, which takes as long as a thousand of them.
 TRACE_AFTER = 100
-
-
-class Behaviour(Protocol):
-    """The hooks of an algorithm that run in the actors; see :class:`~sb3_ca2e.algorithm.CA2EMixin`."""
-
-    @staticmethod
-    def act(modules: dict[str, Any], observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]: ...
-
-    @staticmethod
-    def evaluate(modules: dict[str, Any], steps: Steps) -> tuple[th.Tensor, th.Tensor]: ...
 
 
 class Inference:

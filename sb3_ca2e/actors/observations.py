@@ -4,13 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sb3_ca2e.actors.refusals import HopelessError, NotFiniteError
-from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
+from sb3_ca2e.errors import HopelessError, NotFiniteError
+from sb3_ca2e.replay.block import OBSERVATION, Frames, ObservationColumn
 
 if TYPE_CHECKING:
-    from sb3_ca2e.actors.envs import EnvRecipe
-
-Frames = dict[str, np.ndarray]
+    from sb3_ca2e.envs.recipe import EnvRecipe
 
 
 class _Stack:
@@ -169,11 +167,3 @@ def _holds(dtype: np.dtype, frame: np.ndarray) -> bool:
         return frame.dtype == dtype
     with np.errstate(invalid="ignore"):  # of NaN as a whole number
         return dtype.kind == "f" or bool((frame.astype(dtype) == frame).all())
-
-
-def plain(observations: dict[str, Any]) -> Any:
-    """
-    :param observations: by key
-    :return: as SB3's policies take them: a dictionary, or the only array
-    """
-    return observations.get(OBSERVATION, observations)

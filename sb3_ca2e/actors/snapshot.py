@@ -11,8 +11,8 @@ from gymnasium.utils import EzPickle
 
 from sb3_ca2e.actors.actor import Actor
 from sb3_ca2e.actors.exploration import Exploration
-from sb3_ca2e.actors.monitors import SlotMonitor
-from sb3_ca2e.actors.seats import Seat
+from sb3_ca2e.envs.slot_monitor import SlotMonitor
+from sb3_ca2e.envs.vector_slots import Seat
 
 
 @dataclass(frozen=True)

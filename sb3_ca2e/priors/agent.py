@@ -16,15 +16,15 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, is_vecenv_wrapped
 
-from sb3_ca2e import copying
-from sb3_ca2e.actors.identity import EnvIdentity, identity_of_vec
+from sb3_ca2e.common import copying
+from sb3_ca2e.envs.identity import EnvIdentity, identity_of_vec
 from sb3_ca2e.priors.preprocessing import Preprocessing, alike
 from sb3_ca2e.priors.recurrent import refuse_recurrent
 from sb3_ca2e.priors.trained_on import TrainedOn
 
 # What finds and reads files is imported when there are some: it is a third of the package.
 if TYPE_CHECKING:
-    from sb3_ca2e.priors.zoo import AgentFiles
+    from sb3_ca2e.priors.find import AgentFiles
 
 
 class PriorAgent:
@@ -96,7 +96,7 @@ class PriorAgent:
         """Name of the algorithm that trained it, in lower case."""
         if isinstance(self.source, BaseAlgorithm):
             return type(self.source).__name__.lower()
-        from sb3_ca2e.priors.zoo import AgentFiles
+        from sb3_ca2e.priors.find import AgentFiles
 
         return AgentFiles.algorithm_of(self.source)
 
@@ -176,7 +176,7 @@ class PriorAgent:
     def _files(self, source: str, env_id: str | None) -> "AgentFiles":
         """The agent's files; those of the hub as they were when it was first loaded."""
         from sb3_ca2e.priors import hub
-        from sb3_ca2e.priors.zoo import find_agent
+        from sb3_ca2e.priors.find import find_agent
 
         if not source.startswith(hub.PREFIX):
             files = find_agent(source, self.env_id or env_id)
@@ -290,3 +290,7 @@ class _Undecided:
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
     ) -> Any:
         return self.agent.predict(observation, state, episode_start)
+
+
+#: What a user may put into ``prior_agents``.
+PriorSource = str | pathlib.Path | BaseAlgorithm | PriorAgent

@@ -13,10 +13,10 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
-from sb3_ca2e.installing import needing
+from sb3_ca2e.common.installing import needing
 from sb3_ca2e.priors.reader.archive import MAX_ARCHIVE, MIB, open_plain
 from sb3_ca2e.priors.reader.building import build_policy
-from sb3_ca2e.priors.reader.inert import Symbol
+from sb3_ca2e.priors.reader.pickle_values import Symbol
 from sb3_ca2e.priors.reader.policies import ACTIVATIONS, EXTRACTORS, Family, family_of, policy_arguments
 from sb3_ca2e.priors.reader.statistics import Moments, NormalizationStatistics
 from sb3_ca2e.priors.reader.tensors import SavedTensor

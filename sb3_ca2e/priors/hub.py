@@ -3,8 +3,8 @@
 import pathlib
 import re
 
-from sb3_ca2e.installing import needing
-from sb3_ca2e.priors.zoo import SETTINGS, AgentFiles, beside
+from sb3_ca2e.common.installing import needing
+from sb3_ca2e.priors.find import SETTINGS, AgentFiles, beside
 
 #: How sources on the hub begin.
 PREFIX = "hub:"

@@ -4,6 +4,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_ca2e.priors import converted, trusted
+from sb3_ca2e.priors.find import AgentFiles, algorithms_with
 from sb3_ca2e.priors.reader.attributes import check_model
 from sb3_ca2e.priors.reader.config import read_yaml
 from sb3_ca2e.priors.reader.errors import UntrustedAgentError
@@ -11,7 +12,6 @@ from sb3_ca2e.priors.reader.model import read_agent
 from sb3_ca2e.priors.reader.statistics import read_vec_normalize
 from sb3_ca2e.priors.recurrent import RECURRENT, refuse_recurrent
 from sb3_ca2e.priors.trained_on import TrainedOn, frozen
-from sb3_ca2e.priors.zoo import AgentFiles, algorithms_with
 
 
 def load_policy(

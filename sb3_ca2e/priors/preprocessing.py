@@ -7,10 +7,9 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 
-from sb3_ca2e.actors.identity import EnvIdentity
-from sb3_ca2e.actors.observations import plain
+from sb3_ca2e.envs.identity import EnvIdentity
 from sb3_ca2e.priors.trained_on import DEFAULT_TIME_LIMIT, TrainedOn
-from sb3_ca2e.replay.block import OBSERVATION
+from sb3_ca2e.replay.block import OBSERVATION, plain
 
 #: Wrappers that belong to environments: what they change shows in the observation space, or no policy sees it.
 OF_ENVIRONMENTS = frozenset({"AtariWrapper", "AtariPreprocessing", "Monitor", "TimeLimit"})

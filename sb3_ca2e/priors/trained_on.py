@@ -9,7 +9,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
-from sb3_ca2e.actors.identity import identity_of_vec
+from sb3_ca2e.envs.identity import identity_of_vec
 from sb3_ca2e.priors.reader.statistics import Moments, NormalizationStatistics
 
 #: SB3-Contrib's wrapper, and the names that it has had in the RL Zoo.

@@ -12,8 +12,8 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_ca2e.priors.find import AgentFiles, algorithm_class
 from sb3_ca2e.priors.reader.attributes import saved_attributes
-from sb3_ca2e.priors.zoo import AgentFiles, algorithm_class
 
 
 class _OldUnpickler(pickle.Unpickler):

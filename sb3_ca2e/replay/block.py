@@ -1,6 +1,7 @@
 """The rows that a slot hands over, in the layout in which the memory keeps them."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -137,3 +138,17 @@ class Block:
             ages=self.ages[: n_rows + 1],
             priorities=self.priorities[:n_rows],
         )
+
+
+Frames = dict[str, np.ndarray]
+
+
+def plain(observations: dict[str, Any]) -> Any:
+    """
+    :param observations: by key
+    :return: as SB3's policies take them: a dictionary, or the only array
+    """
+    return observations.get(OBSERVATION, observations)
+
+
+ENDED = TERMINATED | TRUNCATED

@@ -9,8 +9,7 @@ from typing import Any, TypeVar, cast
 import numba
 import numpy as np
 
-from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION
-from sb3_ca2e.replay.rows import ENDED
+from sb3_ca2e.replay.block import ENDED, PRIOR, TERMINATED, TRANSITION
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

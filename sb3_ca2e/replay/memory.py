@@ -12,16 +12,16 @@ from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_ca2e.common.transfers import moved
 from sb3_ca2e.replay.block import OBSERVATION, TRANSITION, Block, ObservationColumn, described, observation_columns
+from sb3_ca2e.replay.columns import take
 from sb3_ca2e.replay.face import PublicFace
-from sb3_ca2e.replay.multi_steps import Terms, multi_steps
+from sb3_ca2e.replay.n_step_batch import Terms, multi_steps
 from sb3_ca2e.replay.prefetch import Prefetch
-from sb3_ca2e.replay.rows import take
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 from sb3_ca2e.replay.stacks import each_frame
 from sb3_ca2e.replay.steps import Observations, StepBlocks
 from sb3_ca2e.replay.storage import SEGMENT_LENGTH, SegmentStorage
-from sb3_ca2e.transfers import moved
 
 
 class PrioritizedReplayBuffer(PublicFace):

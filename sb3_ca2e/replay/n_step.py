@@ -45,3 +45,7 @@ def n_step_returns(rewards: np.ndarray, flags: np.ndarray, n_steps: int, gamma: 
         returns[:-step] += used[:-step] * rewards.dtype.type(gamma**step) * rewards[step:]
         length += used
     return returns, length
+
+
+#: Added to absolute TD errors, so that every transition keeps a chance.
+PRIORITY_FLOOR = 1e-6

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch as th
 
+from sb3_ca2e.common.transfers import moved
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
-from sb3_ca2e.transfers import moved
 
 #: Makes a batch on the CPU.
 Draw = Callable[[], PrioritizedReplaySamples]

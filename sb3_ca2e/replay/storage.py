@@ -7,8 +7,9 @@ from typing import Any, Self
 import numpy as np
 import torch as th
 
-from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, Block, ObservationColumn, lead_frames
-from sb3_ca2e.replay.rows import ENDED, Rows, put
+from sb3_ca2e.replay.block import ENDED, PRIOR, TERMINATED, TRANSITION, TRUNCATED, Block, ObservationColumn, lead_frames
+from sb3_ca2e.replay.columns import put
+from sb3_ca2e.replay.rows import Rows
 
 #: Data rows of a segment. Its lead and tail are the price of never reading a frame across segments.
 SEGMENT_LENGTH = 256

@@ -3,7 +3,7 @@
 import numpy as np
 import torch as th
 
-from sb3_ca2e.transfers import copy_to, moved
+from sb3_ca2e.common.transfers import copy_to, moved
 
 #: Leaves of a node. One cumulative sum over all nodes and one over the leaves of each drawn node take fewer operations
 #: on tensors than the levels of a binary tree: 1 M leaves have 8 k nodes.

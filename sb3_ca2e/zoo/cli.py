@@ -25,7 +25,7 @@ OF_THE_ZOO = {
     "load_from_hub": ("rl_zoo3.load_from_hub", "download an agent from the Hugging Face Hub"),
 }
 OWN = {
-    "priors": ("sb3_ca2e.zoo.priors:main", "list the agents that can be prior agents in an environment"),
+    "priors": ("sb3_ca2e.zoo.list_priors:main", "list the agents that can be prior agents in an environment"),
     "convert": ("sb3_ca2e.zoo.convert:main", "write an agent as safetensors and JSON"),
 }
 COMMANDS = {**OF_THE_ZOO, **OWN}

@@ -7,9 +7,9 @@ import sys
 
 from sb3_ca2e.priors import hub
 from sb3_ca2e.priors.converted import MODEL, write_agent
+from sb3_ca2e.priors.find import find_agent
 from sb3_ca2e.priors.loading import load_trained_on
 from sb3_ca2e.priors.reader.model import read_agent
-from sb3_ca2e.priors.zoo import find_agent
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from typing import Any
 
-from sb3_ca2e.installing import needing
+from sb3_ca2e.common.installing import needing
 
 
 @needing("zoo", "A part of the RL Zoo is not installed")

@@ -7,10 +7,10 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_ca2e.actors.builder_vec_env import BuilderVecEnv
-from sb3_ca2e.ddpg import CA2EDDPG
-from sb3_ca2e.dqn import CA2EDQN
-from sb3_ca2e.installing import needing
+from sb3_ca2e.algorithms.ddpg import CA2EDDPG
+from sb3_ca2e.algorithms.dqn import CA2EDQN
+from sb3_ca2e.common.installing import needing
+from sb3_ca2e.envs.builder_vec_env import BuilderVecEnv
 from sb3_ca2e.zoo.hyperparams import FOLDER, parse_value
 
 #: CA2E's algorithms by the names that they have in the zoo.

@@ -8,12 +8,14 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_ca2e.actors.actor import Actor, ActorSpec
-from sb3_ca2e.actors.board import Board, FlatParameters
-from sb3_ca2e.actors.envs import recipe_from
-from sb3_ca2e.actors.normalization import Statistics
-from sb3_ca2e.actors.transport import BlockBuffers
+from sb3_ca2e.actors.actor import Actor
+from sb3_ca2e.actors.flat_parameters import FlatParameters
+from sb3_ca2e.actors.spec import ActorSpec
+from sb3_ca2e.envs.recipe import recipe_from
+from sb3_ca2e.learner.statistics import Statistics
 from sb3_ca2e.replay.block import Block
+from sb3_ca2e.transport.shared_memory.block_buffers import BlockBuffers
+from sb3_ca2e.transport.shared_memory.control_block import Board
 
 
 @dataclass

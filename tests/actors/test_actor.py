@@ -14,9 +14,9 @@ from stable_baselines3 import DDPG, DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN, PriorAgent
-from sb3_ca2e.actors.actor import GREEDY_EVERY
-from sb3_ca2e.actors.recorder import PRIORITY_FLOOR
+from sb3_ca2e.actors.slot import GREEDY_EVERY
 from sb3_ca2e.replay.block import OBSERVATION, PRIOR, TERMINATED, TRANSITION, TRUNCATED
+from sb3_ca2e.replay.n_step import PRIORITY_FLOOR
 
 BOUNDS = spaces.Box(np.array([-1, 0], np.float32), np.array([3, 0.5], np.float32))
 SLOTS = 3

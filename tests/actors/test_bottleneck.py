@@ -11,9 +11,9 @@ from gymnasium.wrappers import TransformReward
 from stable_baselines3.common.logger import configure
 
 from sb3_ca2e import CA2EDQN
-from sb3_ca2e.actors.bottleneck import Shares, advice
-from sb3_ca2e.actors.messages import Seconds
-from sb3_ca2e.actors.supervision import Phase
+from sb3_ca2e.actors.handover import Seconds
+from sb3_ca2e.actors.heartbeat import Phase
+from sb3_ca2e.learner.bottleneck import Shares, advice
 from sb3_ca2e.policies import CA2EDQNPolicy, LayerNormQNetwork
 from toy import RandomWalk, dqn
 

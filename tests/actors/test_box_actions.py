@@ -17,7 +17,7 @@ from stable_baselines3.common.noise import (
 )
 
 from sb3_ca2e import CA2EDDPG, PriorAgent, PrioritizedReplayBuffer
-from sb3_ca2e.actors.actor import GREEDY_EVERY
+from sb3_ca2e.actors.slot import GREEDY_EVERY
 from sb3_ca2e.replay.block import PRIOR, TRANSITION
 
 SLOTS = 3

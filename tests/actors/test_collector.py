@@ -11,7 +11,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ca2e import BuilderVecEnv, PriorAgent
-from sb3_ca2e.actors.actor import GREEDY_EVERY
+from sb3_ca2e.actors.slot import GREEDY_EVERY
 from sb3_ca2e.priors.retirement import WINDOW
 from sb3_ca2e.replay.block import OBSERVATION, TRANSITION
 from toy import RandomWalk, dqn

@@ -14,12 +14,13 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 from marked_processes import open_files
 from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorError, ActorWarning, BuilderVecEnv, PriorAgent
-from sb3_ca2e.actors.board import FlatParameters
-from sb3_ca2e.actors.device_inference import DeviceInference, pays, seconds_of_passes
-from sb3_ca2e.actors.envs import recipe_from
-from sb3_ca2e.actors.exchange import read_text, write_text
+from sb3_ca2e.actors.flat_parameters import FlatParameters
 from sb3_ca2e.actors.inference import TRACE_AFTER
-from sb3_ca2e.actors.pool import AsyncActors, SyncActors
+from sb3_ca2e.envs.recipe import recipe_from
+from sb3_ca2e.transport.in_process import SyncActors
+from sb3_ca2e.transport.shared_memory.inference_layout import read_text, write_text
+from sb3_ca2e.transport.shared_memory.inference_server import DeviceInference, pays, seconds_of_passes
+from sb3_ca2e.transport.shared_memory.pool import AsyncActors
 from toy import RandomWalk, ddpg, dqn
 
 CPU = th.device("cpu")

@@ -26,10 +26,10 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_ca2e import CA2EDQN, BuilderVecEnv
-from sb3_ca2e.actors.envs import recipe_from
-from sb3_ca2e.actors.observations import Observations, plain
-from sb3_ca2e.actors.pool import AsyncActors
-from sb3_ca2e.replay.block import OBSERVATION
+from sb3_ca2e.actors.observations import Observations
+from sb3_ca2e.envs.recipe import recipe_from
+from sb3_ca2e.replay.block import OBSERVATION, plain
+from sb3_ca2e.transport.shared_memory.pool import AsyncActors
 
 pytestmark = pytest.mark.usefixtures("_forkserver")
 

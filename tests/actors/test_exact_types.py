@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import (
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_ca2e import ActorError, BuilderVecEnv, NativeVecEnv
-from sb3_ca2e.actors.envs import recipe_from
+from sb3_ca2e.envs.recipe import recipe_from
 from toy import RandomWalk, dqn
 
 pytestmark = pytest.mark.usefixtures("_forkserver")

@@ -26,7 +26,7 @@ from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-from sb3_ca2e.actors.envs import recipe_from
+from sb3_ca2e.envs.recipe import recipe_from
 from toy import RandomWalk, dqn
 
 mujoco = pytest.importorskip("mujoco")

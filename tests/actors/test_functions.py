@@ -10,7 +10,8 @@ import pytest
 from gymnasium.utils import EzPickle
 
 from sb3_ca2e import BuilderVecEnv
-from sb3_ca2e.actors.envs import as_env, recipe_from
+from sb3_ca2e.envs.model_env import as_env
+from sb3_ca2e.envs.recipe import recipe_from
 from toy import RandomWalk
 
 pytestmark = pytest.mark.usefixtures("_forkserver")

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ca2e import CA2EDQN
-from sb3_ca2e.actors.generators import renew
+from sb3_ca2e.envs.copies.generators import renew
 from user_script import environment, of_ours, script
 
 #: What lies elsewhere than in environments.

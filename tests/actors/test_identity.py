@@ -7,8 +7,8 @@ import pytest
 from stable_baselines3.common.atari_wrappers import ClipRewardEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack
 
-from sb3_ca2e.actors.envs import recipe_from
-from sb3_ca2e.actors.identity import EnvIdentity, identity_of, identity_of_vec
+from sb3_ca2e.envs.identity import EnvIdentity, identity_of, identity_of_vec
+from sb3_ca2e.envs.recipe import recipe_from
 from toy import RandomWalk
 
 pytestmark = pytest.mark.usefixtures("_forkserver")

@@ -8,7 +8,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN
-from sb3_ca2e.actors.board import FlatParameters
+from sb3_ca2e.actors.flat_parameters import FlatParameters
 from sb3_ca2e.actors.inference import TRACE_AFTER, Inference
 from sb3_ca2e.policies import CA2EDDPGPolicy, CA2EDQNCnnPolicy, CA2EDQNMultiInputPolicy, CA2EDQNPolicy
 

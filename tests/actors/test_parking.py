@@ -12,8 +12,8 @@ import pytest
 
 from chaos.victims import children
 from marked_processes import processes_marked
-from sb3_ca2e.actors import forking
-from sb3_ca2e.actors.parking import _PARKING, lease, park
+from sb3_ca2e.transport.shared_memory import fork_client as forking
+from sb3_ca2e.transport.shared_memory.parking import _PARKING, lease, park
 from toy import RandomWalk, dqn
 from user_script import environment, of_ours, script
 
@@ -150,7 +150,7 @@ def test_a_server_that_has_not_started_yet_is_not_kept(process_mark):
 FORKED = """
     import os
     from sb3_ca2e import CA2EDQN
-    from sb3_ca2e.actors.parking import _PARKING
+    from sb3_ca2e.transport.shared_memory.parking import _PARKING
 
     model = CA2EDQN("MlpPolicy", "CartPole-v1", n_actors=2, n_processes=1, learning_starts=1000, seed=0)
     model.learn(100)

@@ -17,10 +17,11 @@ from recording_env import RecordingEnv, make_spec
 from chaos.victims import children
 from marked_processes import open_files, shared_memory
 from sb3_ca2e import CA2EDQN, ActorError, BuilderVecEnv
-from sb3_ca2e.actors.actor import ActorSpec
-from sb3_ca2e.actors.forking import ForkServer
-from sb3_ca2e.actors.pool import AsyncActors, SyncActors
-from sb3_ca2e.actors.supervision import Supervision
+from sb3_ca2e.actors.heartbeat import Supervision
+from sb3_ca2e.actors.spec import ActorSpec
+from sb3_ca2e.transport.in_process import SyncActors
+from sb3_ca2e.transport.shared_memory.fork_client import ForkServer
+from sb3_ca2e.transport.shared_memory.pool import AsyncActors
 
 pytestmark = pytest.mark.usefixtures("_patient")
 BLOCK = 5
@@ -314,7 +315,7 @@ def test_actors_and_server_end_with_a_killed_learner(tmp_path):
 #: A learner, its server, which is to end and has hours for that, and an actor that ends once it has read something.
 REAPING = """
 import os, select, signal, time
-from sb3_ca2e.actors import server, supervision
+from sb3_ca2e.transport.shared_memory import fork_server as server, restarts as supervision
 
 supervision.GRACE = 10_000.0
 learner, original = os.getpid(), select.select

@@ -15,10 +15,12 @@ from test_pool import BLOCK, Watched, run_until_it_fails, specs_of
 
 from sb3_ca2e import ActorWarning
 from sb3_ca2e.actors.exploration import EpsilonGreedy
-from sb3_ca2e.actors.pool import AsyncActors, SyncActors
-from sb3_ca2e.actors.supervision import IN_VAIN, Supervision
-from sb3_ca2e.actors.transport import BUFFERS
+from sb3_ca2e.actors.heartbeat import Supervision
 from sb3_ca2e.replay.block import OBSERVATION, TRANSITION, Block
+from sb3_ca2e.transport.in_process import SyncActors
+from sb3_ca2e.transport.shared_memory.block_buffers import BUFFERS
+from sb3_ca2e.transport.shared_memory.pool import AsyncActors
+from sb3_ca2e.transport.shared_memory.restarts import IN_VAIN
 
 
 def pool_with_a_late_one(gate: pathlib.Path, **kwargs) -> AsyncActors:

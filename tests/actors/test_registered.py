@@ -7,7 +7,8 @@ import ale_py
 import cloudpickle
 import gymnasium as gym
 
-from sb3_ca2e.actors.envs import as_env, recipe_from
+from sb3_ca2e.envs.model_env import as_env
+from sb3_ca2e.envs.recipe import recipe_from
 
 gym.register_envs(ale_py)
 

@@ -12,9 +12,10 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecTransposeImage
 
 from sb3_ca2e import CA2EDQN, NativeVecEnv, PriorAgent
-from sb3_ca2e.actors.actor import Actor, ActorSpec
-from sb3_ca2e.actors.pool import AsyncActors
+from sb3_ca2e.actors.actor import Actor
+from sb3_ca2e.actors.spec import ActorSpec
 from sb3_ca2e.replay.block import TRANSITION
+from sb3_ca2e.transport.shared_memory.pool import AsyncActors
 
 N_SLOTS = 3
 N_ROUNDS = 12

@@ -9,7 +9,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ca2e import CA2EDQN, ActorError
-from sb3_ca2e.actors.supervision import ActorWarning
+from sb3_ca2e.errors import ActorWarning
 from toy import RandomWalk, dqn
 
 

@@ -53,7 +53,7 @@ LEARN = """
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
     from sb3_ca2e import BuilderVecEnv, CA2EDQN
-    from sb3_ca2e.actors import life
+    from sb3_ca2e.transport.shared_memory import actor_process as life
 
     life.STALLED = 1000.0
 

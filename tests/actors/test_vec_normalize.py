@@ -13,7 +13,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorWarning, PriorAgent
-from sb3_ca2e.actors.normalization import Normalization, Statistics
+from sb3_ca2e.envs.normalization import Normalization
+from sb3_ca2e.learner.statistics import Statistics
 from sb3_ca2e.replay.block import OBSERVATION, TERMINATED, TRANSITION, TRUNCATED, Block, ObservationColumn
 from toy import RandomWalk
 

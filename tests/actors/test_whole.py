@@ -11,7 +11,7 @@ import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_ca2e import BuilderVecEnv, NativeVecEnv
-from sb3_ca2e.actors.findable import refuse_lost_modules
+from sb3_ca2e.envs.copies.modules import refuse_lost_modules
 from toy import RandomWalk, ddpg, dqn
 from user_script import environment, of_ours, script
 

@@ -8,9 +8,9 @@ import signal
 import time
 
 from chaos.ledger import Ledger
-from sb3_ca2e.actors.board import Board
-from sb3_ca2e.actors.messages import MessageWriter
-from sb3_ca2e.actors.recorder import Blocks
+from sb3_ca2e.actors.local_buffer import Blocks
+from sb3_ca2e.transport.shared_memory.control_block import Board
+from sb3_ca2e.transport.shared_memory.pipe_messages import MessageWriter
 
 
 def raises() -> None:

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_ca2e.algorithm import CA2EMixin
+from sb3_ca2e.algorithms.base import CA2EMixin
 from sb3_ca2e.replay.block import TRANSITION
 
 N_ACTIONS = 4

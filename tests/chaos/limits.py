@@ -24,7 +24,7 @@ from chaos.kills import learner
 from chaos.ledger import Ledger, audit
 from marked_processes import MARK, processes_marked
 from sb3_ca2e import CA2EDDPG, ActorWarning, BuilderVecEnv
-from sb3_ca2e.algorithm import CA2EMixin
+from sb3_ca2e.algorithms.base import CA2EMixin
 from sb3_ca2e.replay.block import TRANSITION
 
 #: Shares of steps, actions, priorities and updates in which a number is not finite.
@@ -258,7 +258,7 @@ def no_shared_memory() -> None:
 #: What is made to happen, and what is to be said; None where learning goes on.
 STARTS: dict[Callable[[], None], str | None] = {
     few_descriptors: "file descriptors",
-    bad_environments: "sb3_ca2e.actors.supervision.ActorError",
+    bad_environments: "sb3_ca2e.errors.ActorError",
     little_address_space: "MemoryError: Could not",
     little_address_space_in_the_server: "The server that actors are forked from",
     no_shared_memory: None,

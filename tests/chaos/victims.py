@@ -18,7 +18,7 @@ def children(pid: int) -> list[int]:
 
 def servers(learner: int) -> list[int]:
     """The servers of a learner that are alive."""
-    return [pid for pid in children(learner) if b"sb3_ca2e.actors.server" in command_line(pid)]
+    return [pid for pid in children(learner) if b"sb3_ca2e.transport.shared_memory.fork_server" in command_line(pid)]
 
 
 def actors(learner: int) -> list[int]:

@@ -13,7 +13,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
 from sb3_ca2e import CA2EDQN, PriorAgent, make_atari_env
-from sb3_ca2e.actors.envs import recipe_from
+from sb3_ca2e.envs.recipe import recipe_from
 from sb3_ca2e.replay.block import OBSERVATION, TERMINATED, TRANSITION, TRUNCATED
 from sb3_ca2e.replay.stacks import stacked
 

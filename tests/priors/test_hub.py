@@ -19,8 +19,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ca2e import CA2EDQN, PriorAgent
-from sb3_ca2e.actors.identity import EnvIdentity
-from sb3_ca2e.priors.zoo import BUNDLED
+from sb3_ca2e.envs.identity import EnvIdentity
+from sb3_ca2e.priors.find import BUNDLED
 
 NAME = "sb3/ppo-CartPole-v1"
 ZIP = "ppo-CartPole-v1.zip"

@@ -27,7 +27,7 @@ from zoo_folders import (
 )
 
 from sb3_ca2e import PriorAgent
-from sb3_ca2e.actors.identity import EnvIdentity, identity_of_vec
+from sb3_ca2e.envs.identity import EnvIdentity, identity_of_vec
 
 FRAME_STACK = "stable_baselines3.common.vec_env.VecFrameStack"
 N_ENVS, N_STEPS = 3, 60

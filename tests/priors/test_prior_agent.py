@@ -17,8 +17,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ca2e import CA2EDQN, PriorAgent
+from sb3_ca2e.priors.find import BUNDLED
 from sb3_ca2e.priors.reader.errors import UntrustedAgentError
-from sb3_ca2e.priors.zoo import BUNDLED
 
 
 class Reach(gym.Env):

@@ -10,7 +10,7 @@ import stable_baselines3 as sb3
 from sb3_contrib import QRDQN
 
 from sb3_ca2e import CA2EDQN, PriorAgent
-from sb3_ca2e.priors.zoo import BUNDLED, AgentFiles, candidates, find_agent, known_names, search_path
+from sb3_ca2e.priors.find import BUNDLED, AgentFiles, candidates, find_agent, known_names, search_path
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from agents_clone import AGENTS, needs_agents, readme_rewards
 from sb3_ca2e import PriorAgent
-from sb3_ca2e.actors.identity import identity_of_vec
+from sb3_ca2e.envs.identity import identity_of_vec
 
 pytestmark = needs_agents
 

@@ -9,7 +9,7 @@ from recorded_slot import RecordedSlot
 from test_kernels import filled_memory
 from test_streams import columns_of
 
-from sb3_ca2e.fused import FusedUpdates
+from sb3_ca2e.learner.graphed_updates import FusedUpdates
 from sb3_ca2e.replay.prefetch import Prefetch
 
 

@@ -23,7 +23,7 @@ from test_sum_tree import (  # noqa: F401 - the same tests again, of the tree th
 
 from sb3_ca2e.replay import kernels
 from sb3_ca2e.replay.binary_sum_tree import BinarySumTree
-from sb3_ca2e.replay.multi_steps import Terms, compiled_multi_steps, tensor_multi_steps
+from sb3_ca2e.replay.n_step_batch import Terms, compiled_multi_steps, tensor_multi_steps
 from sb3_ca2e.replay.rows import Rows
 from sb3_ca2e.replay.sum_tree import SumTree
 
@@ -169,7 +169,8 @@ def test_rows_that_do_not_exist_are_refused(row):
 
 
 def test_numba_is_imported_by_who_has_a_memory():
-    script = "import sys, sb3_ca2e, sb3_ca2e.actors.actor, sb3_ca2e.actors.server; sys.exit('numba' in sys.modules)"
+    modules = "sb3_ca2e, sb3_ca2e.actors.actor, sb3_ca2e.transport.shared_memory.fork_server"
+    script = f"import sys, {modules}; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 

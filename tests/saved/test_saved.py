@@ -8,7 +8,7 @@ import pytest
 
 from saved.write import ARRAYS, END, MIDDLE, contents
 from sb3_ca2e import CA2EDQN
-from sb3_ca2e.checkpoints import RUN, newest_whole
+from sb3_ca2e.checkpoints.checkpoint import RUN, newest_whole
 
 FORMATS = sorted(each for each in pathlib.Path(__file__).parent.iterdir() if each.name.startswith("format_"))
 pytestmark = pytest.mark.parametrize("folder", FORMATS, ids=lambda each: each.name)

@@ -14,7 +14,7 @@ import numpy as np
 import torch as th
 
 from sb3_ca2e import CA2EDQN, CA2ECheckpointCallback, PriorAgent
-from sb3_ca2e.priors.zoo import BUNDLED
+from sb3_ca2e.priors.find import BUNDLED
 
 #: Timesteps when a checkpoint is taken, and when the run ends.
 MIDDLE, END = 240, 300

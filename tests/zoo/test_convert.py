@@ -20,10 +20,10 @@ from zoo_commands import run, zoo
 from agents_clone import AGENTS, needs_agents
 from sb3_ca2e import CA2EDQN, PriorAgent
 from sb3_ca2e.priors.converted import ABOUT, MODEL, read_agent
+from sb3_ca2e.priors.find import BUNDLED as BUNDLED_FOLDER
+from sb3_ca2e.priors.find import AgentFiles, find_agent
 from sb3_ca2e.priors.loading import load_trained_on
 from sb3_ca2e.priors.reader.model import read_agent as read_zip
-from sb3_ca2e.priors.zoo import BUNDLED as BUNDLED_FOLDER
-from sb3_ca2e.priors.zoo import AgentFiles, find_agent
 from sb3_ca2e.zoo.convert import convert
 
 BUNDLED = sorted(BUNDLED_FOLDER.glob("*/*/*.zip"))

@@ -11,8 +11,8 @@ import pytest
 from zoo_commands import run, zoo
 
 from agents_clone import AGENTS, needs_agents, readme_rewards
-from sb3_ca2e.priors.zoo import BUNDLED
-from sb3_ca2e.zoo.priors import published_rewards
+from sb3_ca2e.priors.find import BUNDLED
+from sb3_ca2e.zoo.list_priors import published_rewards
 
 pytestmark = pytest.mark.timeout(600)  # two of zoo_commands.HANGS
 

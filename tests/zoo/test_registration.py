@@ -14,7 +14,7 @@ from zoo_commands import run, script, zoo
 
 import sb3_ca2e
 from sb3_ca2e import PriorAgent
-from sb3_ca2e.installing import how_to_install
+from sb3_ca2e.common.installing import how_to_install
 from user_script import of_ours
 
 pytestmark = pytest.mark.timeout(900)  # some of zoo_commands.HANGS

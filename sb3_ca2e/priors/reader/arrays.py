@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from sb3_ca2e.priors.reader.errors import Unreadable
-from sb3_ca2e.priors.reader.inert import Call, Symbol, describe
+from sb3_ca2e.priors.reader.pickle_values import Call, Symbol, describe
 
 DTYPE = Symbol("numpy", "dtype")
 NDARRAY = Symbol("numpy", "ndarray")

@@ -8,9 +8,10 @@ from typing import Any
 
 from stable_baselines3.common.save_util import open_path
 
+from sb3_ca2e.common.sums import check_members
+from sb3_ca2e.errors import DamagedError
 from sb3_ca2e.priors.reader.archive import Window
 from sb3_ca2e.priors.reader.errors import Unreadable
-from sb3_ca2e.sums import DamagedError, check_members
 
 _WAY_OUT = "Give the path of a zip that model.save() has left whole."
 

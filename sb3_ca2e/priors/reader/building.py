@@ -9,7 +9,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch.overrides import TorchFunctionMode
 
 from sb3_ca2e.priors.reader.errors import Unreadable
-from sb3_ca2e.priors.reader.inert import Symbol
+from sb3_ca2e.priors.reader.pickle_values import Symbol
 from sb3_ca2e.priors.reader.policies import Family, import_policy
 from sb3_ca2e.priors.reader.tensors import SavedTensor
 

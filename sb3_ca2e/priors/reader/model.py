@@ -9,10 +9,11 @@ from typing import Any
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
+from sb3_ca2e.common.sums import SUMS
 from sb3_ca2e.priors.reader.archive import MAX_ARCHIVE, MIB, Archive, open_plain
 from sb3_ca2e.priors.reader.building import build_policy
 from sb3_ca2e.priors.reader.errors import Unreadable, refusing
-from sb3_ca2e.priors.reader.inert import Symbol
+from sb3_ca2e.priors.reader.pickle_values import Symbol
 from sb3_ca2e.priors.reader.pickles import decode
 from sb3_ca2e.priors.reader.policies import (
     CLASS_SYMBOLS,
@@ -25,7 +26,6 @@ from sb3_ca2e.priors.reader.spaces import SYMBOLS as SPACE_SYMBOLS
 from sb3_ca2e.priors.reader.spaces import space_of
 from sb3_ca2e.priors.reader.tensors import open_state_dict
 from sb3_ca2e.priors.reader.torch_files import open_torch_file
-from sb3_ca2e.sums import SUMS
 
 MAX_MEMBERS = 64
 MAX_DATA = 16 * MIB

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sb3_ca2e.priors.reader.errors import Unreadable
-from sb3_ca2e.priors.reader.inert import Call, Persistent, Symbol
+from sb3_ca2e.priors.reader.pickle_values import Call, Persistent, Symbol
 
 #: Opcodes of one pickle. The largest of the RL Zoo's agents has 1336.
 MAX_OPCODES = 30_000

@@ -10,10 +10,10 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from torch import nn
 
-from sb3_ca2e.installing import needing
+from sb3_ca2e.common.installing import needing
 from sb3_ca2e.policies import LayerNormCNN
 from sb3_ca2e.priors.reader.errors import Unreadable
-from sb3_ca2e.priors.reader.inert import Symbol, describe
+from sb3_ca2e.priors.reader.pickle_values import Symbol, describe
 
 _COMMON = ("net_arch", "activation_fn", "normalize_images", "features_extractor_class", "features_extractor_kwargs")
 _SOFT_ACTOR = ("use_sde", "log_std_init", "use_expln", "clip_mean", "n_critics", "share_features_extractor")

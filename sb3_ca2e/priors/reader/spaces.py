@@ -10,7 +10,7 @@ from gymnasium import spaces
 from sb3_ca2e.priors.reader.arrays import SYMBOLS as ARRAY_SYMBOLS
 from sb3_ca2e.priors.reader.arrays import array_of, dtype_of, number_of
 from sb3_ca2e.priors.reader.errors import Unreadable
-from sb3_ca2e.priors.reader.inert import Call, Symbol, describe
+from sb3_ca2e.priors.reader.pickle_values import Call, Symbol, describe
 
 ORDERED_DICT = Symbol("collections", "OrderedDict")
 

@@ -11,7 +11,7 @@ import numpy as np
 from sb3_ca2e.priors.reader.archive import MIB, open_plain
 from sb3_ca2e.priors.reader.arrays import array_of, number_of
 from sb3_ca2e.priors.reader.errors import Unreadable, refusing
-from sb3_ca2e.priors.reader.inert import Call, Symbol, describe
+from sb3_ca2e.priors.reader.pickle_values import Call, Symbol, describe
 from sb3_ca2e.priors.reader.pickles import decode
 from sb3_ca2e.priors.reader.spaces import SYMBOLS as SPACE_SYMBOLS
 

@@ -9,7 +9,7 @@ import torch as th
 
 from sb3_ca2e.priors.reader.archive import Window
 from sb3_ca2e.priors.reader.errors import Unreadable
-from sb3_ca2e.priors.reader.inert import Call, describe
+from sb3_ca2e.priors.reader.pickle_values import Call, describe
 from sb3_ca2e.priors.reader.spaces import ORDERED_DICT
 from sb3_ca2e.priors.reader.torch_files import REBUILD_PARAMETER, REBUILD_TENSOR, Storage, open_torch_file
 

@@ -10,7 +10,7 @@ import torch as th
 
 from sb3_ca2e.priors.reader.archive import MIB, Archive, Window
 from sb3_ca2e.priors.reader.errors import Unreadable
-from sb3_ca2e.priors.reader.inert import Persistent, Symbol, describe
+from sb3_ca2e.priors.reader.pickle_values import Persistent, Symbol, describe
 from sb3_ca2e.priors.reader.pickles import decode, decode_first
 from sb3_ca2e.priors.reader.spaces import ORDERED_DICT
 

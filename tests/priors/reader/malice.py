@@ -16,7 +16,7 @@ from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agents_clone import AGENTS
-from sb3_ca2e.priors.zoo import BUNDLED
+from sb3_ca2e.priors.find import BUNDLED
 
 WORKER = pathlib.Path(__file__).with_name("malice_worker.py")
 #: A title, what the file is read as, and where it is

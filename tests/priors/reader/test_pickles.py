@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sb3_ca2e.priors.reader.arrays import SYMBOLS as ARRAY_SYMBOLS
 from sb3_ca2e.priors.reader.arrays import array_of, number_of
 from sb3_ca2e.priors.reader.errors import Unreadable
-from sb3_ca2e.priors.reader.inert import Call, Symbol
+from sb3_ca2e.priors.reader.pickle_values import Call, Symbol
 from sb3_ca2e.priors.reader.pickles import MAX_OPCODES, decode
 from sb3_ca2e.priors.reader.spaces import SYMBOLS as SPACE_SYMBOLS
 from sb3_ca2e.priors.reader.spaces import space_of

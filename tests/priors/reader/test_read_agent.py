@@ -18,9 +18,9 @@ from torch import nn
 
 import sb3_ca2e
 from sb3_ca2e.policies import LayerNormCNN
+from sb3_ca2e.priors.find import BUNDLED, algorithm_class
 from sb3_ca2e.priors.reader.errors import UntrustedAgentError
 from sb3_ca2e.priors.reader.model import read_agent
-from sb3_ca2e.priors.zoo import BUNDLED, algorithm_class
 
 VECTOR = spaces.Box(-10, 10, (5,), np.float32)
 IMAGE = spaces.Box(0, 255, (36, 36, 3), np.uint8)

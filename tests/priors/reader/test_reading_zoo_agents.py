@@ -9,10 +9,10 @@ import pytest
 from gymnasium import spaces
 
 from agents_clone import AGENTS, needs_agents
+from sb3_ca2e.priors.find import algorithm_class
 from sb3_ca2e.priors.reader.config import read_yaml
 from sb3_ca2e.priors.reader.model import read_agent
 from sb3_ca2e.priors.reader.statistics import read_vec_normalize
-from sb3_ca2e.priors.zoo import algorithm_class
 
 pytestmark = needs_agents
 

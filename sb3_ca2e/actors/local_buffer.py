@@ -1,0 +1,243 @@
+"""What an actor writes into its blocks: rows, and priorities (Algorithm 2 of the paper)."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+
+from sb3_ca2e.actors.block_layout import BlockLayout
+from sb3_ca2e.actors.observations import Observations
+from sb3_ca2e.actors.steps import Steps
+from sb3_ca2e.envs.normalization import Normalizer
+from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, Frames, ObservationColumn
+from sb3_ca2e.replay.n_step import PRIORITY_FLOOR, n_step_returns
+
+
+class Ending(NamedTuple):
+    """
+    The last observation of an episode, on which no step was taken.
+
+    :param position: of the slot
+    :param seen: its newest frame, as :class:`Recorder` keeps it
+    :param observation: the whole of it
+    :param age: steps of the episode
+    """
+
+    position: int
+    seen: dict[str, Any]
+    observation: Frames
+    age: int
+
+
+class Recorder:
+    """
+    Keeps what the slots of a process do, a step of all at once, and writes it into their blocks when those are full.
+
+    :param observations: of the slots, which it looks at
+    :param layout: layout of a block
+    :param n_slots: slots of the process
+    """
+
+    def __init__(self, observations: Observations, layout: BlockLayout, n_slots: int):
+        self._observations, self._lead = observations, layout.lead
+        self.n_steps = 0
+        #: steps of each slot that were left out of its block
+        self.n_refused = [0] * n_slots
+        self.endings: list[Ending] = []
+        # What has been seen before each step and after the last; what was done in each step, all by step and slot.
+        n = layout.n_steps
+        frames = {f"frames/{key}": newest for key, newest in observations.newest.items()}
+        self._seen = {name: np.zeros((n + 1, *newest.shape), newest.dtype) for name, newest in frames.items()}
+        self._newest: dict[str, Any] = frames
+        self._seen["ages"] = np.zeros((n + 1, n_slots), np.int64)
+        self._actions = np.zeros((n, n_slots, *layout.action_shape), layout.action_dtype)
+        self._rewards = np.zeros((n, n_slots), np.float32)
+        self._flags = np.zeros((n, n_slots), np.uint8)
+        self._outputs: np.ndarray | None = None  # made when their shape is known
+        self._views: Sequence[dict[str, np.ndarray]] = []
+
+    def begin(self, views: Sequence[dict[str, np.ndarray]], ages: list[int], prior: list[bool]) -> None:
+        """
+        Begin new blocks with the observations that stand there.
+
+        :param views: of each slot, the fields of its block
+        :param ages: of each slot, steps since its episode began
+        :param prior: of each slot, whether a prior agent plays
+        """
+        self._views, self.n_steps = views, 0
+        self.n_refused = [0] * len(views)
+        self.endings.clear()
+        self._flags[:] = np.where(prior, TRANSITION | PRIOR, TRANSITION)
+        for position, fields in enumerate(views) if self._lead else ():
+            for row, frames in enumerate(self._observations.older(position)):
+                for key, frame in frames.items():
+                    fields[f"frames/{key}"][row] = frame
+        self._see(ages)
+
+    def step(self, actions: np.ndarray, outputs: np.ndarray, rewards: list[float], ages: list[int]) -> None:
+        """
+        A step of all slots, which has led to the observations that stand there.
+
+        :param actions: ``(slots, ...)`` as the learner stores them
+        :param outputs: ``(slots, ...)`` what the networks said about the observations before
+        :param rewards: of each slot, raw
+        :param ages: of each slot, steps since its episode began
+        """
+        if self._outputs is None:
+            self._outputs = np.zeros((len(self._actions), *outputs.shape), outputs.dtype)
+        t = self.n_steps
+        self._actions[t] = actions.reshape(self._actions.shape[1:])
+        self._outputs[t], self._rewards[t] = outputs, rewards
+        self.n_steps += 1
+        self._see(ages)
+
+    def _see(self, ages: list[int]) -> None:
+        for name, newest in self._newest.items():
+            self._seen[name][self.n_steps] = newest
+        self._seen["ages"][self.n_steps] = ages
+
+    def end_episode(self, position: int, terminated: bool, age: int) -> None:
+        """
+        The step that is being made ends an episode with the observation that stands there.
+
+        :param position: of the slot
+        :param terminated: the episode is worth nothing more; else it was cut off
+        :param age: steps of the episode
+        """
+        self._flags[self.n_steps, position] |= TERMINATED if terminated else TRUNCATED
+        seen: dict[str, Any] = {name: newest[position].copy() for name, newest in self._newest.items()}
+        self.endings.append(
+            Ending(position, {**seen, "ages": min(age, self._lead)}, self._observations.of(position), age)
+        )
+
+    def refuse(self, position: int) -> None:
+        """
+        The step that is being made is left out: what was seen before it ends what came before, as a frame on which no
+        step was taken.
+
+        :param position: of the slot
+        """
+        self._flags[self.n_steps, position] = 0
+        self.n_refused[position] += 1
+
+    def prior_retired(self, position: int) -> None:
+        """
+        The steps that follow the one being made are a nature slot's.
+
+        :param position: of the slot
+        """
+        self._flags[self.n_steps + 1 :, position] = TRANSITION
+
+    def close(self, last_outputs: np.ndarray, end_outputs: np.ndarray) -> "Blocks":
+        """
+        Write all but the priorities.
+
+        :param last_outputs: ``(slots, ...)`` what the networks say about the observations that stand there
+        :param end_outputs: ``(endings, ...)`` about the last ones of episodes
+        :return: the blocks
+        """
+        n = self.n_steps
+        ended = self._flags[:n] & (TERMINATED | TRUNCATED) > 0
+        n_rows = n + ended.sum(axis=0)
+        # Each episode that ends inserts a row for its last observation.
+        rows = np.arange(n)[:, None] + np.cumsum(ended, axis=0) - ended
+        end_rows = (rows + 1)[ended]  # by step and slot, as the endings came
+        np.minimum(self._seen["ages"], self._lead, out=self._seen["ages"])
+        for name, seen in self._seen.items():
+            self._write(name, seen, rows, n_rows, end_rows)
+        blocks = Blocks(self._views, n_rows, self._lead)
+        outputs = self._outputs[:n] if self._outputs is not None else last_outputs[None][:0]
+        blocks.fill(rows, self._flags[:n], self._rewards[:n], self._actions[:n], outputs)
+        blocks.outputs[blocks.starts + n_rows] = last_outputs
+        blocks.outputs[end_rows + blocks.starts[[ending.position for ending in self.endings]]] = end_outputs
+        return blocks
+
+    def _write(self, name: str, seen: np.ndarray, rows: np.ndarray, n_rows: np.ndarray, end_rows: np.ndarray) -> None:
+        """Write a field of what has been seen: in the rows of steps, in those of endings, and behind the last."""
+        columns = [fields[name][self._lead if name != "ages" else 0 :] for fields in self._views]
+        for position, column in enumerate(columns):
+            column[rows[:, position]] = seen[: self.n_steps, position]
+            column[n_rows[position]] = seen[self.n_steps, position]
+        for ending, row in zip(self.endings, end_rows, strict=True):
+            columns[ending.position][row] = ending.seen[name]
+
+
+class Blocks:
+    """
+    The blocks of the slots of a process, one behind the other as in :class:`Steps`.
+
+    :param views: of each slot, the fields of its block
+    :param n_rows: ``(slots,)`` rows of each
+    :param lead: frames before the first row
+    """
+
+    def __init__(self, views: Sequence[dict[str, np.ndarray]], n_rows: np.ndarray, lead: int):
+        self._views, self.n_rows, self._lead = views, n_rows, lead
+        self.starts = np.cumsum(n_rows + 1) - (n_rows + 1)
+
+    def fill(
+        self, rows: np.ndarray, flags: np.ndarray, rewards: np.ndarray, actions: np.ndarray, outputs: np.ndarray
+    ) -> None:
+        """
+        Write what was done; rows without a step stay zero.
+
+        :param rows: ``(steps, slots)`` where, in the block of the slot
+        :param flags: ``(steps, slots)``
+        :param rewards: ``(steps, slots)`` raw
+        :param actions: ``(steps, slots, action_dim)`` as the learner stores them
+        :param outputs: ``(steps, slots, ...)`` what the networks said before
+        """
+
+        def placed(of_steps: np.ndarray) -> np.ndarray:
+            joined = np.zeros((total, *of_steps.shape[2:]), of_steps.dtype)
+            joined[rows] = of_steps
+            return joined
+
+        rows, total = rows + self.starts, int((self.n_rows + 1).sum())
+        # A row for the closing frame, on which no step was taken, keeps returns from reaching into the next block.
+        self.flags, self.rewards, self.actions = placed(flags), placed(rewards), placed(actions)
+        self.outputs = placed(outputs)
+        self._write("flags", self.flags)
+        self._write("rewards", self.rewards)
+        self._write("actions", self.actions)
+
+    def _write(self, name: str, joined: np.ndarray) -> None:
+        for fields, start, n_rows in zip(self._views, self.starts.tolist(), self.n_rows.tolist(), strict=True):
+            fields[name][:n_rows] = joined[start : start + n_rows]
+
+    def steps(self, columns: dict[str, ObservationColumn], normalizer: Normalizer | None) -> Steps:
+        """
+        :param columns: how observations are stacked
+        :param normalizer: what the learner normalises with, or None
+        :return: the blocks as the networks see them
+        """
+        blocks = list(zip(self._views, self.n_rows.tolist(), strict=True))
+        return Steps(
+            [{key: fields[f"frames/{key}"][: self._lead + n + 1] for key in columns} for fields, n in blocks],
+            [fields["ages"][: n + 1] for fields, n in blocks],
+            columns,
+            normalizer,
+            th.as_tensor(self.actions),
+            th.as_tensor(self.outputs),
+        )
+
+    def write_priorities(
+        self, rewards: np.ndarray, q_taken: np.ndarray, values: np.ndarray, n_steps: int, gamma: float
+    ) -> None:
+        """
+        Priorities |R + gamma^k v(s_k) - q(s, a)|, with as many steps as the memory would use now.
+
+        :param rewards: ``(rows,)`` as the learner trains on them
+        :param q_taken: ``(rows,)`` q(s, a)
+        :param values: ``(rows,)`` the value to bootstrap from
+        :param n_steps: multi-step length
+        :param gamma: discount factor
+        """
+        returns, length = n_step_returns(rewards, self.flags, n_steps, gamma)
+        last = np.arange(len(returns)) + length - 1
+        bootstrapped = self.flags[last] & TERMINATED == 0
+        # The row behind the last is there wherever a step was taken.
+        targets = returns + bootstrapped * gamma**length * values.take(last + 1, mode="clip")
+        errors = np.abs(targets - q_taken).astype(np.float64) + PRIORITY_FLOOR
+        self._write("priorities", np.where(self.flags & TRANSITION > 0, errors, 0.0))

@@ -1,0 +1,85 @@
+"""A slot: an environment, and who plays in it."""
+
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.envs.slot_monitor import SlotMonitor
+from sb3_ca2e.envs.vector_slots import Seat
+from sb3_ca2e.priors.agent import PriorAgent
+
+
+class Playing(enum.IntEnum):
+    """Who plays in a slot."""
+
+    NATURE = 0
+    PRIOR = 1
+    #: a prior agent, at the start of an episode
+    PRIOR_STARTS = 2
+
+    @classmethod
+    def of(cls, prior: bool, age: int) -> "Playing":
+        """
+        :param prior: a prior agent does
+        :param age: steps since the episode began
+        :return: who plays
+        """
+        return cls.NATURE if not prior else cls.PRIOR if age > 0 else cls.PRIOR_STARTS
+
+
+#: Every so many episodes, a nature slot plays one without exploration, to measure the learner.
+GREEDY_EVERY = 10
+
+
+class Slot:
+    """
+    One environment with a policy on it, writing its steps into the block it fills.
+
+    :param index: index among all slots
+    :param env: its environment
+    :param exploration: how it explores as a nature slot
+    :param prior: its prior agent, None for a nature slot
+    :param seed: seed of the exploration
+    :param asked: what its first ``reset`` is given
+    """
+
+    def __init__(
+        self,
+        index: int,
+        env: SlotMonitor | Seat,
+        exploration: Exploration,
+        prior: PriorAgent | None,
+        seed: int,
+        asked: Mapping[str, Any],
+    ):
+        self.index, self.env, self.exploration, self.prior = index, env, exploration, prior
+        self.rng = np.random.default_rng(seed)
+        self.state: Any = None
+        self.games = 0
+        self.greedy = False
+        self.age = 0
+        self.raw, _ = env.reset(**asked)
+        self._new_game()
+
+    def reset(self, game_over: bool, retired: bool) -> None:
+        """
+        Begin the next episode.
+
+        :param game_over: the episode was the last of its game (Atari's lives are episodes of one game)
+        :param retired: the prior has been beaten, or fails; this slot is a nature slot from now on
+        """
+        self.raw, _ = self.env.reset()
+        self.age, self.state = 0, None
+        self.exploration.reset()
+        if retired and self.prior is not None:
+            self.prior, game_over, self.games = None, True, 0
+            self.env.prior_retired()
+        if game_over:
+            self._new_game()
+
+    def _new_game(self) -> None:
+        self.games += 1
+        self.greedy = self.prior is None and self.games % GREEDY_EVERY == 0

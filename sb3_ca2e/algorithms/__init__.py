@@ -1,0 +1,1 @@
+"""Algorithms: one file each, what they supply, and what they share."""

@@ -1,0 +1,554 @@
+"""What turns an off-policy algorithm of SB3 into a CA2E learner."""
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.save_util import recursive_getattr
+from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq
+from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.algorithms.arguments import (
+    as_list,
+    check,
+    check_env_type,
+    check_kind,
+    check_learn,
+    check_observations,
+    check_space,
+)
+from sb3_ca2e.algorithms.hooks import Hooks
+from sb3_ca2e.checkpoints.resumption import Resumption
+from sb3_ca2e.checkpoints.saving import Saving
+from sb3_ca2e.common.misspelt import refuse_misspelt
+from sb3_ca2e.envs.copies.modules import modules_of, refuse_lost_modules
+from sb3_ca2e.envs.model_env import as_env, asked_of_first_reset, forget_asked, made, not_reset, release
+from sb3_ca2e.envs.recipe import recipe_from
+from sb3_ca2e.learner.graphed_updates import launches
+from sb3_ca2e.learner.interrupts import Interrupts, Undisturbed
+from sb3_ca2e.learner.update import Learner, tiny_numbers_are_zero
+from sb3_ca2e.priors.agent import PriorAgent, PriorSource
+from sb3_ca2e.priors.retirement import Retirement
+from sb3_ca2e.replay.memory import PrioritizedReplayBuffer, PrioritizedReplaySamples
+from sb3_ca2e.transport.shared_memory.parking import discard_parked, discarded_on_error
+
+if TYPE_CHECKING:
+    from sb3_ca2e.learner.callback_steps import Tick
+    from sb3_ca2e.learner.collector import Collector
+
+#: Slots where neither the user nor the environment says how many: the paper's.
+DEFAULT_ACTORS = 8
+#: Updates to come for which ``compile="auto"`` compiles.
+WORTH_COMPILING = 20_000
+
+
+class CA2EMixin(Hooks, Saving):
+    """
+    Asynchronous actors, prioritized multi-step memory and prior agents for an off-policy algorithm of SB3.
+
+    SB3's own ``learn`` drives it: ``collect_rollouts`` takes transitions that actors have made instead of making
+    them, and ``train`` adds importance weights and new priorities. An algorithm supplies the six
+    :class:`~sb3_ca2e.algorithms.hooks.Hooks`.
+    """
+
+    # Arguments.
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Refuse a misspelt argument with the nearest right name, which Python itself does not tell."""
+        refuse_misspelt(cls, kwargs)
+        return super().__new__(cls)
+
+    @classmethod
+    def _env_from(cls, env: Any, verbose: int = 0) -> Any:
+        env = as_env(made(env, verbose))
+        check_kind(env, cls)
+        return env
+
+    @staticmethod
+    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        check_space(wrapped.action_space)
+        check_observations(wrapped.observation_space)
+        return wrapped
+
+    def _set_ca2e_arguments(
+        self,
+        *,
+        prior_agents: Sequence[PriorSource] = (),
+        n_actors: int | None = None,
+        n_processes: int | None = None,
+        execution: str = "async",
+        prior_alpha: float = 1.0,
+        prior_patience: int = 3,
+        local_buffer_size: int = 50,
+        actor_update_interval: int = 100,
+        rate_limit: bool = True,
+        info_keys: Sequence[str] = (),
+        inference: str = "auto",
+        compile: bool | str = "auto",
+        actor_restarts: int = 10,
+        actor_timeout: float | None = 60.0,
+    ) -> None:
+        """Keep the arguments as given: ``load`` writes them back under their own names."""
+        agents = as_list("prior_agents", prior_agents, "agents, one a slot", PriorSource)
+        self._check_prior_agents([PriorAgent.of(agent) for agent in agents])
+        self.prior_agents = [PriorAgent.of(each) if isinstance(each, BaseAlgorithm) else each for each in agents]
+        self.n_actors = n_actors
+        self.n_processes = n_processes
+        self.execution = execution
+        self.prior_alpha = prior_alpha
+        self.prior_patience = prior_patience
+        self.local_buffer_size = local_buffer_size
+        self.actor_update_interval = actor_update_interval
+        self.rate_limit = rate_limit
+        self.info_keys = tuple(as_list("info_keys", info_keys, "names", str))
+        self.inference = inference
+        self.compile = compile
+        self.actor_restarts = actor_restarts
+        self.actor_timeout = actor_timeout
+        self.retirement_state: dict[str, Any] | None = None
+        self._last_actor_stats: list[dict[str, Any]] = []
+        self._n_updates_at_start = 0
+        self._n_learns = 0  # saved, so that each learn() sees new episodes though the seed is the same
+        self._collector: Collector | None = None
+        self._due: list[Callable[[], None]] = []
+        self._resumption: Resumption | None = None
+        self._interrupts = Interrupts()
+        self._last_batch: tuple[PrioritizedReplaySamples, th.Tensor] | None = None
+        self._learner: Learner | None = None
+
+    def _check_prior_agents(self, agents: list[PriorAgent]) -> None:
+        """Refuse at once what ``learn`` could not load, as far as that can be told without a network."""
+        if agents and self.env is not None:
+            identity = recipe_from(self.env, copies=False).identity
+            for agent in agents:
+                agent.check(self.observation_space, self.action_space, identity)
+
+    @property
+    def n_slots(self) -> int:
+        """Number of slots, priors included."""
+        if self.n_actors is not None:
+            return self.n_actors
+        return self.n_envs if self.n_envs > 1 else DEFAULT_ACTORS
+
+    @property
+    def actor_stats(self) -> list[dict[str, Any]]:
+        """What each slot does now or, outside ``learn``, did last: one plain dictionary a slot."""
+        if self._collector is None:
+            return self._last_actor_stats
+        return self._collector.actor_stats(1.0 - self._current_progress_remaining)
+
+    def _prior_slots(self) -> dict[int, int]:
+        """The prior agents take the last slots, which explore least once they become nature slots."""
+        first = self.n_slots - len(self.prior_agents)
+        return {first + index: index for index in range(len(self.prior_agents))}
+
+    def _nature_explorations(self) -> list[Exploration]:
+        """Explorations of the slots that have no prior agent, or none any more."""
+        retirement = self._retirement()
+        with_prior = {slot for slot, index in self._prior_slots().items() if not retirement.retired(index)}
+        return [each for slot, each in enumerate(self.explorations()) if slot not in with_prior]
+
+    def _nature_slots_changed(self) -> None:
+        """A prior slot has become a nature slot."""
+
+    def _retirement(self) -> Retirement:
+        retirement = Retirement(self.prior_alpha, self.prior_patience, self.retirement_state)
+        for index in range(len(self.prior_agents)):
+            retirement.add_prior(index)
+        return retirement
+
+    # Setting up.
+
+    def _setup_model(self) -> None:
+        self._convert_train_freq()
+        check(self)
+        self.explorations()  # refuses lists of the wrong length
+        if self.env is not None:
+            self._check_env(self.env)
+        if self.replay_buffer is None:
+            self.replay_buffer = self._make_memory()
+        # SB3 warns of n_steps > 1 with a buffer class of one's own: this one has them already.
+        n_steps, self.n_steps = self.n_steps, 1
+        n_learns = self._n_learns
+        try:
+            super()._setup_model()
+        finally:
+            self.n_steps = n_steps
+        self._n_learns = n_learns  # a loaded model goes on, though SB3 sets its seed anew
+        if self.execution == "async":
+            parts = [self, self.action_noise, *self.policy.modules()]
+            refuse_lost_modules(modules_of(map(type, parts)), "the model")
+        if self.env is not None and n_learns > 0:
+            forget_asked(self.env)
+
+    def _check_env(self, env: VecEnv) -> None:
+        """Refuse what actors can't rebuild, or can't step."""
+        recipe_from(env, own=self._steps_own(env), here=self.execution == "sync")
+        if env.render_mode == "human" and self.n_slots > 1:
+            raise ValueError(
+                f"render_mode='human' would open a window for each of the {self.n_slots} slots. Give n_actors=1, or "
+                "make the environment without it and watch the model in another one."
+            )
+
+    def _steps_own(self, env: VecEnv) -> bool:
+        """In one process, as many slots as there are environments need no copies of them."""
+        return self.execution == "sync" and self.n_slots == env.num_envs
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """
+        Learn on another environment from now on; see :meth:`stable_baselines3.common.base_class.BaseAlgorithm.set_env`.
+
+        :param env: whatever the constructor takes, of the same spaces and number of environments
+        :param force_reset: reset it before learning
+        :raises ValueError: if actors can't step it, or its spaces are others; the model keeps the one it has
+        """
+        check_env_type(env := as_env(made(env, self.verbose)))
+        env = self._wrap_env(env, self.verbose)
+        if env.num_envs == self.n_envs:  # else SB3 refuses it
+            check_for_correct_spaces(env, self.observation_space, self.action_space)
+            self._check_env(env)
+        super().set_env(env, force_reset)
+
+    def _current_learner(self) -> Learner:
+        """The learner of the networks and optimisers that there are: a user may have replaced or changed some."""
+        modules, optimizers = self.trained_networks()
+        before = self._learner
+        if before is not None and before.learns(modules, optimizers):
+            return before
+        self._record_updates()
+        self._learner = Learner(self.update, modules, optimizers, self._values_of_update_settings)
+        self._learner.n_skipped = before.n_skipped if before is not None else 0
+        return self._learner
+
+    def _values_of_update_settings(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in self.update_settings)
+
+    def _make_memory(self) -> PrioritizedReplayBuffer:
+        """The memory reserves nothing until transitions come."""
+        memory_class = self.replay_buffer_class or PrioritizedReplayBuffer
+        assert issubclass(memory_class, PrioritizedReplayBuffer)
+        self.replay_buffer_class = memory_class
+        recipe = recipe_from(self.env, copies=False) if self.env is not None else None
+        return memory_class(
+            self.buffer_size,
+            self.observation_space,
+            self.action_space,
+            device=self.device,
+            n_envs=self.n_envs,
+            optimize_memory_usage=self.optimize_memory_usage,
+            n_steps=self.n_steps,
+            gamma=self.gamma,
+            columns=recipe.columns if recipe is not None else None,
+            normalize_frames=recipe is not None and recipe.normalizes_frames,
+            seed=self.seed,
+            **{"n_slots": self.n_slots, **self.replay_buffer_kwargs},
+        )
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Seed everything that is random, the actors and the memory too.
+
+        :param seed: None leaves all as it is
+        """
+        super().set_random_seed(seed)
+        if seed is not None:
+            self.seed = seed  # from which each actor takes its own when it starts
+            self._n_learns = 0
+            self.replay_buffer.set_random_seed(seed)
+
+    # Learning.
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """
+        Train as SB3 does; see :meth:`stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm.learn`.
+
+        Actor processes start here and are gone when this returns, raises or is interrupted; the process that they were
+        forked from may wait for a minute, for another call. In the main thread, SIGINT
+        and SIGTERM end it between two transitions; SIGTERM then ends the process, unless you handle it yourself.
+
+        :param total_timesteps: transitions of all slots together
+        :param callback: called at every tick of ``n_envs`` transitions
+        :param log_interval: log every so many episodes
+        :param tb_log_name: name of the run for TensorBoard, None for the algorithm's
+        :param reset_num_timesteps: count from zero, and draw a new curve
+        :param progress_bar: show one
+        :return: the model
+        :raises TypeError: if ``total_timesteps`` is no number, or ``callback`` none of SB3's
+        :raises ValueError: if ``log_interval`` is no number of episodes
+        :raises RuntimeError: if a callback calls it
+        :raises ActorError: if an actor fails too often; the model can be used and saved
+        :raises KeyboardInterrupt: if it is interrupted; the model can be used and saved
+        """
+        total_timesteps = check_learn(total_timesteps, callback, log_interval)
+        if self._collector is not None:
+            raise RuntimeError("learn() is running: a callback can't call it again.")
+        if not isinstance(self.replay_buffer, PrioritizedReplayBuffer):
+            raise TypeError(
+                f"replay_buffer was set to a {type(self.replay_buffer).__name__}, and actors fill a "
+                "PrioritizedReplayBuffer: keep the model's own, and take transitions over with "
+                "model.replay_buffer.add_from(buffer)."
+            )
+        as_list("prior_agents", self.prior_agents, "agents, one a slot", PriorSource)  # they may have been set since
+        tb_log_name = tb_log_name or type(self).__name__
+        with discarded_on_error(), Interrupts() as self._interrupts:
+            try:
+                try:
+                    super().learn(
+                        total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+                    )
+                    self._do_what_is_due()
+                    if self.verbose >= 1 and self._collector is not None:
+                        print(self._collector.advice())
+                    self._stop_actors(keep_server=True)
+                    return self
+                finally:
+                    self._stop_actors()
+            finally:  # a handler of the user's may have raised, once more, just before that
+                self._stop_actors()
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        noise, self.action_noise = self.action_noise, None  # SB3 would vectorize it; here each slot has its own copy
+        normalize = self._vec_normalize_env
+        training = normalize is not None and normalize.training
+        assert self.env is not None
+        asked = asked_of_first_reset(self.env, self.n_slots)
+        try:
+            if normalize is not None:
+                normalize.training = False  # SB3 resets the user's environment, and stores nothing of that
+            with not_reset(self.env) if self._steps_own(self.env) else contextlib.nullcontext():
+                set_up = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        finally:
+            self.action_noise = noise
+            if normalize is not None:
+                normalize.training = training
+        self._n_updates_at_start = self._n_updates
+        self._begin_resumed(reset_num_timesteps)
+        self._start_actors(asked)
+        return set_up
+
+    def _start_actors(self, asked: list[dict[str, Any]]) -> None:
+        assert self.env is not None
+        if self.execution == "async":
+            release(
+                self.env
+            )  # before functions are pickled, and what their classes know of environments that there are
+        recipe = recipe_from(self.env, own=self._steps_own(self.env), here=self.execution == "sync")
+        if self.replay_buffer.size() == 0:
+            self.replay_buffer = self._make_memory()  # the environment's stacks may be others than at construction
+        self.replay_buffer.arrange(recipe.columns, recipe.normalizes_frames)
+        retirement = self._retirement()
+        self.retirement_state = retirement.state
+        going_on = self._slots_going_on()
+        prior_of = self._prior_slots()
+        priors: list[PriorAgent | None] = [None] * self.n_slots
+        for slot, index in prior_of.items():
+            if not retirement.retired(index) or (going_on is not None and going_on.priors[slot]):
+                agent = PriorAgent.of(self.prior_agents[index])
+                agent.resolve(self.observation_space, self.action_space, recipe.identity)
+                if agent.revision is not None:
+                    self.prior_agents[index] = agent  # it keeps the commit and the hash, in the saved model too
+                retirement.set_baseline(index, agent.mean_reward)
+                priors[slot] = agent.for_actor()
+        self.policy.set_training_mode(False)
+        # Half of the package: who predicts, or loads a model, need not wait for it.
+        from sb3_ca2e.algorithms.start import prepared
+
+        start = prepared(self, recipe, priors, prior_of, retirement, self._n_learns, asked)
+        self._n_learns += going_on is None
+        with Undisturbed():
+            self._collector = start()
+        self.replay_buffer.import_kernels()  # while actors start
+
+    def _stop_actors(self, keep_server: bool = False) -> None:
+        if self._collector is not None:
+            with Undisturbed() as undisturbed:
+                collector, self._collector = self._collector, None
+                self._last_actor_stats = collector.actor_stats(1.0 - self._current_progress_remaining)
+                collector.stop(keep_server)
+                if undisturbed.came:
+                    discard_parked()
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        train_freq: TrainFreq,
+        replay_buffer: ReplayBuffer,
+        action_noise: ActionNoise | None = None,
+        learning_starts: int = 0,
+        log_interval: int | None = None,
+    ) -> RolloutReturn:
+        """
+        Take transitions that the actors have made: the ratio of updates to transitions is SB3's by construction.
+
+        Where the rate is not limited, take all that are ready and wait for none.
+
+        :param env: unused, as are ``replay_buffer``, ``action_noise`` and ``learning_starts``
+        :param callback: called once a tick
+        :param train_freq: ticks to take
+        :param replay_buffer: unused
+        :param action_noise: unused
+        :param learning_starts: unused
+        :param log_interval: log every so many episodes
+        :return: how much was collected
+        """
+        assert self._collector is not None
+        callback.on_rollout_start()
+        self._put_back()
+        self._do_what_is_due()
+        num_collected_steps = num_collected_episodes = 0
+        frequency = train_freq.frequency
+        if not self.rate_limit:
+            frequency = max(frequency, self.n_slots * self.local_buffer_size // self.n_envs)
+        while num_collected_steps < frequency:
+            tick = self._collector.tick() or self._collect_tick(train_freq)
+            if tick is None:
+                break
+            rewards, dones, infos, actor_ids, actor_kinds, n_episodes = tick
+            num_collected_steps += 1
+            self.num_timesteps += self.n_envs
+            callback.update_locals(locals())
+            with self._interrupts.immediate():
+                proceed = callback.on_step()
+            if not proceed:
+                return RolloutReturn(num_collected_steps * self.n_envs, num_collected_episodes, continue_training=False)
+            if any(infos):
+                nature = [i for i, kind in enumerate(actor_kinds) if kind == "nature"]
+                self._update_info_buffer([infos[i] for i in nature], dones[nature])
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+            self._on_step()
+            for _ in range(n_episodes):
+                num_collected_episodes += 1
+                self._episode_num += 1
+                if log_interval is not None and self._episode_num % log_interval == 0:
+                    self.dump_logs()
+        callback.on_rollout_end()
+        return RolloutReturn(num_collected_steps * self.n_envs or 1, num_collected_episodes, continue_training=True)
+
+    def _collect_tick(self, train_freq: TrainFreq) -> "Tick | None":
+        """Collect until there is a tick; None if there are no transitions and the rate is not limited."""
+        assert self._collector is not None
+        collector = self._collector
+        group = train_freq.frequency * self.n_envs
+        asked = self._total_timesteps - self._num_timesteps_at_start
+        end = self._num_timesteps_at_start + -(-asked // group) * group  # where SB3's loop will stop
+        learning = self.num_timesteps > self.learning_starts and self.gradient_steps != 0
+        while collector.n_ready < self.n_envs:
+            ready = collector.n_ready
+            at_most = end - self.num_timesteps - ready
+            if at_most <= 0:
+                return None
+            progress = self.num_timesteps / self._total_timesteps
+            wait = self.rate_limit or not learning
+            collector.collect(at_most, self.num_timesteps, progress, wait, self._interrupts.immediate)
+            if collector.just_retired:
+                collector.just_retired.clear()
+                self._nature_slots_changed()
+            if collector.n_ready == ready and not wait:  # else all steps of the blocks were refused
+                return None
+        return collector.tick()
+
+    @tiny_numbers_are_zero()
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        """
+        Update from the memory, without collecting.
+
+        :param gradient_steps: number of updates
+        :param batch_size: transitions in each
+        """
+        started = time.perf_counter()
+        if not self.policy.training:  # to set it visits every layer, which takes as long as some updates
+            self.policy.set_training_mode(True)
+        names, _ = self._get_torch_save_params()
+        self._update_learning_rate([recursive_getattr(self, name) for name in names if name.endswith("optimizer")])
+        memory = self.replay_buffer
+        beta = self.replay_buffer_kwargs.get("beta", 0.4)
+        memory.beta = beta + (1.0 - beta) * (1.0 - max(self._current_progress_remaining, 0.0))
+        learner = self._current_learner()
+        fused = learner.fused(memory, batch_size) if self._vec_normalize_env is None else None
+        for n_updates in itertools.repeat(1, gradient_steps) if fused is None else launches(gradient_steps):
+            self._interrupts.check()
+            if fused is not None:  # what follows, as often, in one launch on the device
+                batch, td_errors = fused(n_updates)
+                self._n_updates += n_updates
+                continue
+            batch = memory.sample(batch_size, env=self._vec_normalize_env)
+            self._n_updates += 1
+            td_errors, priorities = learner.update(batch)
+            memory.update_priorities(batch.indices, batch.generations, priorities)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        if gradient_steps > 0:
+            if self.device.type == "cpu":  # elsewhere to read them would wait for the device
+                self._record_updates()
+            self._last_batch = batch, td_errors
+            if self.compilable and self._compile_now(gradient_steps):
+                learner.compile(batch, wait=self.execution == "sync", asked_for=self.compile is True)
+        if self._collector is not None:
+            self._collector.learner_updates += time.perf_counter() - started
+
+    def _compile_now(self, gradient_steps: int) -> bool:
+        """Compiling takes some ten seconds of a core, which a short run does not win back."""
+        if self.compile != "auto":
+            return bool(self.compile)
+        assert isinstance(self.train_freq, TrainFreq)
+        to_come = self._total_timesteps - self.num_timesteps
+        updates = to_come * gradient_steps / (self.train_freq.frequency * self.n_envs)
+        # In one process, when a compiler finishes would decide on the last digits.
+        return updates >= WORTH_COMPILING and self.execution == "async"
+
+    def _record_updates(self) -> None:
+        """What the updates told since this was last asked."""
+        if self._learner is not None:
+            for name, mean in self._learner.take_metrics().items():
+                self.logger.record(f"train/{name}", mean)
+            if self._learner.n_skipped:
+                self.logger.record("train/skipped_updates", self._learner.n_skipped)
+
+    def _record_batch(self) -> None:
+        """Who fed the last batch, and what it taught."""
+        batch, td_errors = self._last_batch or (None, None)
+        if batch is None or td_errors is None:
+            return
+        self.logger.record("replay/sampled_prior_fraction", batch.prior.float().mean().item())
+        self.logger.record("replay/sample_age", batch.ages.float().mean().item())
+        self.logger.record("replay/samples_per_insert", self._n_updates * len(td_errors) / max(self.num_timesteps, 1))
+        for name, which in (("prior", batch.prior), ("nature", ~batch.prior)):
+            if which.any():
+                self.logger.record(f"replay/td_error_{name}", td_errors.abs()[which].mean().item())
+
+    def dump_logs(self) -> None:
+        """Write the logs: SB3's, and what the actors, the priors and the memory do."""
+        self._record_updates()
+        # Where episodes are short this comes every few transitions, and often nobody reads it.
+        if self._collector is not None and self.logger.output_formats:
+            self._collector.log(self.logger, 1.0 - self._current_progress_remaining)
+            self._record_batch()
+            elapsed = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
+            self.logger.record("time/updates_per_second", (self._n_updates - self._n_updates_at_start) / elapsed)
+        super().dump_logs()

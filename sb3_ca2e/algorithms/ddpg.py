@@ -1,0 +1,227 @@
+"""CA2E-DDPG: deterministic policy gradients from multi-step returns, with many actors."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import DDPG
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
+from torch.utils._pytree import tree_map
+
+from sb3_ca2e.actors.exploration import Exploration, noise_ladder
+from sb3_ca2e.actors.steps import Steps
+from sb3_ca2e.algorithms.base import CA2EMixin
+from sb3_ca2e.learner.update import Networks, Result
+from sb3_ca2e.policies import CA2EDDPGCnnPolicy, CA2EDDPGMultiInputPolicy, CA2EDDPGPolicy, l2_penalty
+from sb3_ca2e.priors.agent import PriorSource
+from sb3_ca2e.replay.memory import PrioritizedReplaySamples
+
+
+class CA2EDDPG(CA2EMixin, DDPG):
+    """
+    Deep Deterministic Policy Gradient with Compound Asynchronous Exploration and Exploitation.
+
+    Takes what :class:`stable_baselines3.DDPG` takes, with the same meaning, and after it what
+    :class:`~sb3_ca2e.CA2EDQN` documents. Its own:
+
+    :param learning_rate: learning rate of the critic
+    :param actor_learning_rate: learning rate of the actor, or a schedule
+    :param critic_l2: weight of the critic's L2 penalty, half the sum of its squared weights
+    :param action_noise: a noise to copy for each slot; None for Gaussian noise on actions scaled to [-1, 1],
+        sigma evenly from 0.05 to 0.4 over the slots
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": CA2EDDPGPolicy,
+        "CnnPolicy": CA2EDDPGCnnPolicy,
+        "MultiInputPolicy": CA2EDDPGMultiInputPolicy,
+    }
+
+    action_spaces = (spaces.Box,)
+    compilable = True
+    update_settings = ("critic_l2", "tau")
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | Any,
+        learning_rate: float | Schedule = 1e-3,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 3,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        prior_agents: Sequence[PriorSource] = (),
+        n_actors: int | None = None,
+        n_processes: int | None = None,
+        execution: str = "async",
+        prior_alpha: float = 1.0,
+        prior_patience: int = 3,
+        actor_learning_rate: float | Schedule = 1e-4,
+        critic_l2: float = 1e-2,
+        local_buffer_size: int = 50,
+        actor_update_interval: int = 100,
+        rate_limit: bool = True,
+        info_keys: Sequence[str] = (),
+        inference: str = "auto",
+        compile: bool | str = "auto",
+        actor_restarts: int = 10,
+        actor_timeout: float | None = 60.0,
+    ) -> None:
+        super().__init__(
+            policy,  # type: ignore[arg-type]
+            self._env_from(env, verbose),
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            action_noise=action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        self.actor_learning_rate = actor_learning_rate
+        self.critic_l2 = critic_l2
+        self._set_ca2e_arguments(
+            prior_agents=prior_agents,
+            n_actors=n_actors,
+            n_processes=n_processes,
+            execution=execution,
+            prior_alpha=prior_alpha,
+            prior_patience=prior_patience,
+            local_buffer_size=local_buffer_size,
+            actor_update_interval=actor_update_interval,
+            rate_limit=rate_limit,
+            info_keys=info_keys,
+            inference=inference,
+            compile=compile,
+            actor_restarts=actor_restarts,
+            actor_timeout=actor_timeout,
+        )
+        if _init_setup_model:
+            self._setup_model()
+
+    # What runs in the learner (Algorithm 3).
+
+    def update(self, networks: Networks, batch: PrioritizedReplaySamples) -> Result:
+        """
+        One step of critic and actor on a prioritized batch of n-step transitions.
+
+        y = sum_{k<n} gamma^k r_{t+k+1} + gamma^n q(s_{t+n}, pi(s_{t+n}; omega^-); theta^-); the actor ascends
+        q(s, pi(s; omega); theta).
+
+        :param networks: theta, ``critic``, omega, ``actor``, and their targets
+        :param batch: the batch
+        :return: ``(batch,)`` TD errors y - q(s_t, a_t; theta), from which the new priorities come, and what to log
+        """
+        observations, next_observations = batch.observations, batch.next_observations
+        with th.no_grad():
+            next_actions = networks("actor_target")(next_observations)
+            next_q_values = smallest(networks("critic_target")(next_observations, next_actions))
+            target_q_values = batch.rewards + (1 - batch.dones) * batch.discounts * next_q_values
+
+        def weighted_square(critic: th.nn.Module) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor]]:
+            td_errors = [target_q_values - q_values for q_values in critic(observations, batch.actions)]
+            loss = sum((batch.weights * error.square()).mean() for error in td_errors)
+            penalty = self.critic_l2 * l2_penalty(critic) if self.critic_l2 else 0.0
+            return loss + penalty, (td_errors[0].detach(), loss.detach())
+
+        _, (td_errors, critic_loss) = networks.minimise("critic", weighted_square)
+
+        def negative_value(actor: th.nn.Module) -> tuple[th.Tensor, tuple[()]]:
+            return -networks("critic")(observations, actor(observations))[0].mean(), ()
+
+        actor_loss, _ = networks.minimise("actor", negative_value)
+        networks.follow("critic_target", "critic", self.tau)
+        networks.follow("actor_target", "actor", self.tau)
+        return td_errors.flatten(), {"critic_loss": critic_loss, "actor_loss": actor_loss}
+
+    def trained_networks(self) -> tuple[dict[str, th.nn.Module], dict[str, th.optim.Optimizer]]:
+        """
+        :return: the networks that :meth:`update` names, and the optimisers of those that it optimises
+        """
+        modules = {name: getattr(self, name) for name in ("actor", "critic", "actor_target", "critic_target")}
+        return modules, {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
+
+    def published_modules(self) -> dict[str, th.nn.Module]:
+        """
+        :return: the networks that actors need
+        """
+        return {"actor": self.actor, "critic": self.critic}
+
+    def explorations(self) -> list[Exploration]:
+        """
+        :return: the exploration of each slot
+        """
+        assert isinstance(self.action_space, spaces.Box)
+        return list[Exploration](noise_ladder(self.n_slots, self.action_space, self.action_noise))
+
+    # What runs in the actors (Algorithms 1.2 and 2).
+
+    @staticmethod
+    def act(modules: dict[str, Any], observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param modules: the published networks
+        :param observations: ``(slots, ...)``
+        :return: ``(slots, action_dim)`` greedy actions in [-1, 1], and the same again, kept for the priorities
+        """
+        actions = modules["actor"](observations)
+        return actions, actions
+
+    @staticmethod
+    def evaluate(modules: dict[str, Any], steps: Steps) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param modules: the published networks
+        :param steps: a block, with the greedy actions that :meth:`act` gave
+        :return: ``(rows,)`` q(s, a) of the actions taken and ``(rows,)`` q(s, pi(s)) to bootstrap from
+        """
+        # One pass for both actions: of small networks most of the time is Python's, from layer to layer.
+        twice = tree_map(lambda observations: th.cat([observations, observations]), steps.observations)
+        q_values = modules["critic"](twice, th.cat([steps.actions, steps.outputs]))
+        n_rows = len(steps.actions)
+        return q_values[0][:n_rows].flatten(), smallest(q_values)[n_rows:].flatten()
+
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        """SB3 sets both optimisers to one rate; here the actor has its own."""
+        super()._update_learning_rate(self.critic.optimizer)
+        actor_rate = FloatSchedule(self.actor_learning_rate)(self._current_progress_remaining)
+        self.logger.record("train/actor_learning_rate", actor_rate)
+        update_learning_rate(self.actor.optimizer, actor_rate)
+
+
+def smallest(q_values: tuple[th.Tensor, ...]) -> th.Tensor:
+    """
+    :param q_values: ``(batch, 1)`` for each critic (DDPG has one unless ``policy_kwargs`` asks for more)
+    :return: ``(batch, 1)`` their minimum
+    """
+    return q_values[0] if len(q_values) == 1 else th.cat(q_values, dim=1).min(dim=1, keepdim=True).values

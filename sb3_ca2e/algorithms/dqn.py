@@ -1,0 +1,239 @@
+"""CA2E-DQN: double Q-learning from multi-step returns, with many actors."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import DQN
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import LinearSchedule
+
+from sb3_ca2e.actors.exploration import EpsilonGreedy, Exploration, epsilon_ladder
+from sb3_ca2e.actors.steps import Steps
+from sb3_ca2e.algorithms.base import CA2EMixin
+from sb3_ca2e.learner.update import Networks, Result
+from sb3_ca2e.policies import CA2EDQNCnnPolicy, CA2EDQNMultiInputPolicy, CA2EDQNPolicy
+from sb3_ca2e.priors.agent import PriorSource
+from sb3_ca2e.replay.memory import PrioritizedReplaySamples
+
+
+class CA2EDQN(CA2EMixin, DQN):
+    """
+    Deep Q-Network with Compound Asynchronous Exploration and Exploitation.
+
+    Takes what :class:`stable_baselines3.DQN` takes, with the same meaning, and after it:
+
+    :param prior_agents: pretrained agents; each takes one slot until the learner has beaten it. A model, a path,
+        ``"zoo:ppo"``, ``"hub:sb3/ppo-CartPole-v1"``, or a :class:`~sb3_ca2e.PriorAgent`
+    :param n_actors: slots, priors included; None for ``env.num_envs`` where that is over 1, else 8
+    :param n_processes: actor processes; None for one a CPU, at most one a slot
+    :param execution: ``"async"``, or ``"sync"`` for the same actors and learner in one process, repeatable
+    :param prior_alpha: a prior retires at ``r >= baseline + (alpha - 1) * abs(baseline)``
+    :param prior_patience: looks in a row that must find so
+    :param double_q: let the online network choose the action whose value the target network gives
+    :param local_buffer_size: transitions that a slot hands over at once (B of the paper)
+    :param actor_update_interval: transitions that a slot makes between two looks for newer parameters
+    :param rate_limit: hold updates per transition at ``gradient_steps / (train_freq * n_envs)``; False lets actors
+        and learner run free, as in the paper
+    :param info_keys: entries of ``info`` that callbacks are to see
+    :param inference: where the actors' networks run: ``"actor"``, on the CPU in each actor process; ``"device"``, on
+        the model's device, where one pass answers all; ``"auto"``: on a device other than the CPU if it answers at
+        least twice as soon, which is timed when learning starts
+    :param compile: compile the update: True, False, or ``"auto"`` for where enough updates are to come to win back the
+        seconds that it takes; until it is done, and where it can't be (``True`` warns), updates run eagerly
+    :param actor_restarts: how often an actor process that failed is replaced within ten minutes before
+        :class:`~sb3_ca2e.ActorError` is raised; 0 for never
+    :param actor_timeout: seconds without a sign of life after which an actor process is replaced, ten times as many
+        while an environment is made or reset; None for never
+    :param n_steps: steps of a multi-step return
+    :param exploration_initial_eps: epsilon at the start: None for evenly from 1.0 to 0.2 over the slots, one
+        number for all, or a list with one a slot
+    :param exploration_final_eps: epsilon at the end: one number for all, or a list with one a slot
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": CA2EDQNPolicy,
+        "CnnPolicy": CA2EDQNCnnPolicy,
+        "MultiInputPolicy": CA2EDQNMultiInputPolicy,
+    }
+
+    action_spaces = (spaces.Discrete,)
+    compilable = True
+    update_settings = ("double_q", "max_grad_norm")
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | Any,
+        learning_rate: float | Schedule = 1e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 32,
+        tau: float = 1.0,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 4,
+        gradient_steps: int = 1,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 3,
+        target_update_interval: int = 10000,
+        exploration_fraction: float = 0.1,
+        exploration_initial_eps: float | Sequence[float] | None = None,
+        exploration_final_eps: float | Sequence[float] = 0.1,
+        max_grad_norm: float = 10,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        prior_agents: Sequence[PriorSource] = (),
+        n_actors: int | None = None,
+        n_processes: int | None = None,
+        execution: str = "async",
+        prior_alpha: float = 1.0,
+        prior_patience: int = 3,
+        double_q: bool = True,
+        local_buffer_size: int = 50,
+        actor_update_interval: int = 100,
+        rate_limit: bool = True,
+        info_keys: Sequence[str] = (),
+        inference: str = "auto",
+        compile: bool | str = "auto",
+        actor_restarts: int = 10,
+        actor_timeout: float | None = 60.0,
+    ) -> None:
+        super().__init__(
+            policy,  # type: ignore[arg-type]
+            self._env_from(env, verbose),
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            target_update_interval=target_update_interval,
+            exploration_fraction=exploration_fraction,
+            exploration_initial_eps=exploration_initial_eps,  # type: ignore[arg-type]
+            exploration_final_eps=exploration_final_eps,  # type: ignore[arg-type]
+            max_grad_norm=max_grad_norm,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        self.double_q = double_q
+        self._set_ca2e_arguments(
+            prior_agents=prior_agents,
+            n_actors=n_actors,
+            n_processes=n_processes,
+            execution=execution,
+            prior_alpha=prior_alpha,
+            prior_patience=prior_patience,
+            local_buffer_size=local_buffer_size,
+            actor_update_interval=actor_update_interval,
+            rate_limit=rate_limit,
+            info_keys=info_keys,
+            inference=inference,
+            compile=compile,
+            actor_restarts=actor_restarts,
+            actor_timeout=actor_timeout,
+        )
+        if _init_setup_model:
+            self._setup_model()
+
+    # What runs in the learner (Algorithm 3).
+
+    def update(self, networks: Networks, batch: PrioritizedReplaySamples) -> Result:
+        """
+        One step on the loss of a prioritized batch of n-step transitions.
+
+        y = sum_{k<n} gamma^k r_{t+k+1} + gamma^n q(s_{t+n}, argmax_a q(s_{t+n}, a; theta); theta^-)
+
+        :param networks: theta, ``q_net``, and theta^-, ``q_net_target``
+        :param batch: the batch
+        :return: ``(batch,)`` TD errors y - q(s_t, a_t; theta), from which the new priorities come, and what to log
+        """
+        with th.no_grad():
+            next_q_values = networks("q_net_target")(batch.next_observations)
+            chooser = networks("q_net")(batch.next_observations) if self.double_q else next_q_values
+            next_q_values = next_q_values.gather(1, chooser.argmax(dim=1, keepdim=True))
+            target_q_values = batch.rewards + (1 - batch.dones) * batch.discounts * next_q_values
+
+        def weighted_square(q_net: th.nn.Module) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor]]:
+            q_values = q_net(batch.observations).gather(1, batch.actions.long())
+            td_errors = target_q_values - q_values
+            return (batch.weights * td_errors.square()).mean(), (td_errors.detach(), q_values.detach())
+
+        loss, (td_errors, q_values) = networks.minimise("q_net", weighted_square, self.max_grad_norm)
+        return td_errors.flatten(), {"loss": loss, "q_value": q_values.mean()}
+
+    def trained_networks(self) -> tuple[dict[str, th.nn.Module], dict[str, th.optim.Optimizer]]:
+        """
+        :return: the networks that :meth:`update` names, and the optimisers of those that it optimises
+        """
+        modules: dict[str, th.nn.Module] = {"q_net": self.q_net, "q_net_target": self.q_net_target}
+        return modules, {"q_net": self.policy.optimizer}
+
+    def published_modules(self) -> dict[str, th.nn.Module]:
+        """
+        :return: the networks that actors need
+        """
+        return {"q_net": self.q_net}
+
+    def explorations(self) -> list[Exploration]:
+        """
+        :return: the exploration of each slot
+        """
+        n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
+        starts, ends = self.exploration_initial_eps, self.exploration_final_eps
+        ladder = epsilon_ladder(self.n_slots, n_actions, starts, ends, self.exploration_fraction)
+        return list[Exploration](ladder)
+
+    # What runs in the actors (Algorithms 1.2 and 2).
+
+    @staticmethod
+    def act(modules: dict[str, Any], observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param modules: the published networks
+        :param observations: ``(slots, ...)``
+        :return: ``(slots,)`` greedy actions and ``(slots, n_actions)`` Q-values, kept for the priorities
+        """
+        q_values = modules["q_net"](observations)
+        return q_values.argmax(dim=1), q_values
+
+    @staticmethod
+    def evaluate(modules: dict[str, Any], steps: Steps) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param modules: the published networks
+        :param steps: a block, with the Q-values that :meth:`act` gave
+        :return: ``(rows,)`` q(s, a) of the actions taken and ``(rows,)`` max_a q(s, a) to bootstrap from
+        """
+        q_values = steps.outputs
+        return q_values.gather(1, steps.actions).flatten(), q_values.max(dim=1).values
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self._nature_slots_changed()
+
+    def _nature_slots_changed(self) -> None:
+        """``exploration_rate``, which SB3's ``predict`` uses, is the mean epsilon of the nature slots."""
+        ladder = [each for each in self._nature_explorations() if isinstance(each, EpsilonGreedy)]
+        initial = sum(each.initial for each in ladder) / len(ladder)
+        final = sum(each.final for each in ladder) / len(ladder)
+        self.exploration_schedule = LinearSchedule(initial, final, self.exploration_fraction)

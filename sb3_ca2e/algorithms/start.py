@@ -1,0 +1,123 @@
+"""The start of a model's actors."""
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.actors.flat_parameters import FlatParameters
+from sb3_ca2e.actors.heartbeat import Supervision
+from sb3_ca2e.actors.spec import ActorSpec, for_actors
+from sb3_ca2e.common.cpus import cpu_count
+from sb3_ca2e.envs.recipe import EnvRecipe
+from sb3_ca2e.learner.collector import Collector
+from sb3_ca2e.learner.statistics import Statistics
+from sb3_ca2e.priors.agent import PriorAgent
+from sb3_ca2e.priors.retirement import Retirement
+from sb3_ca2e.transport.in_process import SyncActors
+from sb3_ca2e.transport.pool import ActorPool
+from sb3_ca2e.transport.shared_memory.inference_server import DeviceInference, pays
+from sb3_ca2e.transport.shared_memory.pool import AsyncActors
+
+if TYPE_CHECKING:
+    from sb3_ca2e.algorithms.base import CA2EMixin
+
+
+def prepared(
+    model: "CA2EMixin",
+    recipe: EnvRecipe,
+    priors: Sequence[PriorAgent | None],
+    prior_of: dict[int, int],
+    retirement: Retirement,
+    n_learns: int,
+    asked: Sequence[dict[str, Any]],
+) -> Callable[[], Collector]:
+    """
+    :param model: whose arguments say how many there are, and what they do
+    :param recipe: how to build its environments
+    :param priors: the prior agent that plays in each slot, None in a nature slot
+    :param prior_of: index of each prior slot's agent, retired ones included
+    :param retirement: of these
+    :param n_learns: how often the model had learned before
+    :param asked: what the first ``reset`` of each slot is given
+    :return: what starts the actors, and must be called where it can't be interrupted
+    """
+    statistics = None
+    if recipe.normalization is not None:
+        normalize = model.get_vec_normalize_env()
+        assert normalize is not None
+        statistics = Statistics(normalize, recipe.normalization, recipe.columns)
+    explorations = model.explorations()
+    specs = _specs(model, recipe, priors, explorations, statistics, n_learns, asked)
+    parameters, on_device = FlatParameters(model.published_modules()), None
+    if _infers_on_device(model, specs):
+        on_device = DeviceInference(specs, parameters, model.device)
+        specs = on_device.specs
+
+    def start() -> Collector:
+        sync = model.execution == "sync"
+        pool: ActorPool = SyncActors(specs[0]) if sync else AsyncActors(specs, model.rate_limit, on_device)
+        return Collector(
+            pool,
+            model.replay_buffer,
+            model.n_envs,
+            explorations,
+            retirement,
+            prior_of,
+            parameters,
+            statistics,
+            on_device,
+        )
+
+    return start
+
+
+def _specs(
+    model: "CA2EMixin",
+    recipe: EnvRecipe,
+    priors: Sequence[PriorAgent | None],
+    explorations: list[Exploration],
+    statistics: Statistics | None,
+    n_learns: int,
+    asked: Sequence[dict[str, Any]],
+) -> list[ActorSpec]:
+    """One a process."""
+    n_processes = min(model.n_processes or cpu_count(), model.n_slots) if model.execution == "async" else 1
+    modules = {name: for_actors(module) for name, module in model.published_modules().items()}
+    seed = model.seed if model.seed is not None else secrets.randbits(31)
+    specs = []
+    for process in range(n_processes):
+        slots = list(range(process, model.n_slots, n_processes))  # deals the prior slots out evenly
+        specs.append(
+            ActorSpec(
+                process=process,
+                slots=slots,
+                n_slots=model.n_slots,
+                seed=seed,
+                recipe=recipe,
+                behaviour=type(model),
+                modules=modules,
+                explorations=[explorations[slot] for slot in slots],
+                priors=[priors[slot] for slot in slots],
+                n_steps=model.n_steps,
+                gamma=model.gamma,
+                block_size=model.local_buffer_size,
+                update_interval=model.actor_update_interval,
+                warmup=model.learning_starts - model.num_timesteps,
+                n_learns=n_learns,
+                info_keys=model.info_keys,
+                statistics=statistics.publish() if statistics is not None else np.zeros(0, dtype=np.float32),
+                supervision=Supervision(model.actor_restarts, model.actor_timeout),
+                asked=[asked[slot] for slot in slots],
+            )
+        )
+    return specs
+
+
+def _infers_on_device(model: "CA2EMixin", specs: list[ActorSpec]) -> bool:
+    """In one process, nothing is won by another one."""
+    if model.execution == "sync" or model.inference == "actor":
+        return False
+    return model.inference == "device" or pays(specs, model.device)

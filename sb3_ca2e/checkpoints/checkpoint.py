@@ -1,0 +1,276 @@
+"""Checkpoints that can't be half: folders that appear whole, with a list of the SHA-256 sums of their files."""
+
+import os
+import pathlib
+import pickle
+import re
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_ca2e.checkpoints.old_names import Unpickler
+from sb3_ca2e.common.files import partial_beside, remove_left_partials, sync_folder, written_through
+from sb3_ca2e.common.sums import SUMS, HashedFile, list_of_sums, parse_sums, sha256
+from sb3_ca2e.errors import DamagedError
+from sb3_ca2e.replay.files import read_memory, write_memory
+
+if TYPE_CHECKING:
+    from sb3_ca2e.algorithms.base import CA2EMixin
+
+MODEL, MEMORY, NORMALIZE, RUN = "model.zip", "replay_buffer.pkl", "vecnormalize.pkl", "run.pkl"
+#: Those that can be read.
+FORMATS = ("1", "2")
+#: First line of the list of sums. The number counts checkpoints of a folder: the largest is the newest, whatever clocks
+#: and other runs' timesteps say.
+_TITLE = "sb3_ca2e checkpoint 2, number {number}, after {timesteps} timesteps"
+_TITLE_PATTERN = re.compile(r"sb3_ca2e checkpoint (?P<format>\d+), number (?P<number>\d+), after \d+ timesteps")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """
+    A checkpoint's folder.
+
+    :param folder: the folder
+    :param number: counts checkpoints, the newest has the largest; 0 if its list of sums is damaged
+    :param sums: SHA-256 of each of its files
+    :param damage: what is wrong with its list of sums, None if nothing is
+    """
+
+    folder: pathlib.Path
+    number: int
+    sums: dict[str, str]
+    damage: str | None = None
+
+    @classmethod
+    def at(cls, folder: pathlib.Path) -> "Checkpoint":
+        """
+        :param folder: its folder
+        :return: what its list of sums says
+        """
+        try:
+            title, sums = parse_sums((folder / SUMS).read_bytes())
+            match = _TITLE_PATTERN.fullmatch(title)
+            if match is None or match["format"] not in FORMATS:
+                raise DamagedError(f"{title!r} is of another version of sb3_ca2e")
+        except (OSError, DamagedError) as error:
+            return cls(folder, 0, {}, str(error))
+        return cls(folder, int(match["number"]), sums)
+
+    def check(self) -> None:
+        """
+        Compare its files with their sums.
+
+        :raises DamagedError: if one differs, naming it
+        """
+        if self.damage is not None:
+            raise DamagedError(self.damage)
+        for name, digest in self.sums.items():
+            try:
+                if sha256(self.folder / name) != digest:
+                    raise DamagedError(f"{name} is damaged")
+            except OSError as error:
+                raise DamagedError(f"{name} can't be read ({error})") from error
+
+    def read(self, name: str) -> Any:
+        """
+        :param name: one of its pickled files
+        :return: what was written there, None if there is no such file
+        """
+        if name not in self.sums:
+            return None
+        with (self.folder / name).open("rb") as file:
+            return read_memory(file) if name == MEMORY else Unpickler(file).load()
+
+
+def checkpoints_in(folder: pathlib.Path) -> list[Checkpoint]:
+    """
+    :param folder: where checkpoints are, or one of them
+    :return: those found, the newest first, and last those whose lists of sums are damaged
+    """
+    if _is_checkpoint(folder):
+        return [Checkpoint.at(folder)]
+    folders = [each for each in folder.iterdir() if _is_checkpoint(each)] if folder.is_dir() else []
+    return sorted(map(Checkpoint.at, folders), key=lambda each: each.number, reverse=True)
+
+
+def _is_checkpoint(folder: pathlib.Path) -> bool:
+    return not folder.name.startswith(".") and any((folder / name).exists() for name in (SUMS, MODEL))
+
+
+def newest_whole(folder: pathlib.Path) -> Checkpoint:
+    """
+    Find the checkpoint to go on from. Damaged ones are passed over with a warning.
+
+    :param folder: where checkpoints are, or one of them
+    :return: the newest whole one
+    :raises FileNotFoundError: if there is none at all
+    :raises DamagedError: if all are damaged
+    """
+    found = checkpoints_in(folder)
+    if not found:
+        raise FileNotFoundError(f"There is no checkpoint in {folder}. Give the save_path of a CA2ECheckpointCallback.")
+    # How new a damaged one is can't be told: better to say so once too often.
+    for checkpoint in sorted(found, key=lambda each: each.damage is None):
+        try:
+            checkpoint.check()
+        except DamagedError as error:
+            warnings.warn(f"The checkpoint {checkpoint.folder} is passed over: {error}.", stacklevel=3)
+        else:
+            return checkpoint
+    raise DamagedError(f"None of the {len(found)} checkpoints in {folder} is whole; the warnings say what is damaged.")
+
+
+def write_checkpoint(
+    model: "CA2EMixin", folder: pathlib.Path, prefix: str, replay_buffer: bool, vecnormalize: bool
+) -> pathlib.Path:
+    """
+    Write a checkpoint beside, and rename it when it is on the disk.
+
+    :param model: what to save
+    :param folder: where checkpoints are
+    :param prefix: of its name
+    :param replay_buffer: with the memory
+    :param vecnormalize: with the statistics of ``VecNormalize``, if there are any
+    :return: its folder
+    :raises OSError: if it can't be written; nothing is left of it then
+    """
+    final = _free_name(folder / f"{prefix}_{model.num_timesteps}_steps")
+    partial = partial_beside(final)
+    number = 1 + max((each.number for each in checkpoints_in(folder)), default=0)
+    sums = {}
+
+    def write(name: str, contents: Callable[[HashedFile], None]) -> None:
+        with written_through(partial / name) as file:
+            hashed = HashedFile(file)
+            contents(hashed)
+        sums[name] = hashed.hexdigest()
+
+    remove_left_partials(folder)
+    try:
+        partial.mkdir()
+        model.save(partial / MODEL)
+        sums[MODEL] = sha256(partial / MODEL)
+        write(RUN, lambda file: cloudpickle.dump(model.snapshot(), file))
+        normalize = model.get_vec_normalize_env()
+        if vecnormalize and normalize is not None:
+            write(NORMALIZE, lambda file: pickle.dump(normalize, file))
+        if replay_buffer:
+            write(MEMORY, lambda file: write_memory(model.replay_buffer, file))
+        title = _TITLE.format(number=number, timesteps=model.num_timesteps)
+        with written_through(partial / SUMS) as file:
+            file.write(list_of_sums(title, sums).encode())
+        sync_folder(partial)
+        partial.rename(final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    sync_folder(folder)
+    return final
+
+
+def _free_name(path: pathlib.Path) -> pathlib.Path:
+    """The path, unless an earlier run left something there: a checkpoint is never overwritten."""
+    again = 1
+    free = path
+    while free.exists():
+        again += 1
+        free = path.with_name(f"{path.name}_{again}")
+    return free
+
+
+def discard_old(folder: pathlib.Path, prefix: str, keep: int) -> None:
+    """
+    Delete what is not to be kept.
+
+    :param folder: where checkpoints are
+    :param prefix: of the names of those that are meant
+    :param keep: how many of the newest stay
+    """
+    own = re.compile(re.escape(prefix) + r"_\d+_steps(_\d+)?")
+    old = [each.folder for each in checkpoints_in(folder) if own.fullmatch(each.folder.name)][keep:]
+    for path in old:
+        shutil.rmtree(
+            path.rename(partial_beside(path))
+        )  # half deleted under its name, it would be a damaged checkpoint
+
+
+class CA2ECheckpointCallback(BaseCallback):
+    """
+    Saves checkpoints that :meth:`~sb3_ca2e.CA2EDQN.resume` goes on from, each whole or not there.
+
+    As SB3's ``CheckpointCallback``, but a checkpoint is a folder, and it is taken when the updates that are due have
+    been made. It holds the model's zip, random states, what slots were in the middle of, and what is asked for
+    beside. An error while saving, a full disk for instance, is a warning: training goes on, and the checkpoints before
+    are as they were. A prefix in a folder belongs to one run at a time.
+
+    :param save_freq: save every so many calls (ticks of ``n_envs`` transitions)
+    :param save_path: folder of the checkpoints
+    :param name_prefix: of their names, ``<prefix>_<num_timesteps>_steps``
+    :param save_replay_buffer: with the memory and its priorities
+    :param save_vecnormalize: with the statistics of ``VecNormalize``, if the environment has one
+    :param verbose: 2 to print what is saved where
+    :param keep_last: how many of the newest are kept; None for all
+    """
+
+    model: "CA2EMixin"
+
+    def __init__(
+        self,
+        save_freq: int,
+        save_path: str | pathlib.Path,
+        name_prefix: str = "rl_model",
+        save_replay_buffer: bool = False,
+        save_vecnormalize: bool = True,
+        verbose: int = 0,
+        *,
+        keep_last: int | None = 3,
+    ):
+        super().__init__(verbose)
+        for name, value in {"save_freq": save_freq, "keep_last": 1 if keep_last is None else keep_last}.items():
+            if isinstance(value, str | os.PathLike):
+                raise TypeError(f"{name} takes a number, not {value!r}; save_freq comes before save_path.")
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value!r}.")
+        if os.sep in name_prefix or name_prefix.startswith("."):
+            raise ValueError(f"name_prefix={name_prefix!r} is no beginning of a folder's name.")
+        self.save_freq = save_freq
+        self.save_path = pathlib.Path(save_path)
+        self.name_prefix = name_prefix
+        self.save_replay_buffer = save_replay_buffer
+        self.save_vecnormalize = save_vecnormalize
+        self.keep_last = keep_last
+
+    def _init_callback(self) -> None:
+        if not hasattr(self.model, "between_rounds"):
+            raise TypeError(
+                f"CA2ECheckpointCallback saves CA2EDQN and CA2EDDPG, not {type(self.model).__name__}; take "
+                "CheckpointCallback from Stable-Baselines3."
+            )
+        self.save_path.mkdir(parents=True, exist_ok=True)
+
+    def _on_step(self) -> bool:
+        if self.n_calls % self.save_freq == 0:
+            self.model.between_rounds(self._save)
+        return True
+
+    def _save(self) -> None:
+        asked: dict[str, Any] = {"replay_buffer": self.save_replay_buffer, "vecnormalize": self.save_vecnormalize}
+        try:
+            path = write_checkpoint(self.model, self.save_path, self.name_prefix, **asked)
+            if self.keep_last is not None:
+                discard_old(self.save_path, self.name_prefix, self.keep_last)
+        except Exception as error:  # a run is worth more than a checkpoint
+            warnings.warn(
+                f"No checkpoint was saved after {self.model.num_timesteps} timesteps "
+                f"({type(error).__name__}: {error}). Those in {self.save_path} are as they were, and training goes on.",
+                stacklevel=2,
+            )
+        else:
+            if self.verbose >= 2:
+                print(f"Saved the checkpoint {path}")

@@ -1,0 +1,45 @@
+"""Names that do not exist, and the nearest that do."""
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from stable_baselines3 import A2C, PPO, SAC, TD3
+
+#: Names that other algorithms, and functions of SB3, have for the same.
+_OTHER_NAMES = {"lr": "learning_rate", "n_envs": "n_actors"}
+
+
+def refuse_misspelt(algorithm: type, given: Mapping[str, Any]) -> None:
+    """
+    Tell the nearest right name, or whose argument it is, which Python itself does not.
+
+    :param algorithm: the class
+    :param given: keyword arguments for its constructor
+    :raises TypeError: if it does not take one of them
+    """
+    parameters = inspect.signature(algorithm).parameters
+    if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+        for name in given.keys() - parameters.keys():
+            others = [each.__name__ for each in (A2C, PPO, SAC, TD3) if name in inspect.signature(each).parameters]
+            hint = f"It is one of {' and '.join(others)}." if others else suggestion(name, list(parameters))
+            raise TypeError(f"{algorithm.__name__} takes no argument {name!r}. {hint}")
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    nearest = [_OTHER_NAMES[name]] if name in _OTHER_NAMES else difflib.get_close_matches(name, known, 1, cutoff=0.75)
+    return f"Did you mean {nearest[0]!r}?" if nearest else f"It takes {', '.join(known)}."
+
+
+def refuse_unknown(algorithm: type, given: Iterable[str], saved: Iterable[str]) -> None:
+    """
+    :param algorithm: the class of a model that is loaded
+    :param given: names of attributes to change
+    :param saved: names of the saved ones
+    :raises TypeError: if there is no such attribute
+    """
+    known = [*inspect.signature(algorithm).parameters, *saved]
+    for name in given:
+        if name not in known:
+            raise TypeError(f"{algorithm.__name__} has no attribute {name!r} to change. {suggestion(name, known)}")

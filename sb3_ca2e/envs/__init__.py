@@ -1,0 +1,1 @@
+"""From the user's environment to those of the actors."""

@@ -1,0 +1,145 @@
+"""A vectorized environment that keeps the functions its environments were made with."""
+
+import gc
+import sys
+import types
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env.patch_gym import _patch_env
+
+from sb3_ca2e.envs.copies import patches
+from sb3_ca2e.envs.copies.inspection import held_by
+from sb3_ca2e.envs.identity import identity_of, layers_of
+from sb3_ca2e.envs.slot_monitor import appending
+
+#: Objects of a function that are looked at for an environment.
+MOST_OBJECTS = 100_000
+
+
+class BuilderVecEnv(DummyVecEnv):
+    """
+    A ``DummyVecEnv`` that keeps the functions its environments were made with, so that actors can make more.
+
+    Its own environments can be released, and are made anew when they are asked for.
+
+    :param env_fns: functions that each return a new environment. If one returns an environment that it holds
+        (``lambda: env``), actors step copies of it, as they do if you pass the environment itself
+    :raises TypeError: if it is no list of at least one
+    """
+
+    def __init__(self, env_fns: list[Callable[[], gym.Env]]):
+        if not isinstance(env_fns, list | tuple) or not env_fns or not all(map(callable, env_fns)):
+            raise TypeError(f"BuilderVecEnv takes a list of functions that each make an environment, not {env_fns!r}.")
+        self._made: list[gym.Env] | None = None
+        #: the environments were closed, and none have been made since
+        self.released = False
+        self.env_fns = env_fns
+        held = _envs_held_by(env_fns)  # now, as a function may also keep what it makes
+        super().__init__(env_fns)
+        #: what the first environment says of itself
+        self.identity = identity_of(self.envs[0])
+        #: classes of which they are
+        self.kinds = patches.kinds_of(self.envs)
+        inside = {id(layer) for env in self.envs for layer in layers_of(env)}
+        self._holding = any(id(env) in inside for env in held)
+        self._as_made = tuple(self.envs)
+
+    @property
+    def envs(self) -> list[gym.Env]:
+        """
+        The environments, which are made if there are none.
+
+        :raises RuntimeError: if a function fails that has made one before
+        """
+        if self._made is None:
+            with appending():
+                self._made = [self._made_again(make) for make in self.env_fns]
+            self._as_made, self.released = tuple(self._made), False
+            for env in self._made:
+                env.reset()  # as they were when learn() began
+        return self._made
+
+    @envs.setter
+    def envs(self, made: list[gym.Env]) -> None:
+        self._made = made
+
+    @property
+    def makes_new(self) -> bool:
+        """Whether actors get what the functions make: these make new environments, and nobody has put in others."""
+        replaced = self._made is not None and any(map(_is_not, self._made, self._as_made))
+        return not self._holding and not replaced
+
+    def release(self) -> None:
+        """Close the environments and forget them: whoever has one robot can open it elsewhere."""
+        if not self.makes_new:
+            return
+        self.close()
+        inside = [weakref.ref(env.unwrapped) for env in self._made or []]
+        self._made, self._as_made, self.released = None, (), True
+        if any(each() is not None for each in inside):
+            gc.collect()  # it is part of a circle
+
+    def close(self) -> None:
+        """Close the environments, if there are any."""
+        for env in self._made or []:
+            env.close()
+
+    def _made_again(self, make: Callable[[], gym.Env]) -> gym.Env:
+        try:
+            return _patch_env(make())
+        except Exception as error:
+            raise RuntimeError(
+                "The model's own environment was closed while actors step theirs, and it can't be made again now "
+                f"({type(error).__name__}: {error}). If there is only one of what it needs, ask for it after learn(), "
+                "or learn with execution='sync' and as many actors as there are environments."
+            ) from error
+
+
+def _is_not(one: Any, other: Any) -> bool:
+    return one is not other
+
+
+def _envs_held_by(functions: Iterable[Any]) -> list[gym.Env]:
+    """Environments that can be reached from functions, such as that of ``lambda: env``."""
+    found: list[gym.Env] = []
+    waiting, seen = list(functions), set[int]()
+    while waiting and len(seen) < MOST_OBJECTS:
+        each = waiting.pop()
+        if id(each) not in seen:
+            seen.add(id(each))
+            if isinstance(each, gym.Env):
+                found += layers_of(each)
+            else:
+                waiting += _held(each)
+    return found
+
+
+def _held(value: Any) -> Iterable[Any]:
+    """What an object holds; of a function, what it finds by its names in its module."""
+    if isinstance(value, types.ModuleType) or _is_of_a_library(value):
+        return []
+    if isinstance(value, type):
+        return list(vars(value).values())
+    if isinstance(value, types.FunctionType):
+        return [*held_by(value), *value.__dict__.values(), *_globals_of(value)]
+    return gc.get_referents(value)
+
+
+def _is_of_a_library(value: Any) -> bool:
+    module = value.__module__ if isinstance(value, type | types.FunctionType) else None
+    name = (module or "").partition(".")[0]
+    return name in sys.stdlib_module_names or name in patches.LIBRARIES
+
+
+def _globals_of(function: types.FunctionType) -> list[Any]:
+    codes = [function.__code__]
+    for code in codes:  # which grows meanwhile
+        codes += [const for const in code.co_consts if isinstance(const, types.CodeType)]
+    names = {name for code in codes for name in code.co_names}
+    held = [function.__globals__[name] for name in names if name in function.__globals__]
+    modules = [vars(each) for each in held if isinstance(each, types.ModuleType)]
+    return [*held, *(module[name] for module in modules for name in names if name in module)]

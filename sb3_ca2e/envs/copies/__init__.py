@@ -1,0 +1,1 @@
+"""Copies of environments: faithful and fresh, or refused by name."""

@@ -1,0 +1,319 @@
+"""Atari games as the paper plays them: SB3's wrappers, or ale-py's own preprocessing."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common import env_util
+from stable_baselines3.common.vec_env import VecFrameStack
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
+from sb3_ca2e.common.cpus import cpu_count
+from sb3_ca2e.common.installing import needing
+from sb3_ca2e.envs.native.vec_env import BatchVecEnv, NativeVecEnv
+
+if TYPE_CHECKING:
+    from ale_py.vector_env import AtariVectorEnv
+
+#: What registers the games, in the workers of a ``SubprocVecEnv`` too.
+MODULE = "ale_py:"
+NOOP = 0
+#: What starts a game that waits for FIRE, as SB3's ``FireResetEnv`` has it.
+START = (1, 2)
+#: Settings of gymnasium's Atari environments that games follow here, and those that leave things as they are.
+_FOLLOWED = {"game", "repeat_action_probability", "full_action_space", "max_num_frames_per_episode"}
+_NEUTRAL = {"obs_type": ("rgb", "grayscale"), "frameskip": (1,), "mode": (None, 0), "difficulty": (None, 0)}
+
+
+def make_atari_env(
+    env_id: str,
+    n_envs: int = 1,
+    seed: int | None = None,
+    *,
+    native: bool = False,
+    n_stack: int = 4,
+    wrapper_kwargs: dict[str, Any] | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> VecFrameStack:
+    """
+    Make Atari games with the paper's preprocessing: SB3's ``make_atari_env``, its frames stacked.
+
+    :param env_id: a game without frame skip, e.g. ``"PongNoFrameskip-v4"``
+    :param n_envs: number of environments
+    :param seed: of the first; others follow
+    :param native: preprocess with ale-py's ``AtariVectorEnv``, outside of Python
+    :param n_stack: frames in an observation
+    :param wrapper_kwargs: of SB3's ``AtariWrapper``
+    :param env_kwargs: of the game
+    :param kwargs: others of SB3's ``make_atari_env``, where it is not native
+    :return: ``(84, 84, n_stack)`` observations of bytes
+    :raises ImportError: if ale-py is not installed
+    :raises TypeError: if an argument is unknown
+    :raises ValueError: if a native game can't be had so
+    """
+    with needing("atari", "Atari games need ale-py"):
+        import ale_py
+    gym.register_envs(ale_py)
+    game = env_id.removeprefix(MODULE)
+    if not native:
+        kwargs = {"wrapper_kwargs": wrapper_kwargs, "env_kwargs": env_kwargs, **kwargs}
+        return VecFrameStack(env_util.make_atari_env(MODULE + game, n_envs, seed, **kwargs), n_stack)
+    if kwargs:
+        raise TypeError(
+            f"Native games take no {', '.join(sorted(kwargs))}: they have no Python environments. Leave it out, or "
+            "make them with native=False; for monitor files, put a VecMonitor around them."
+        )
+    settings = Settings.of(gym.spec(game), wrapper_kwargs or {}, env_kwargs or {})
+    return VecFrameStack(NativeVecEnv(partial(AtariVecEnv, settings), n_envs, seed), n_stack)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    A game, and what is done to its frames and rewards: the arguments of SB3's ``AtariWrapper``, and ale-py's own.
+
+    :param env_id: gymnasium's name of it
+    :param game: ale-py's name of it
+    """
+
+    env_id: str
+    game: str
+    noop_max: int = 30
+    frame_skip: int = 4
+    screen_size: int = 84
+    terminal_on_life_loss: bool = True
+    clip_reward: bool = True
+    action_repeat_probability: float = 0.0
+    full_action_space: bool = False
+    max_num_frames_per_episode: int = 108_000
+
+    @classmethod
+    def of(
+        cls, spec: gym.envs.registration.EnvSpec, wrapper_kwargs: dict[str, Any], env_kwargs: dict[str, Any]
+    ) -> "Settings":
+        """
+        :param spec: of the game
+        :param wrapper_kwargs: of SB3's ``AtariWrapper``
+        :param env_kwargs: of the game
+        :return: both together
+        :raises TypeError: if ``AtariWrapper`` has no such argument
+        :raises ValueError: if it is no Atari game, or one that can't be had so
+        """
+        known = {"noop_max", "frame_skip", "screen_size", "terminal_on_life_loss", "clip_reward"}
+        if unknown := wrapper_kwargs.keys() - known - {"action_repeat_probability"}:
+            raise TypeError(f"AtariWrapper has no argument {', '.join(sorted(unknown))}.")
+        own = {**spec.kwargs, **env_kwargs}
+        if "game" not in own:
+            raise ValueError(f"{spec.id} is no Atari game: give an id such as 'PongNoFrameskip-v4'.")
+        for key, value in own.items():
+            if key not in _FOLLOWED and value not in _NEUTRAL.get(key, ()):
+                hint = " without frame skip, such as 'PongNoFrameskip-v4'," if key == "frameskip" else ""
+                raise ValueError(
+                    f"{spec.id} has {key}={value!r}, which native games can't have. Give an id{hint} or arguments "
+                    "that leave it out, or make it with native=False."
+                )
+        sticky = own.pop("repeat_action_probability", 0.0)
+        followed = {key: value for key, value in own.items() if key in _FOLLOWED}
+        return cls(spec.id, **{"action_repeat_probability": sticky, **followed, **wrapper_kwargs})
+
+    def make(self) -> "AtariVectorEnv":
+        """
+        :return: one game
+        """
+        from ale_py.vector_env import AtariVectorEnv
+
+        return AtariVectorEnv(
+            self.game,
+            num_envs=1,
+            num_threads=1,
+            max_num_frames_per_episode=self.max_num_frames_per_episode,
+            repeat_action_probability=self.action_repeat_probability,
+            full_action_space=self.full_action_space,
+            img_height=self.screen_size,
+            img_width=self.screen_size,
+            stack_num=1,
+            frameskip=self.frame_skip,
+            maxpool=self.frame_skip > 1,
+            noop_max=self.noop_max + 1,  # one more than there are at most
+            reward_clipping=False,
+            use_fire_reset=False,
+        )
+
+
+class Game:
+    """
+    One game, whose episodes begin and end as with SB3's ``AtariWrapper``.
+
+    ale-py by itself would start a game anew when a life is lost, or go on without pressing FIRE, which agents trained
+    with SB3's wrappers have never had to do.
+
+    :param settings: the game
+    """
+
+    def __init__(self, settings: Settings):
+        self._env = settings.make()
+        self._lives_are_episodes = settings.terminal_on_life_loss
+        self.action_space = self._env.single_action_space
+        meanings = self._env.ale.get_action_set()
+        self._start = START if any(action.name == "FIRE" for action in meanings) else ()
+        self.terminated = self.truncated = self.life_lost = False
+        self.game_return = self.reward = 0.0
+        self.info: dict[str, Any] = {"lives": 0}
+
+    @property
+    def over(self) -> bool:
+        """Whether the game is over, with its last life or because it has taken too long."""
+        return self.terminated or self.truncated
+
+    @property
+    def ended(self) -> bool:
+        """Whether an episode has ended: the game, or a life."""
+        return self.over or self.life_lost
+
+    def new(self, seed: int | None = None) -> np.ndarray:
+        """
+        Begin a new game.
+
+        :param seed: of its no-ops
+        :return: ``(screen_size, screen_size)`` the first frame
+        """
+        return self._begun(self._reset(seed))
+
+    def next(self) -> np.ndarray:
+        """
+        Begin the next episode: with the next life, or a new game.
+
+        :return: ``(screen_size, screen_size)`` its first frame
+        """
+        return self._begun(self._go_on())
+
+    def _begun(self, frame: np.ndarray) -> np.ndarray:
+        for action in self._start:
+            frame = self.step(action)
+            if self.ended:
+                frame = self._go_on()
+        return frame
+
+    def _go_on(self) -> np.ndarray:
+        if self.over:
+            return self._reset()
+        frame = self.step(NOOP)
+        return self._reset() if self.over else frame
+
+    def _reset(self, seed: int | None = None) -> np.ndarray:
+        frames, info = self._env.reset(seed=seed)
+        self._known(info)
+        self.terminated = self.truncated = self.life_lost = False
+        self.game_return = 0.0
+        return frames[0, 0]  # type: ignore[no-any-return]
+
+    def step(self, action: int) -> np.ndarray:
+        """
+        :param action: what to do in each of the frames that are skipped
+        :return: ``(screen_size, screen_size)`` the next frame
+        """
+        self.send(action)
+        return self.receive()
+
+    def send(self, action: int) -> None:
+        """
+        Begin a step, which a thread of the game's own makes.
+
+        :param action: what to do in each of the frames that are skipped
+        """
+        self._env.send(np.array([action]))
+
+    def receive(self) -> np.ndarray:
+        """
+        :return: ``(screen_size, screen_size)`` the frame that the step led to
+        """
+        frames, rewards, terminated, truncated, info = self._env.recv()
+        lives = self.info["lives"]
+        self._known(info)
+        self.life_lost = self._lives_are_episodes and 0 < self.info["lives"] < lives
+        self.terminated, self.truncated, self.reward = bool(terminated[0]), bool(truncated[0]), float(rewards[0])
+        self.game_return += self.reward
+        return frames[0, 0]  # type: ignore[no-any-return]
+
+    def _known(self, info: dict[str, np.ndarray]) -> None:
+        self.info = {key: int(info[key][0]) for key in ("lives", "episode_frame_number", "frame_number")}
+
+    def close(self) -> None:
+        """End it, and its thread."""
+        self._env.close()
+
+
+class AtariVecEnv(BatchVecEnv):
+    """
+    Games that ale-py steps at once, each in a thread of its own.
+
+    An episode's ``info["episode"]`` has the raw return of the whole game and its emulated frames, as in SB3, where
+    ``Monitor`` stands inside of ``AtariWrapper``.
+
+    :param settings: the game
+    :param n_envs: number of games
+    :param seed: of the first; others follow
+    """
+
+    def __init__(self, settings: Settings, n_envs: int, seed: int | None = None):
+        self._games = [Game(settings) for _ in range(n_envs)]
+        self._clip = settings.clip_reward
+        self._started = time.time()
+        size = settings.screen_size
+        observation_space = spaces.Box(0, 255, (size, size, 1), np.uint8)
+        super().__init__(n_envs, observation_space, self._games[0].action_space, gym.spec(settings.env_id))
+        if seed is not None:
+            self.seed(seed)
+
+    def reset(self) -> np.ndarray:
+        """
+        Begin new games.
+
+        :return: ``(n_envs, screen_size, screen_size, 1)`` first frames
+        """
+        # ale-py's seeds have 31 bits
+        seeds = [seed % 2**31 if seed is not None else None for seed in self._seeds]
+        with ThreadPoolExecutor(min(self.num_envs, cpu_count())) as threads:  # no-ops take a game tens of milliseconds
+            frames = list(threads.map(Game.new, self._games, seeds))
+        self._reset_seeds()
+        self._reset_options()
+        return np.stack(frames)[..., None]
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """
+        :param actions: one a game
+        """
+        for game, action in zip(self._games, actions, strict=True):
+            game.send(action)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """
+        :return: observations, rewards, dones and infos
+        """
+        frames = np.stack([game.receive() for game in self._games])[..., None]
+        rewards = np.array([game.reward for game in self._games], dtype=np.float32)
+        dones = np.array([game.ended for game in self._games])
+        infos = [game.info for game in self._games]
+        for index in np.flatnonzero(dones).tolist():
+            game, info = self._games[index], infos[index]
+            info["terminal_observation"] = frames[index].copy()
+            if game.over:
+                info["episode"] = self._episode(game)
+            info["TimeLimit.truncated"] = game.truncated and not (game.terminated or game.life_lost)
+            frames[index, ..., 0] = game.next()
+        return frames, np.sign(rewards) if self._clip else rewards, dones, infos
+
+    def _episode(self, game: Game) -> dict[str, Any]:
+        seconds = round(time.time() - self._started, 6)
+        return {"r": round(game.game_return, 6), "l": game.info["episode_frame_number"], "t": seconds}
+
+    def close(self) -> None:
+        """End the games."""
+        for game in self._games:
+            game.close()

@@ -1,0 +1,125 @@
+"""
+VecNormalize among many actors.
+
+The memory keeps raw data. The statistics live in the user's own ``VecNormalize``, which the learner updates with
+exactly what it stores; actors get them with the parameters, to see and to rate what the learner would.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
+from sb3_ca2e.replay.stacks import each_frame
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """
+    What a ``VecNormalize`` does, without its statistics.
+
+    :param shapes: shape of the statistics of each observation key that is normalised
+    :param of_frames: the statistics are of single frames, which are stacked afterwards
+    :param norm_reward: rewards are divided by the standard deviation of returns
+    :param clip_obs: largest absolute value of an observation
+    :param clip_reward: largest absolute value of a reward
+    :param epsilon: keeps divisors positive
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    of_frames: bool
+    norm_reward: bool
+    clip_obs: float
+    clip_reward: float
+    epsilon: float
+
+    @classmethod
+    def of(cls, normalize: VecNormalize, of_frames: bool) -> "Normalization":
+        """
+        :param normalize: the user's wrapper
+        :param of_frames: a ``VecFrameStack`` lies above it
+        :return: what it does
+        """
+        shapes = {key: tuple(rms.mean.shape) for key, rms in observation_statistics(normalize).items()}
+        clip_obs, clip_reward = float(normalize.clip_obs), float(normalize.clip_reward)
+        return cls(shapes, of_frames, normalize.norm_reward, clip_obs, clip_reward, float(normalize.epsilon))
+
+    @property
+    def size(self) -> int:
+        """Numbers that :func:`publish` gives."""
+        return sum(2 * int(np.prod(shape)) for shape in self.shapes.values()) + 1
+
+    def views(self, statistics: np.ndarray) -> "Normalizer":
+        """
+        :param statistics: ``(size,)`` float32, where published statistics are written
+        :return: what applies them
+        """
+        return Normalizer(self, statistics)
+
+
+class Normalizer:
+    """
+    Applies published statistics.
+
+    :param normalization: what to do
+    :param statistics: ``(size,)`` float32, read each time
+    """
+
+    def __init__(self, normalization: Normalization, statistics: np.ndarray):
+        self.normalization = normalization
+        self.moments: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        offset = 0
+        for key, shape in normalization.shapes.items():
+            n = int(np.prod(shape))
+            mean, variance = statistics[offset : offset + 2 * n].reshape(2, *shape)
+            self.moments[key] = mean, variance
+            offset += 2 * n
+        self._return_variance = statistics[offset:]
+
+    def observations(
+        self, batch: dict[str, np.ndarray], ages: np.ndarray, columns: dict[str, ObservationColumn]
+    ) -> dict[str, np.ndarray]:
+        """
+        :param batch: for each key ``(batch, *shape)`` raw observations
+        :param ages: ``(batch,)`` frames of the episode that precede each
+        :param columns: how they are stacked
+        :return: for each key ``(batch, *shape)``, float32 where normalised
+        """
+        normalized = dict(batch)
+        for key, (mean, variance) in self.moments.items():
+
+            def normalize(raw: np.ndarray, mean: np.ndarray = mean, variance: np.ndarray = variance) -> np.ndarray:
+                clip = self.normalization.clip_obs
+                scaled = (raw - mean) / np.sqrt(variance + self.normalization.epsilon)
+                clipped: np.ndarray = np.clip(scaled, -clip, clip)
+                return clipped.astype(np.float32)
+
+            if self.normalization.of_frames:
+                normalized[key] = each_frame(normalize, batch[key], ages, columns[key])
+            else:
+                normalized[key] = normalize(batch[key])
+        return normalized
+
+    def rewards(self, rewards: np.ndarray) -> np.ndarray:
+        """
+        :param rewards: raw
+        :return: as the learner trains on them
+        """
+        if not self.normalization.norm_reward:
+            return rewards
+        clip = self.normalization.clip_reward
+        scaled: np.ndarray = rewards / np.sqrt(self._return_variance + self.normalization.epsilon)
+        clipped: np.ndarray = np.clip(scaled, -clip, clip)
+        return clipped.astype(np.float32)
+
+
+def observation_statistics(normalize: VecNormalize) -> dict[str, RunningMeanStd]:
+    """
+    :param normalize: the user's wrapper
+    :return: the statistics of each observation key that it normalises
+    """
+    if not normalize.norm_obs:
+        return {}
+    return normalize.obs_rms if isinstance(normalize.obs_rms, dict) else {OBSERVATION: normalize.obs_rms}

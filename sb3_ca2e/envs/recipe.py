@@ -1,0 +1,310 @@
+"""From the user's environment to a recipe by which every slot gets its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_obs_shape
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecCheckNan,
+    VecEnv,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+)
+from stable_baselines3.common.vec_env.patch_gym import _patch_env
+from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
+
+from sb3_ca2e.envs.builder_vec_env import BuilderVecEnv
+from sb3_ca2e.envs.copies import patches
+from sb3_ca2e.envs.copies.generators import ProcessGenerators, renew
+from sb3_ca2e.envs.copies.pickling import Base, Builder, copies_of, identity_of_base, loaded, register, registered
+from sb3_ca2e.envs.exact import overridden
+from sb3_ca2e.envs.identity import EnvIdentity, layers_of
+from sb3_ca2e.envs.native.vec_env import NativeVecEnv, built
+from sb3_ca2e.envs.normalization import Normalization
+from sb3_ca2e.envs.process_state import ProcessState
+from sb3_ca2e.envs.slot_monitor import EpisodeFiles, SlotMonitor, file_of
+from sb3_ca2e.envs.vector_slots import Together
+from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
+
+#: Frames in a stack: how many of them belong to the episode is kept in a byte.
+MOST_FRAMES = 256
+
+
+@dataclass(frozen=True)
+class EnvRecipe:
+    """
+    What an actor needs to make the environment of a slot and to see what the learner's policy sees.
+
+    :param builders: pickled environments or functions; slot ``i`` uses ``builders[i % len(builders)]``. A native
+        vector environment has one function, which makes those of all slots of a process
+    :param registered: pickled specs of the ids that the user's process knows beside gymnasium's own
+    :param columns: how observations are stored: raw, in the learner's layout
+    :param action_space: the environment's action space
+    :param transposed: keys of images that come with their channels last and are turned around
+    :param normalization: what a ``VecNormalize`` does, None without one
+    :param ranges: smallest and largest values of each key that is discrete, in any shape
+    :param monitor_file: monitor file of a ``VecMonitor``
+    :param info_keywords: what a ``VecMonitor`` puts down with each episode
+    :param identity: what the environment says of itself
+    :param native: a native vector environment steps all slots of a process at once
+    :param own: the user's own environments, one a slot, which are stepped in their process in the place of copies
+    :param patches: changes to the environments' classes, for processes that import these anew
+    :param process: settings of the user's process, for others; None for none
+    :param raises_on_nan: a ``VecCheckNan`` raises an exception
+    """
+
+    builders: tuple[Builder, ...]
+    registered: tuple[bytes, ...]
+    columns: dict[str, ObservationColumn]
+    action_space: spaces.Space
+    transposed: frozenset[str] = frozenset()
+    normalization: Normalization | None = None
+    ranges: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    monitor_file: str | None = None
+    info_keywords: tuple[str, ...] = ()
+    identity: EnvIdentity = field(default_factory=EnvIdentity)
+    native: bool = False
+    own: tuple[gym.Env, ...] = ()
+    patches: tuple[bytes, ...] = ()
+    process: ProcessState | None = None
+    raises_on_nan: bool = False
+
+    @property
+    def normalizes_frames(self) -> bool:
+        """Whether a ``VecNormalize`` has statistics of single frames, which are stacked afterwards."""
+        return self.normalization is not None and self.normalization.of_frames
+
+    def build_together(self, slots: Sequence[int], priors: Sequence[bool], seed: int) -> Together | None:
+        """
+        Make the environments of all slots of a process, if they are stepped at once.
+
+        :param slots: indices of the slots
+        :param priors: whether prior agents play
+        :param seed: of the first; others follow
+        :return: one environment a slot, None if each is made by :meth:`build`
+        """
+        if not self.native:
+            return None
+        register(self.registered)
+        venv = built(loaded(self.builders[0]), len(slots), seed)
+        filenames = [self.monitor_file] if self.monitor_file is not None else []
+        env_id = str(self.identity.env_id)
+        files = [
+            EpisodeFiles(filenames, env_id, (), self.info_keywords, slot, prior)
+            for slot, prior in zip(slots, priors, strict=True)
+        ]
+        return Together(venv, files)
+
+    def build(
+        self, slot: int, prior: bool = False, seed: int = 0, process: ProcessGenerators | None = None
+    ) -> SlotMonitor:
+        """
+        Make the environment of a slot, with a :class:`Monitor` that counts whole, unclipped games.
+
+        :param slot: index of the slot
+        :param prior: a prior agent plays, which names of monitor files tell
+        :param seed: of the random generators that it holds
+        :param process: the other generators of this process
+        :return: the environment
+        """
+        process = process or ProcessGenerators(alone=False)
+        register(self.registered)
+
+        def make() -> gym.Env:
+            if self.own:
+                return self.own[slot]
+            if process.alone:
+                patches.apply(self.patches)
+            made: Any = loaded(self.builders[slot % len(self.builders)])
+            done = renew(made, seed)
+            if not isinstance(made, gym.Env):
+                kept = process.of_user()
+                made = _patch_env(made())
+                done |= renew(made, seed, kept)
+            process.renew(seed, done)
+            env: gym.Env = made
+            return env
+
+        return SlotMonitor(make, slot, prior, self.monitor_file, self.info_keywords, owned=not self.own)
+
+
+def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool = False) -> EnvRecipe:
+    """
+    Take the user's (vectorized) environment apart.
+
+    :param env: the model's environment, as SB3 wrapped it
+    :param copies: make copies; else the recipe only tells what observations and actions are
+    :param here: the copies are for this process
+    :param own: make none, and step the environments themselves, where they are in this process
+    :return: the recipe by which every slot gets its own copy
+    :raises ValueError: naming the wrapper or environment that actors can't rebuild, and the way out
+    :raises NotImplementedError: if SB3 does not support the observation space
+    """
+    get_obs_shape(env.observation_space)  # refuses spaces that SB3 does not support
+    base, wrappers = _unwrap(env)
+    n_stack, axes = 1, dict.fromkeys(_boxes(env.observation_space), 0)
+    transposed: frozenset[str] = frozenset()
+    normalize: VecNormalize | None = None
+    of_frames = raises_on_nan = False
+    file: str | None = None
+    info_keywords: tuple[str, ...] = ()
+    for wrapper in wrappers:
+        _check_exact(wrapper)
+        if isinstance(wrapper, VecFrameStack):
+            _check_exact(wrapper.stacked_obs)
+            if n_stack > 1:
+                raise ValueError("The environment has two VecFrameStack wrappers; keep one with the product of both.")
+            n_stack, axes = wrapper.stacked_obs.n_stack, _stack_axes(wrapper)
+            if n_stack > MOST_FRAMES:
+                raise ValueError(f"VecFrameStack of {n_stack} frames: actors stack at most {MOST_FRAMES}; take fewer.")
+            of_frames = normalize is not None
+        elif isinstance(wrapper, VecTransposeImage):
+            transposed = _transposed(wrapper)
+            # (height, width, channel) becomes (channel, height, width)
+            axes = {key: (axis + 1) % 3 if key in transposed else axis for key, axis in axes.items()}
+        elif isinstance(wrapper, VecNormalize):
+            if normalize is not None:
+                raise ValueError("The environment has two VecNormalize wrappers; keep one.")
+            normalize = wrapper
+        elif isinstance(wrapper, VecMonitor):
+            file, info_keywords = file_of(wrapper), tuple(wrapper.info_keywords)
+        elif isinstance(wrapper, VecCheckNan):
+            raises_on_nan = raises_on_nan or wrapper.raise_exception
+        else:
+            raise ValueError(
+                f"Actors can't rebuild the wrapper {type(wrapper).__name__}; they know VecFrameStack, "
+                "VecTransposeImage, VecNormalize, VecMonitor and VecCheckNan. Apply what it does as a gymnasium "
+                "wrapper inside each environment instead."
+            )
+    normalization = Normalization.of(normalize, of_frames) if normalize is not None else None
+    if normalization is not None and transposed & normalization.shapes.keys():
+        raise ValueError(
+            f"VecNormalize normalises images ({', '.join(sorted(transposed))}), which policies scale themselves; "
+            "give it norm_obs=False, or norm_obs_keys without them."
+        )
+    raw = _boxes(base.observation_space)
+    columns = {key: column(box, raw[key], n_stack, axes[key]) for key, box in _boxes(env.observation_space).items()}
+    ranges = {key: limits for key, part in raw.items() if (limits := _range(part)) is not None}
+    _check_exact(base)
+    own = own and isinstance(base, DummyVecEnv)
+    if copies and not own and isinstance(base, DummyVecEnv) and not getattr(base, "released", False):
+        for each in base.envs:
+            _refuse_running_statistics(each)
+    builders, changed = copies_of(base, here) if copies and not own else ((), ())
+    identity = base.identity if isinstance(base, BuilderVecEnv) and base.makes_new else identity_of_base(base)
+    native = isinstance(base, NativeVecEnv)
+    return EnvRecipe(
+        builders,
+        registered() if builders else (),
+        columns,
+        env.action_space,
+        transposed,
+        normalization,
+        ranges,
+        file,
+        info_keywords,
+        identity,
+        native,
+        tuple(base.envs) if own and isinstance(base, DummyVecEnv) else (),
+        changed,
+        ProcessState() if builders and not here else None,
+        raises_on_nan,
+    )
+
+
+def _refuse_running_statistics(env: gym.Env) -> None:
+    """Refuse wrappers that each copy would have with statistics of its own."""
+    for layer in layers_of(env):
+        if isinstance(layer, _RUNNING) and layer.update_running_mean:
+            raise ValueError(
+                f"{type(layer).__name__} keeps statistics, and each actor's copy would keep others, which {env} never "
+                "gets. Use VecNormalize around the vectorized environment, whose statistics are those of all actors."
+            )
+
+
+_RUNNING = (gym.wrappers.NormalizeObservation, gym.wrappers.NormalizeReward)
+
+
+#: What actors do in the place of these.
+_KNOWN = (
+    *(BuilderVecEnv, DummyVecEnv, SubprocVecEnv, NativeVecEnv),
+    *(VecFrameStack, StackedObservations, VecTransposeImage, VecNormalize, VecMonitor, VecCheckNan),
+)
+
+
+def _check_exact(part: VecEnv | StackedObservations) -> None:
+    """Refuse a class of the user's own that would be replaced by its parent."""
+    known = next((kind for kind in _KNOWN if isinstance(part, kind)), None)
+    if known is not None and (name := overridden(part, known)) is not None:
+        raise ValueError(
+            f"Actors do what {known.__name__} does, and would leave out {name}, which replaces a part of it. Do the "
+            "same in a gymnasium wrapper inside each environment instead."
+        )
+
+
+def _range(space: spaces.Space) -> tuple[np.ndarray, np.ndarray] | None:
+    """The smallest and the largest values of a discrete space, None of any other."""
+    if isinstance(space, spaces.Discrete):
+        return np.asarray(space.start), np.asarray(space.start + space.n - 1)
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.start, space.start + space.nvec - 1
+    if isinstance(space, spaces.MultiBinary):
+        return np.zeros(space.shape), np.ones(space.shape)
+    return None
+
+
+def _boxes(space: spaces.Space) -> dict[str, spaces.Space]:
+    """The spaces of a ``Dict``, or a space that is none under the name of its only column."""
+    return dict(space.spaces) if isinstance(space, spaces.Dict) else {OBSERVATION: space}
+
+
+def column(space: spaces.Space, raw: spaces.Space, n_stack: int, axis: int) -> ObservationColumn:
+    """
+    :param space: space of the learner's observations
+    :param raw: space of the environment's, whose dtype is stored
+    :param n_stack: frames in an observation
+    :param axis: axis along which they are concatenated
+    :return: how they are stored
+    """
+    shape = list(space.shape or ())
+    if n_stack == 1:
+        axis = 0  # without a meaning, and the same for all
+    else:
+        shape[axis] //= n_stack
+    assert raw.dtype is not None
+    return ObservationColumn(tuple(shape), np.dtype(raw.dtype), n_stack, axis)
+
+
+def _stack_axes(wrapper: VecFrameStack) -> dict[str, int]:
+    stacks = wrapper.stacked_obs
+    parts = getattr(stacks, "sub_stacked_observations", {OBSERVATION: stacks})
+    return {key: part.repeat_axis % len(part.stacked_shape) for key, part in parts.items()}
+
+
+def _transposed(wrapper: VecTransposeImage) -> frozenset[str]:
+    if wrapper.skip:
+        return frozenset()
+    return frozenset(getattr(wrapper, "image_space_keys", [OBSERVATION]))
+
+
+def _unwrap(env: VecEnv) -> tuple[Base, list[VecEnv]]:
+    """The environment without its wrappers, and the wrappers, innermost first."""
+    wrappers: list[VecEnv] = []
+    while not isinstance(env, Base):
+        if not hasattr(env, "venv"):
+            raise ValueError(
+                f"Actors can't copy environments out of a {type(env).__name__}. Pass an id, a gymnasium.Env, a "
+                "function that makes one, a DummyVecEnv (make_vec_env's default), or a NativeVecEnv from sb3_ca2e with "
+                f"a function that makes a {type(env).__name__}: CA2E runs them in processes of its own."
+            )
+        wrappers.insert(0, env)
+        env = env.venv
+    return env, wrappers

@@ -1,0 +1,332 @@
+"""Turns the actors' blocks into committed transitions, ticks for SB3's callbacks, statistics and retirements."""
+
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.logger import Logger
+
+from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.actors.flat_parameters import Fetched, FlatParameters
+from sb3_ca2e.actors.handover import Handover, Seconds
+from sb3_ca2e.actors.invalid_steps import PRIOR_FAILURES
+from sb3_ca2e.actors.snapshot import ActorsState
+from sb3_ca2e.common.cpus import cpu_count
+from sb3_ca2e.errors import ActorWarning
+from sb3_ca2e.learner.bottleneck import Shares, advice
+from sb3_ca2e.learner.callback_steps import Tick, Ticks
+from sb3_ca2e.learner.slot_stats import SlotStats
+from sb3_ca2e.learner.statistics import Statistics
+from sb3_ca2e.priors.retirement import Retirement
+from sb3_ca2e.replay.block import PRIOR, TRANSITION, Block
+from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
+from sb3_ca2e.transport.in_process import SyncActors
+from sb3_ca2e.transport.pool import ActorPool
+from sb3_ca2e.transport.shared_memory.inference_server import DeviceInference
+
+_NOTHING = np.zeros(0, dtype=np.float32)
+
+
+class Collector:
+    """
+    The learner's end of the actors.
+
+    :param pool: the actors
+    :param memory: where transitions are committed
+    :param n_envs: transitions in a tick
+    :param explorations: one a slot
+    :param retirement: the rule by which priors retire
+    :param prior_of: index of the prior agent of each prior slot, retired or not
+    :param parameters: the published networks' parameters
+    :param statistics: those of the user's ``VecNormalize``, None without one
+    :param inference: what infers for the actors on the learner's device, None if they do themselves
+    """
+
+    def __init__(
+        self,
+        pool: ActorPool,
+        memory: PrioritizedReplayBuffer,
+        n_envs: int,
+        explorations: list[Exploration],
+        retirement: Retirement,
+        prior_of: dict[int, int],
+        parameters: FlatParameters,
+        statistics: Statistics | None = None,
+        inference: DeviceInference | None = None,
+    ):
+        self.pool, self.memory, self.n_envs = pool, memory, n_envs
+        self.explorations, self.retirement, self.prior_of = explorations, retirement, prior_of
+        self._parameters, self._statistics, self._inference = parameters, statistics, inference
+        self.stats = [SlotStats() for _ in explorations]
+        for slot, index in prior_of.items():
+            self.stats[slot].kind = "nature" if retirement.retired(index) else "prior"
+        self._ticks = Ticks(n_envs)
+        #: the next tick, None if there are no transitions for one
+        self.tick: Callable[[], Tick | None] = self._ticks.pop
+        self._fetched = Fetched(parameters, every=pool.n_processes)
+        self._newest = _NOTHING  # parameters that have come from the learner's device
+        self._shown: np.ndarray | None = None
+        self.just_retired: list[int] = []
+        #: seconds since the first blocks were stored, which wait for environments and for code to be compiled
+        self.learner_wait = self.learner_updates = 0.0
+        self._actors = np.zeros(len(Seconds._fields))
+        self._started: float | None = None
+
+    @property
+    def n_ready(self) -> int:
+        """Transitions committed that have not been ticked."""
+        return len(self._ticks)
+
+    def collect(
+        self,
+        at_most: int,
+        timestep: int,
+        progress: float,
+        wait: bool = True,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """
+        Commit the next blocks.
+
+        :param at_most: transitions to commit; what the blocks hold beyond it is dropped
+        :param timestep: transitions committed so far
+        :param progress: share of the training that is done
+        :param wait: sleep until there are some
+        :param waiting: entered while nothing is half done
+        """
+        self._publish()
+        self.pool.board.set_progress(progress)
+        asked = time.perf_counter()
+        with waiting():
+            collected = self.pool.collect(wait)
+        came = time.perf_counter()
+        if self._started is not None:
+            self.learner_wait += came - asked
+        if collected is not None:
+            self._commit(*collected, at_most, timestep)
+            self._started = self._started or time.perf_counter()
+
+    def _commit(self, handover: Handover, blocks: list[Block], at_most: int, timestep: int) -> None:
+        n_slots = len(blocks)
+        shares = [(at_most + n_slots - 1 - position) // n_slots for position in range(n_slots)]
+        blocks = [block.first(share) for block, share in zip(blocks, shares, strict=True)]
+        for block in blocks:
+            if handover.begins:
+                self._end_stream(block.slot)
+            if len(block.flags):
+                self.memory.add_block(block)
+                if self._statistics is not None:
+                    self._statistics.update(block)
+        self._ticks.extend(handover, blocks)
+        self._count(handover, blocks, timestep)
+
+    def _end_stream(self, slot: int) -> None:
+        """What comes next from a slot does not continue what came last."""
+        self.memory.end_stream(slot)
+        if self._statistics is not None:
+            self._statistics.end_stream(slot)
+
+    def _publish(self) -> None:
+        """Show the actors newer parameters, if they have changed: both sides take time to copy networks."""
+        changed = self._inference is not None and self._inference.refresh()
+        if self._inference is None and (newer := self._fetched.newer()) is not None:
+            self._newest = newer
+        published = self._newest
+        if self._statistics is not None:
+            published = np.concatenate([published, self._statistics.publish()])
+        if published is self._shown and not changed:
+            return
+        # As whole numbers: NaN is no other than before.
+        if changed or self._shown is None or not np.array_equal(published.view(np.int32), self._shown.view(np.int32)):
+            self.pool.board.publish(published)
+        self._shown = published
+
+    def _count(self, handover: Handover, blocks: list[Block], timestep: int) -> None:
+        self._actors += handover.seconds
+        collecting, waited, *_ = handover.seconds
+        for block in blocks:
+            n = len(block)
+            stats = self.stats[block.slot]
+            stats.transitions += n
+            stats.seconds += collecting + waited
+            stats.fps = stats.transitions / max(stats.seconds, 1e-9)
+            stats.param_age = self.pool.board.version - handover.version
+            if n:
+                last = block.flags[block.flags & TRANSITION > 0][-1]
+                stats.kind = "prior" if last & PRIOR else "nature"
+        for position, (n_refused, reason) in handover.refused.items():
+            self._refused(blocks[position].slot, n_refused, reason)
+        for position, reason in handover.broken.items():
+            self._prior_broken(blocks[position].slot, reason, timestep)
+        for (t, position), game in handover.games.items():
+            block = blocks[position]
+            if t < len(block):
+                was_prior = bool(block.flags[np.flatnonzero(block.flags & TRANSITION)[t]] & PRIOR)
+                self._game_over(block.slot, was_prior, *game, timestep)
+
+    def _refused(self, slot: int, n_refused: int, reason: str) -> None:
+        if not self.stats[slot].refused:
+            message = f"Slot {slot}: {reason}\nSuch steps are left out and counted; the next episode begins."
+            warnings.warn(message, ActorWarning, stacklevel=2)
+        self.stats[slot].refused += n_refused
+
+    def _game_over(self, slot: int, was_prior: bool, game_return: float, greedy: bool, timestep: int) -> None:
+        self.stats[slot].episodes += 1
+        self.stats[slot].returns.append(game_return)
+        if was_prior:
+            self.retirement.prior_episode(self.prior_of[slot], game_return)
+        elif greedy:
+            for index in self.retirement.greedy_episode(game_return, timestep):
+                self._retired(next(slot for slot, prior in self.prior_of.items() if prior == index), index)
+
+    def _prior_broken(self, slot: int, reason: str, timestep: int) -> None:
+        message = f"The prior agent of slot {slot} is retired: {PRIOR_FAILURES} times in a row, it failed. {reason}"
+        warnings.warn(message, ActorWarning, stacklevel=2)
+        self.retirement.retire(self.prior_of[slot], timestep)
+        self._retired(slot, self.prior_of[slot])
+
+    def _retired(self, slot: int, index: int) -> None:
+        self.pool.board.retire(slot)
+        self.stats[slot].returns.clear()
+        self.just_retired.append(index)
+
+    def actor_stats(self, progress: float) -> list[dict[str, Any]]:
+        """
+        :param progress: share of the training that is done
+        :return: one plain dictionary a slot
+        """
+        rows = []
+        for slot, stats in enumerate(self.stats):
+            prior = self.retirement.prior(self.prior_of[slot]) if slot in self.prior_of else None
+            rows.append(
+                {
+                    "slot": slot,
+                    "kind": stats.kind,
+                    "epsilon": self.explorations[slot].rate(progress) if stats.kind == "nature" else 0.0,
+                    "ep_rew_mean": stats.ep_rew_mean,
+                    "episodes": stats.episodes,
+                    "transitions": stats.transitions,
+                    "baseline": prior["baseline"] if prior else None,
+                    "retired_at": prior["retired_at"] if prior else None,
+                    "restarts": self.pool.restarts.get(slot, 0),
+                    "refused": stats.refused,
+                    "fps": stats.fps,
+                    "param_age": stats.param_age,
+                }
+            )
+        return rows
+
+    def shares(self) -> Shares:
+        """
+        :return: how learner and actors spent their time since the first blocks were stored
+        """
+        learning = time.perf_counter() - self._started if self._started is not None else 0.0
+        seconds = Seconds(*self._actors.tolist())
+        learner_wait = _share(self.learner_wait, learning)
+        actor_wait = _share(seconds.waiting, seconds.waiting + seconds.collecting)
+        return Shares(
+            learner_wait,
+            actor_wait if self.pool.n_processes else 1.0 - learner_wait,  # in one process each waits for the other
+            _share(seconds.environments, seconds.collecting),
+            _share(seconds.inference, seconds.collecting),
+            _share(self.learner_updates, learning - self.learner_wait),
+        )
+
+    def advice(self) -> str:
+        """
+        :return: what bounds the run, and what to change
+        """
+        other_inference = "actor" if self._inference is not None else None
+        if self._inference is None and self.pool.n_processes and self._parameters.device.type != "cpu":
+            other_inference = "device"
+        return advice(self.shares(), len(self.stats), self.pool.n_processes, cpu_count(), other_inference)
+
+    def log(self, logger: Logger, progress: float) -> None:
+        """
+        Record what the actors do. Per-slot keys stay out of the printed table, which they would flood.
+
+        :param logger: SB3's logger
+        :param progress: share of the training that is done
+        """
+        for row in self.actor_stats(progress):
+            for key in ("kind", "epsilon", "ep_rew_mean", "fps", "param_age"):
+                if row[key] is not None:
+                    logger.record(f"actors/{row['slot']}/{key}", row[key], exclude="stdout")
+            if row["refused"]:
+                logger.record(f"actors/{row['slot']}/refused", row["refused"])
+        for slot, index in self.prior_of.items():
+            prior = self.retirement.prior(index)
+            own = float(np.mean(prior["returns"])) if prior["returns"] else None
+            values = {"ep_rew_mean": own, **{key: prior[key] for key in ("baseline", "learner_reward", "retired_at")}}
+            for key, value in values.items():
+                if value is not None:
+                    logger.record(f"priors/{slot}/{key}", value)
+        shares = self.shares()
+        logger.record("time/learner_wait", shares.learner_wait)
+        logger.record("time/actor_wait", shares.actor_wait)
+        logger.record("time/bottleneck", shares.bottleneck)
+        logger.record("replay/size", self.memory.size())
+        logger.record("replay/prior_fraction", self.memory.prior_fraction)
+        if self.memory.n_refused_priorities:
+            logger.record("replay/refused_priorities", self.memory.n_refused_priorities)
+
+    def state(self) -> dict[str, Any]:
+        """
+        :return: what it is in the middle of, for :meth:`restore`
+        """
+        return {
+            "ticks": self._ticks.state(),
+            "stats": self.stats,
+            "streams": self._statistics.state() if self._statistics is not None else None,
+            "shown": self._shown,
+            "version": self.pool.board.version,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """
+        Go on with transitions that are in the memory but have had no tick, and with what is known of the slots.
+
+        :param state: what :meth:`state` gave in a run with the same memory
+        """
+        self._ticks.restore(state["ticks"])
+        if len(state["stats"]) == len(self.stats):
+            self.stats = state["stats"]
+        if self._statistics is not None and state["streams"] is not None:
+            self._statistics.restore(state["streams"])
+
+    def restore_actors(self, state: dict[str, Any], actors: ActorsState) -> None:
+        """
+        Let slots go on with their episodes, in this process.
+
+        :param state: what :meth:`state` gave
+        :param actors: the slots
+        """
+        assert isinstance(self.pool, SyncActors)
+        self._shown = state["shown"]
+        self.pool.board.republish(state["version"], state["shown"])
+        self.pool.restore(actors)
+        for slot, index in self.prior_of.items():
+            if self.retirement.retired(index):
+                self.pool.board.retire(slot)  # which ends with the episode that is under way
+
+    def cut_streams(self) -> None:
+        """Episodes that were under way are cut off in the memory."""
+        self.memory.end_streams()
+        if self._statistics is not None:
+            self._statistics.end_streams()
+
+    def stop(self, keep_server: bool = False) -> None:
+        """
+        End the actors; episodes that were under way are cut off in the memory.
+
+        :param keep_server: what they are forked from may wait for the next ``learn()``
+        """
+        self.pool.stop(keep_server)
+        self.cut_streams()
+
+
+def _share(part: float, whole: float) -> float:
+    return min(part / whole, 1.0) if whole > 0 else 0.0

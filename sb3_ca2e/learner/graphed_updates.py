@@ -1,0 +1,104 @@
+"""
+Whole updates where the memory lives on the device that learns: drawing a batch, learning from it and its new
+priorities, several of them in one launch.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch as th
+
+from sb3_ca2e.learner.cuda_graph import Replayed, Run
+from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
+from sb3_ca2e.replay.samples import PrioritizedReplaySamples
+from sb3_ca2e.replay.storage import SegmentStorage
+
+#: Updates that one launch may make. Each number in use has a recording of its own.
+AT_ONCE = (16, 8, 4, 2, 1)
+
+
+def launches(n_updates: int) -> Iterator[int]:
+    """
+    :param n_updates: number of updates
+    :return: how many of them each launch makes: as many as it can
+    """
+    for at_once in AT_ONCE:
+        while n_updates >= at_once:
+            n_updates -= at_once
+            yield at_once
+
+
+class FusedUpdates:
+    """
+    Updates that a device can make without a word from the host between them.
+
+    :param memory: on the device
+    :param batch_size: transitions in an update
+    :param update: of a batch: ``(batch,)`` TD errors and ``(batch,)`` float64 priorities
+    :param state: tensors that it writes
+    :param record: how to record, as of :class:`~sb3_ca2e.learner.cuda_graph.Replayed`; None for a CUDA graph, and on
+        other devices for nothing: there the same lines run each time
+    """
+
+    def __init__(
+        self,
+        memory: PrioritizedReplayBuffer,
+        batch_size: int,
+        update: Callable[[PrioritizedReplaySamples], Sequence[th.Tensor]],
+        state: Sequence[th.Tensor],
+        record: Callable[[Run], Run] | None = None,
+    ):
+        self._key = _taken_for_granted(memory, batch_size)
+        # A user who replaces the memory, or empties it, needs its room at once.
+        self._memory: PrioritizedReplayBuffer = weakref.proxy(memory)
+        self._batch_size, self._update, self._record = batch_size, update, record
+        self._state = [*state, *self._storage.priority_tensors()]
+        self._recorded = record is not None or memory.device.type == "cuda"
+        self._runs: dict[int, Callable[[th.Tensor], tuple[th.Tensor, ...]]] = {}
+        self._batch: PrioritizedReplaySamples | None = None
+
+    @property
+    def _storage(self) -> SegmentStorage:
+        storage = self._memory.device_storage
+        assert storage is not None
+        return storage
+
+    def hold(self, memory: PrioritizedReplayBuffer, batch_size: int) -> bool:
+        """
+        :param memory: a memory
+        :param batch_size: transitions in an update
+        :return: whether these updates are of it, and it is still where it was, and set as it was
+        """
+        return _taken_for_granted(memory, batch_size) == self._key
+
+    def __call__(self, n_updates: int) -> tuple[PrioritizedReplaySamples, th.Tensor]:
+        """
+        :param n_updates: how many, one of ``AT_ONCE``
+        :return: the last batch and its ``(batch,)`` TD errors, overwritten by the next call
+        """
+        if n_updates not in self._runs:
+            recorded = self._recorded
+            self._runs[n_updates] = Replayed(self._updates, self._state, self._record) if recorded else self._updates
+        td_errors, *tensors = self._runs[n_updates](self._memory.numbers(n_updates, self._batch_size))
+        self._storage.report_written()
+        assert self._batch is not None
+        return self._batch.holding(tensors), td_errors
+
+    def _updates(self, numbers: th.Tensor) -> tuple[th.Tensor, ...]:
+        """What is recorded: Algorithm 3 of the paper, as often as there are random numbers for."""
+        memory, storage = self._memory, self._storage
+        draws, beta = numbers[:-1].view(-1, self._batch_size), numbers[-1]
+        for numbers_of_batch in draws:
+            batch = memory.sample_drawn(numbers_of_batch, beta)
+            td_errors, priorities = self._update(batch)
+            storage.write_priorities(batch.indices, batch.generations, priorities, memory.alpha)
+        self._batch = batch  # says which fields the tensors returned are
+        return td_errors, *batch.tensors()
+
+
+def _taken_for_granted(memory: PrioritizedReplayBuffer, batch_size: int) -> tuple[Any, ...]:
+    """What a recording holds for. A memory that has been emptied or moved has another tree."""
+    storage = memory.device_storage
+    tree = None if storage is None else storage.rows.priorities
+    return tree, batch_size, memory.n_steps, memory.gamma, memory.alpha

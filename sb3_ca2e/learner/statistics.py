@@ -1,0 +1,91 @@
+"""Statistics of the user's VecNormalize, of exactly the transitions that are stored."""
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_ca2e.envs.normalization import Normalization, observation_statistics
+from sb3_ca2e.replay.block import TERMINATED, TRANSITION, TRUNCATED, Block, ObservationColumn
+from sb3_ca2e.replay.stacks import stacked
+
+
+class Statistics:
+    """
+    Keeps the user's ``VecNormalize`` up to date with what is stored, as it would itself with each step.
+
+    :param normalize: the user's wrapper
+    :param normalization: what it does
+    :param columns: how observations are stored
+    """
+
+    def __init__(self, normalize: VecNormalize, normalization: Normalization, columns: dict[str, ObservationColumn]):
+        self.normalize, self.normalization, self.columns = normalize, normalization, columns
+        self._returns: dict[int, float] = {}
+        #: the observation in which each slot stands, where its episode goes on
+        self._newest: dict[int, dict[str, np.ndarray]] = {}
+
+    def update(self, block: Block) -> None:
+        """
+        :param block: stored rows of one slot
+        """
+        n_rows = len(block.flags)
+        if not self.normalize.training or n_rows == 0:
+            return
+        newest = {}
+        for key, rms in observation_statistics(self.normalize).items():
+            frames, column = block.frames[key], self.columns[key]
+            data = frames[column.n_stack - 1 :] if self.normalization.of_frames else stacked(frames, block.ages, column)
+            rms.update(data[:n_rows])
+            newest[key] = data[n_rows:].copy()
+        returns = self._discounted(block)
+        if len(returns) > 0:  # the mean of nothing would be NaN for good
+            self.normalize.ret_rms.update(returns)
+        self._newest[block.slot] = newest if block.flags[-1] & TRANSITION else {}
+
+    def end_stream(self, slot: int) -> None:
+        """
+        Count the last observation of an episode that was cut off, which the memory keeps.
+
+        :param slot: whose episode it was
+        """
+        newest = self._newest.pop(slot, {})
+        self._returns.pop(slot, None)
+        if self.normalize.training:
+            for key, data in newest.items():
+                observation_statistics(self.normalize)[key].update(data)
+
+    def end_streams(self) -> None:
+        """Do it for all slots."""
+        for slot in list(self._newest):
+            self.end_stream(slot)
+
+    def state(self) -> tuple[dict[int, float], dict[int, dict[str, np.ndarray]]]:
+        """
+        :return: where slots stand in their episodes, for :meth:`restore`
+        """
+        return self._returns, self._newest
+
+    def restore(self, state: tuple[dict[int, float], dict[int, dict[str, np.ndarray]]]) -> None:
+        """
+        :param state: what :meth:`state` gave
+        """
+        self._returns, self._newest = state
+
+    def _discounted(self, block: Block) -> np.ndarray:
+        """The running discounted return of the slot after each of its steps."""
+        value, returns = self._returns.get(block.slot, 0.0), []
+        for reward, flags in zip(block.rewards.tolist(), block.flags.tolist(), strict=True):
+            if flags & TRANSITION:
+                value = value * self.normalize.gamma + reward
+                returns.append(value)
+            if not flags & TRANSITION or flags & (TERMINATED | TRUNCATED):
+                value = 0.0
+        self._returns[block.slot] = value
+        return np.array(returns)
+
+    def publish(self) -> np.ndarray:
+        """
+        :return: ``(size,)`` float32, for :class:`Normalizer`
+        """
+        moments = observation_statistics(self.normalize).values()
+        parts = [np.ravel(part) for rms in moments for part in (rms.mean, rms.var)]
+        return np.concatenate([*parts, [self.normalize.ret_rms.var]]).astype(np.float32)

@@ -1,0 +1,363 @@
+"""An algorithm's update, written once, run eagerly or compiled."""
+
+import functools
+import itertools
+import math
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch as th
+from torch import nn
+from torch.fx import GraphModule
+
+from sb3_ca2e.learner.compiled_update import FlatUpdate, Loss, Result, obstacle_to_compiling
+from sb3_ca2e.learner.compiler import compile_graph, import_what_warns
+from sb3_ca2e.learner.cuda_graph import Replayed
+from sb3_ca2e.learner.graphed_updates import FusedUpdates
+from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
+from sb3_ca2e.replay.n_step import PRIORITY_FLOOR
+from sb3_ca2e.replay.samples import PrioritizedReplaySamples
+
+#: Held while a model is traced and compiled: tracers patch ``nn.Module`` for all threads, and undo it in turn.
+_COMPILING = threading.Lock()
+_TINY, _ONE = np.float32(1e-40), np.float32(1.0)
+#: Updates in a row without a finite loss and gradient after which nothing is to be hoped for.
+MOST_SKIPPED = 100
+
+
+@contextmanager
+def tiny_numbers_are_zero() -> Iterator[None]:
+    """
+    Take what is below float32's normal numbers (1.2e-38) for zero, in this thread. Weights of units that never fire
+    shrink to such numbers, with which processors compute up to a hundred times slower.
+    """
+    was_so = _TINY * _ONE == 0.0
+    th.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        th.set_flush_denormal(bool(was_so))
+
+
+class Networks(Protocol):
+    """
+    What an algorithm's update is written with, so that the same lines run eagerly and compiled.
+
+    Its networks are called by their names: ``networks("critic")(observations, actions)``.
+    """
+
+    def __call__(self, name: str) -> Any: ...
+
+    def minimise(self, name: str, loss: Loss, max_grad_norm: float | None = None) -> tuple[th.Tensor, Any]:
+        """
+        One step of a network's optimiser. Where the loss or its gradient is not finite, neither this step nor any
+        that follows in the same update is made.
+
+        :param name: the network
+        :param loss: of the network
+        :param max_grad_norm: clip the norm of the gradient to it
+        :return: the loss, detached, and what ``loss`` gave beside it
+        """
+
+    def follow(self, target: str, online: str, tau: float) -> None:
+        """
+        Let a target network follow: theta^- <- tau theta + (1 - tau) theta^-. Buffers, such as BatchNorm's statistics,
+        are copied.
+
+        :param target: the target network
+        :param online: the network that it follows
+        :param tau: how far
+        """
+
+
+class EagerNetworks:
+    """
+    Networks and optimisers of any kind. To look at the numbers waits for the device, which what is compiled does not.
+
+    :param modules: by name
+    :param optimizers: by the name of the network that they optimise
+    """
+
+    def __init__(self, modules: dict[str, nn.Module], optimizers: dict[str, th.optim.Optimizer]):
+        self.modules, self.optimizers = modules, optimizers
+        #: all losses and gradients of the update have been finite so far
+        self.sound = True
+        self._parts: list[dict[str, Any]] = []
+        self._found: list[int] = []
+        self._parameters: dict[str, list[th.Tensor]] = {}
+        self._buffers: dict[str, list[th.Tensor]] = {}
+        self.look()
+
+    def look(self) -> None:
+        """Find the tensors that networks consist of, if others do now: to go through all layers takes long."""
+        found = [*map(id, itertools.chain.from_iterable(part.values() for part in self._parts))]
+        if found and found == self._found:
+            return
+        layers = [layer for module in self.modules.values() for layer in module.modules()]
+        self._parts = [part for layer in layers for part in (layer._parameters, layer._buffers, layer._modules)]
+        self._found = [*map(id, itertools.chain.from_iterable(part.values() for part in self._parts))]
+        self._parameters = {name: list(module.parameters()) for name, module in self.modules.items()}
+        self._buffers = {name: list(module.buffers()) for name, module in self.modules.items()}
+
+    def __call__(self, name: str) -> nn.Module:
+        return self.modules[name]
+
+    def minimise(self, name: str, loss: Loss, max_grad_norm: float | None = None) -> tuple[th.Tensor, Any]:
+        value, others = loss(self.modules[name])
+        optimizer = self.optimizers[name]
+        owned = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        parameters = dict.fromkeys([*self._parameters[name], *owned])
+        for parameter in parameters:
+            parameter.grad = None
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        value.backward(inputs=trained or None)  # and not for the other networks that the loss goes through
+        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+        norm = float(nn.utils.get_total_norm(gradients))
+        # One number tells of all: it is finite where they are, and small enough to be squared
+        self.sound = self.sound and math.isfinite(norm + float(value.detach()))
+        if self.sound:
+            if max_grad_norm is not None and norm + 1e-6 > max_grad_norm:  # as nn.utils.clip_grad_norm_()
+                th._foreach_mul_(gradients, max_grad_norm / (norm + 1e-6))
+            optimizer.step()
+        return value.detach(), others
+
+    def follow(self, target: str, online: str, tau: float) -> None:
+        if not self.sound:
+            return
+        with th.no_grad():
+            if following := self._parameters[target]:
+                th._foreach_lerp_(following, self._parameters[online], tau)
+            # Statistics of BatchNorm, as in SB3 (GH issue #996 there), and what other layers keep
+            for buffer, kept in zip(self._buffers[online], self._buffers[target], strict=True):
+                kept.copy_(buffer)
+
+
+class Updated(NamedTuple):
+    """
+    What an update tells of its batch.
+
+    :param td_errors: ``(batch,)``
+    :param priorities: ``(batch,)`` their absolute values and a small constant
+    """
+
+    td_errors: th.Tensor
+    priorities: th.Tensor
+
+
+class Compiled(NamedTuple):
+    """
+    An update as it was compiled.
+
+    :param key: what it holds for
+    :param operations: of the tensors that :meth:`FlatUpdate.inputs` gives: TD errors and priorities
+    :param run: the same, on a GPU as one CUDA graph
+    """
+
+    key: tuple[Any, ...]
+    operations: Callable[..., tuple[th.Tensor, ...]]
+    run: Callable[..., tuple[th.Tensor, ...]]
+
+
+def _size_and_device(batch: PrioritizedReplaySamples) -> tuple[int, th.device]:
+    return batch.rewards.shape[0], batch.rewards.device
+
+
+class Learner:
+    """
+    Runs an algorithm's update, eagerly at first, and compiled as soon as a compiler has finished beside it.
+
+    :param update: the algorithm's
+    :param modules: all networks that it names
+    :param optimizers: by the name of the network that they optimise
+    :param settings: whatever else the update depends on; what is compiled holds for one value of it
+    """
+
+    def __init__(
+        self,
+        update: Callable[[Any, PrioritizedReplaySamples], Result],
+        modules: dict[str, nn.Module],
+        optimizers: dict[str, th.optim.Optimizer],
+        settings: Callable[[], tuple[Any, ...]] = tuple,
+    ):
+        self._update, self._settings = update, settings
+        self._eager = EagerNetworks(modules, optimizers)
+        self._sums: dict[str, float] = {}  # over the eager updates since they were last taken
+        self._n_updates = 0
+        #: updates that changed nothing as a loss or gradient was not finite, when this was last looked at
+        self.n_skipped = 0
+        self._skipped = self._skipped_in_a_row = 0  # of the eager ones, since then
+        self._flat: FlatUpdate | None = None
+        self._compiler: threading.Thread | None = None
+        self._compiled: Compiled | None = None
+        self._fused: FusedUpdates | None = None
+        #: why updates stay eager, None if they need not
+        self.obstacle = obstacle_to_compiling(modules, optimizers)
+        self._obstacle_told = False
+
+    def learns(self, modules: dict[str, nn.Module], optimizers: dict[str, th.optim.Optimizer]) -> bool:
+        """
+        :param modules: as given to the constructor
+        :param optimizers: as given to the constructor
+        :return: whether these are the ones that are updated, and as they were when they were compiled
+        """
+        if modules != self._eager.modules or optimizers != self._eager.optimizers:
+            return False
+        self._eager.look()
+        return self._flat is None or self._flat.holds()
+
+    def update(self, batch: PrioritizedReplaySamples) -> Updated:
+        """
+        One update.
+
+        :param batch: what to learn from
+        :return: what it tells of the batch
+        """
+        self._n_updates += 1
+        # Asked for its shape, as len() of a tensor is Python and slow; while updates are eager, not at all.
+        if self._compiled is not None and (compiled := self._compiled_for(*_size_and_device(batch))):
+            assert self._flat is not None
+            self._skipped_in_a_row = 0
+            return Updated(*compiled.run(*self._flat.inputs(batch)))
+        self._eager.sound = True
+        td_errors, metrics = self._update(self._eager, batch)
+        sound = self._eager.sound
+        for name, value in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + (float(value) if sound else 0.0)
+        self._skipped += not sound
+        self._skipped_in_a_row = 0 if sound else self._skipped_in_a_row + 1
+        if self._flat is not None:
+            self._flat.stepped_elsewhere()
+        return Updated(td_errors, td_errors.abs() + PRIORITY_FLOOR)
+
+    def fused(
+        self, memory: PrioritizedReplayBuffer, batch_size: int
+    ) -> Callable[[int], tuple[PrioritizedReplaySamples, th.Tensor]] | None:
+        """
+        Whole updates, drawing and new priorities included, in one launch.
+
+        :param memory: to learn from
+        :param batch_size: transitions in an update
+        :return: what makes a number of them, and tells of the last one its batch and ``(batch,)`` TD errors; None
+            unless the memory is on the device that learns, and updates are compiled
+        """
+        if memory.device_storage is None:
+            return None
+        compiled = self._compiled_for(batch_size, memory.device)
+        if compiled is None:
+            return None
+        assert self._flat is not None
+        if self._fused is None or not self._fused.hold(memory, batch_size):
+            flat, operations = self._flat, compiled.operations
+            self._fused = FusedUpdates(
+                memory, batch_size, lambda batch: operations(*flat.inputs(batch)), self._flat.state
+            )
+        return functools.partial(self._update_fused, self._fused)
+
+    def _update_fused(self, fused: FusedUpdates, n_updates: int) -> tuple[PrioritizedReplaySamples, th.Tensor]:
+        self._n_updates += n_updates
+        return fused(n_updates)
+
+    def take_metrics(self) -> dict[str, float]:
+        """
+        :return: means of the scalars to log, over the updates since this was last called that were not skipped; none
+            without one
+        :raises FloatingPointError: if updates are skipped all the time
+        """
+        if self._n_updates == 0:
+            return {}
+        sums, skipped, in_a_row = self._sums, self._skipped, self._skipped_in_a_row
+        if self._compiled and self._flat:
+            values, flat_skipped, flat_in_a_row = self._flat.take_sums()
+            sums = {name: sums[name] + value for name, value in zip(sums, values, strict=True)}
+            skipped, in_a_row = skipped + flat_skipped, in_a_row + flat_in_a_row
+        self._sums = dict.fromkeys(self._sums, 0.0)
+        n_updates = self._n_updates - skipped
+        self._n_updates = self._skipped = 0
+        self.n_skipped += skipped
+        if in_a_row >= MOST_SKIPPED:
+            raise FloatingPointError(
+                f"The last {in_a_row} updates were skipped, as their losses or gradients were not finite; the networks "
+                "are as they were before. Lower learning_rate, bound rewards and observations, or go on from an "
+                "earlier checkpoint."
+            )
+        return {name: value / n_updates for name, value in sums.items()} if n_updates > 0 else {}
+
+    @property
+    def compiled(self) -> bool:
+        """Whether compiled updates run."""
+        return self._compiled is not None
+
+    def compile(self, batch: PrioritizedReplaySamples, wait: bool = False, asked_for: bool = False) -> None:
+        """
+        Begin to compile, once, unless another model of this process is compiled just now; updates go on meanwhile.
+
+        :param batch: as all of them will be; an update must have been made, so that the optimisers have states
+        :param wait: until it is done
+        :param asked_for: warn, once, if updates stay eager
+        """
+        if self._flat is None and self.obstacle is None and self._eager.sound and _COMPILING.acquire(blocking=wait):
+            try:
+                self._start_compiler(batch)
+            finally:
+                if self._compiler is None:
+                    _COMPILING.release()
+        if wait and self._compiler is not None:
+            self._compiler.join()
+        if asked_for and self.obstacle is not None and not self._obstacle_told:
+            self._obstacle_told = True
+            warnings.warn(f"compile=True, but updates stay eager: {self.obstacle}.", stacklevel=2)
+
+    def _start_compiler(self, batch: PrioritizedReplaySamples) -> None:
+        # Here and not in the compiler's thread, as both change something of all threads for a moment.
+        with self._obstacles_noted(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tracer's
+            import_what_warns()
+            modules, optimizers = self._eager.modules, self._eager.optimizers
+            self.obstacle = obstacle_to_compiling(modules, optimizers)
+            if self.obstacle is not None:  # by now
+                return
+            self._flat = FlatUpdate(self._update, modules, optimizers, list(self._sums), PRIORITY_FLOOR)
+            if not self._flat.update_state():
+                raise ValueError("some parameters have no part in the loss, or have taken fewer steps than others")
+            graph = self._flat.trace(batch)
+        if self.obstacle is None:
+            key = self._key(*_size_and_device(batch))
+            arguments = key, graph, [*self._flat.state, *self._flat.inputs(batch)]
+            # No daemon: a script that ends waits for it, as Python would abort amid PyTorch's C++ code.
+            compiler = threading.Thread(target=self._compile, args=arguments, name="compile")
+            compiler.start()
+            self._compiler = compiler
+
+    def _key(self, batch_size: int, device: th.device) -> tuple[Any, ...]:
+        return batch_size, device, *self._settings()
+
+    def _compiled_for(self, batch_size: int, device: th.device) -> Compiled | None:
+        """The compiled update, if it holds for such batches, with the optimisers' states taken over."""
+        if self._compiled is None or self._flat is None or self._compiled.key != self._key(batch_size, device):
+            return None
+        return self._compiled if self._flat.update_state() else None
+
+    def _compile(self, key: tuple[Any, ...], graph: GraphModule, inputs: list[Any]) -> None:
+        try:
+            with self._obstacles_noted():
+                assert self._flat is not None
+                on_cuda = key[1].type == "cuda"
+                # Shapes and strides are seen to by the key and by FlatUpdate.inputs().
+                operations = functools.partial(compile_graph(graph, inputs, on_cuda), *self._flat.state)
+                self._compiled = Compiled(
+                    key, operations, Replayed(operations, self._flat.state) if on_cuda else operations
+                )
+        finally:
+            _COMPILING.release()
+
+    @contextmanager
+    def _obstacles_noted(self) -> Iterator[None]:
+        """No compiler, or networks that it can't trace: learning goes on as it did."""
+        try:
+            yield
+        except Exception as error:  # whatever a compiler, or what a user put into networks, may raise
+            self.obstacle = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"

@@ -1,0 +1,290 @@
+"""Find the files of a pretrained agent in the RL Zoo's folder layout."""
+
+import contextlib
+import difflib
+import importlib
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+
+from sb3_ca2e.common.installing import needing
+from sb3_ca2e.priors import converted
+
+#: Algorithms whose agents can be priors, and where their classes are.
+ALGORITHMS = {
+    **dict.fromkeys(("a2c", "ddpg", "dqn", "ppo", "sac", "td3"), "stable_baselines3"),
+    **dict.fromkeys(("ars", "qrdqn", "tqc", "trpo"), "sb3_contrib"),
+    "ca2e_dqn": "sb3_ca2e",
+    "ca2e_ddpg": "sb3_ca2e",
+}
+
+#: Agents that come with the package.
+BUNDLED = pathlib.Path(__file__).parent / "agents"
+
+#: Names of VecNormalize statistics, in the zoo's folders and on the Hugging Face hub.
+STATISTICS = ("vecnormalize.pkl", "vec_normalize.pkl")
+
+#: Names of what lies beside a model and is made use of.
+SETTINGS = ("config.yml", "results.json", *STATISTICS)
+
+
+@dataclass(frozen=True)
+class AgentFiles:
+    """
+    The files of one agent.
+
+    :param algorithm: name of the algorithm, as the zoo's folders are called
+    :param model: the zip
+    :param settings: the folder of its ``config.yml``, ``vecnormalize.pkl`` and ``results.json``, if there is one
+    :param env_id: the environment that it was trained on, if a name tells
+    """
+
+    algorithm: str
+    model: pathlib.Path
+    settings: pathlib.Path | None = None
+    env_id: str | None = None
+
+    @property
+    def bundled(self) -> bool:
+        """Whether it came with the package."""
+        return self.model.resolve().is_relative_to(BUNDLED.resolve())
+
+    @property
+    def config(self) -> pathlib.Path | None:
+        """The hyperparameters that it was trained with, among them wrappers and frame stack."""
+        return self._setting("config.yml")
+
+    @property
+    def normalization(self) -> pathlib.Path | None:
+        """The statistics of its ``VecNormalize``."""
+        return next((path for name in STATISTICS if (path := self._setting(name)) is not None), None)
+
+    @property
+    def recorded_reward(self) -> float | None:
+        """The mean reward recorded beside it."""
+        results = self._setting("results.json")
+        if results is None:
+            return None
+        try:
+            return float(json.loads(results.read_text(encoding="utf-8"))["mean_reward"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f'{results} tells no mean reward ({error!r}); expected JSON like {{"mean_reward": 200.0}}. Correct it, '
+                "or delete it: the reward is measured then."
+            ) from error
+
+    def _setting(self, name: str) -> pathlib.Path | None:
+        path = self.settings / name if self.settings is not None else None
+        return path if path is not None and path.is_file() else None
+
+    @staticmethod
+    def algorithm_of(source: str | pathlib.Path) -> str:
+        """
+        :param source: a path, ``"zoo:<algorithm>"`` or ``"hub:<owner>/<name>"``
+        :return: the algorithm that its name tells
+        :raises ValueError: if it tells none
+        """
+        kind, _, rest = str(source).partition(":")
+        if kind == "zoo":
+            names = [rest.split("/")[0]]
+        elif kind == "hub":
+            names = [rest.partition("@")[0].lower()]
+        else:
+            names = [part.lower() for part in reversed(pathlib.Path(source).absolute().parts)]
+        for name in names:
+            if found := re.search(rf"(?<![a-z0-9])({'|'.join(ALGORITHMS)})(?![a-z0-9])", name):
+                return found[1]
+        named = {"zoo": "write 'zoo:ppo'", "hub": "download it, and name its folder after it"}
+        way_out = named.get(kind, "name one of its folders after it, as the RL Zoo does")
+        raise ValueError(
+            f"Can't tell from {str(source)!r} which algorithm the agent was trained with; {way_out}. "
+            f"Algorithms: {', '.join(sorted(ALGORITHMS))}."
+        )
+
+
+def algorithm_class(name: str) -> type[BaseAlgorithm]:
+    """
+    :param name: the algorithm's name in the zoo
+    :return: its class
+    :raises ImportError: if SB3-Contrib is needed and missing
+    """
+    package = ALGORITHMS[name]
+    with needing("zoo", f"A {name} agent needs sb3-contrib"):
+        module = importlib.import_module(package)
+    own = {"ca2e_dqn": "CA2EDQN", "ca2e_ddpg": "CA2EDDPG"}
+    found: type[BaseAlgorithm] = getattr(module, own.get(name, name.upper()))
+    return found
+
+
+def algorithms_with(policy_module: str) -> list[str]:
+    """
+    :param policy_module: module of a policy's class
+    :return: names of the algorithms that have such policies; none for a policy of the user's own
+    """
+    found = []
+    for name in ALGORITHMS:
+        with contextlib.suppress(ImportError):
+            policies = algorithm_class(name).policy_aliases.values()
+            own = {policy.__module__ for policy in policies}
+            inherited = {base.__module__ for policy in policies for base in policy.__mro__} - {BasePolicy.__module__}
+            if policy_module in own | inherited:
+                found.append(name)
+    return found
+
+
+def search_path() -> list[pathlib.Path]:
+    """
+    :return: the folders that ``"zoo:"`` looks into, in order
+    """
+    own = os.environ.get("SB3_CA2E_AGENTS")
+    folders = [pathlib.Path(own)] if own else []
+    return [*folders, pathlib.Path("rl-trained-agents"), pathlib.Path("logs"), BUNDLED]
+
+
+def candidates(env_id: str) -> list[AgentFiles]:
+    """
+    Every agent on the search path whose name says that it fits an environment.
+
+    :param env_id: id of the environment
+    :return: agents of it and of its other names, the one that ``"zoo:<algorithm>"`` takes first: by folder, then by
+        name, newest run first
+    """
+    return list(_agents_of(known_names(env_id)))
+
+
+def find_agent(source: str | pathlib.Path, env_id: str | None) -> AgentFiles:
+    """
+    Find an agent's files.
+
+    :param source: a path to a zip or to a zoo folder, or ``"zoo:<algorithm>[/<environment>]"``
+    :param env_id: environment of the run
+    :return: the files
+    :raises ValueError: naming where it was looked for
+    """
+    if not str(source).startswith("zoo:"):
+        return _at(pathlib.Path(source).expanduser())
+    algorithm, _, named = str(source)[len("zoo:") :].partition("/")
+    if algorithm not in ALGORITHMS:
+        nearest = difflib.get_close_matches(algorithm, ALGORITHMS, n=1)
+        hint = f" Did you mean 'zoo:{nearest[0]}'?" if nearest else ""
+        raise ValueError(
+            f"{source!r} names no algorithm whose agents can be priors; use one of: {', '.join(sorted(ALGORITHMS))}."
+            + hint
+        )
+    wanted = named or env_id
+    if wanted is None:
+        raise ValueError(f"The environment has no id to look for; say which: 'zoo:{algorithm}/<environment id>'.")
+    names = [named] if named else known_names(wanted)
+    found = next(_agents_of(names, [algorithm]), None)
+    if found is not None:
+        return found
+    looked = ", ".join(str(folder / algorithm) for folder in search_path())
+    others = ", ".join(dict.fromkeys(f"'zoo:{each.algorithm}'" for each in _agents_of(names)))
+    raise ValueError(
+        f"No {algorithm} agent for {' or '.join(names)} in {looked}. "
+        + (f"There are agents of this environment: {others}. " if others else "")
+        + "Set SB3_CA2E_AGENTS to a clone of rl-trained-agents, or give the path of a zip."
+    )
+
+
+def known_names(env_id: str) -> list[str]:
+    """
+    Agents keep the id that they were trained on, while environments move on.
+
+    :param env_id: an environment id, e.g. ``LunarLander-v3``, ``Hopper-v5`` or ``ALE/Pong-v5``
+    :return: it, its earlier versions, newest first, and for Atari games the id of the other kind: which frames are
+        skipped is the wrappers' or the environment's business, what is seen and done is the same
+    """
+    if match := re.fullmatch(r"ALE/(\w+)-v5", env_id):
+        return [env_id, *_versions(f"{match[1]}NoFrameskip", 4)]
+    if match := re.fullmatch(r"(\w+NoFrameskip)-v(\d+)", env_id):
+        return [*_versions(match[1], int(match[2])), f"ALE/{match[1].removesuffix('NoFrameskip')}-v5"]
+    if match := re.fullmatch(r"(.+)-v(\d+)", env_id):
+        return _versions(match[1], int(match[2]))
+    return [env_id]
+
+
+def _versions(name: str, newest: int) -> list[str]:
+    return [f"{name}-v{version}" for version in range(newest, -1, -1)]
+
+
+def _agents_of(names: list[str], algorithms: list[str] | None = None) -> Iterator[AgentFiles]:
+    """Agents on the search path; runs that have left no model yet are none."""
+    for folder in search_path():
+        for name in names:
+            for algorithm in algorithms or ALGORITHMS:
+                for run in _runs(folder / algorithm, name.replace("/", "-")):
+                    model = _model_in(run)
+                    if model is not None:
+                        yield _files(algorithm, model)
+
+
+def _runs(folder: pathlib.Path, name: str) -> list[pathlib.Path]:
+    """The folders ``<name>_<run>``, newest first."""
+    runs = folder.iterdir() if folder.is_dir() else []
+    return sorted((run for run in runs if run.is_dir() and _env_of(run) == name), key=_run_number, reverse=True)
+
+
+def _env_of(run: pathlib.Path) -> str:
+    return run.name.rpartition("_")[0]
+
+
+def _run_number(run: pathlib.Path) -> int:
+    number = run.name.rpartition("_")[2]
+    return int(number) if number.isdigit() else -1
+
+
+def _model_in(folder: pathlib.Path) -> pathlib.Path | None:
+    """The zip of a run's folder, or of a folder that was cloned from the Hugging Face hub."""
+    names = (converted.MODEL, f"{_env_of(folder)}.zip", "best_model.zip", f"{folder.name}.zip")
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _at(path: pathlib.Path) -> AgentFiles:
+    """The files of a zip or of a folder."""
+    if path.is_dir():
+        model = _model_in(path)
+    else:  # with or without its ending, as SB3 loads it
+        model = next((each for each in (path, path.with_name(f"{path.name}.zip")) if each.is_file()), None)
+    if model is None:
+        expected = f"{path}/<environment>.zip" if path.is_dir() else "a file"
+        hint = f" Did you mean 'zoo:{path}'?" if str(path) in ALGORITHMS else ""
+        raise ValueError(
+            f"There is no agent at {path}: expected {expected}. Give the path of a zip that model.save() has left, or "
+            f"of a folder of the RL Zoo.{hint}"
+        )
+    if model.name == converted.MODEL:
+        return _files(converted.about_agent(model.parent)["algorithm"], model)
+    return _files(AgentFiles.algorithm_of(model), model)
+
+
+def _files(algorithm: str, model: pathlib.Path) -> AgentFiles:
+    """
+    What belongs to a zip: ``<ENV>/`` beside ``<ENV>.zip``, and beside any zip in a run's folder ``<ENV>_<run>``; where
+    nothing is there, what the Hugging Face hub lays beside it.
+    """
+    if model.name == converted.MODEL:
+        env_id = converted.about_agent(model.parent)["trained_on"]["env_id"]
+        return AgentFiles(algorithm, model, model.parent, env_id)
+    env_id = _env_of(model.parent)
+    for settings in (model.with_suffix(""), *([model.parent / env_id] if env_id else [])):
+        if any((settings / name).is_file() for name in SETTINGS):
+            return AgentFiles(algorithm, model, settings, settings.name)
+    return beside(algorithm, model)
+
+
+def beside(algorithm: str, model: pathlib.Path) -> AgentFiles:
+    """
+    :param algorithm: name of the algorithm
+    :param model: a zip as the Hugging Face hub keeps it, ``<algorithm>-<environment>.zip``
+    :return: it, with the settings that lie beside it
+    """
+    name = model.stem.removeprefix(f"{algorithm}-")
+    settings = model.parent if (model.parent / "config.yml").is_file() else None
+    return AgentFiles(algorithm, model, settings, name if name != model.stem else None)

@@ -1,0 +1,89 @@
+"""The life of an actor's process."""
+
+import contextlib
+import dataclasses
+import os
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sb3_ca2e.actors.actor import Actor
+    from sb3_ca2e.transport.shared_memory.pipe_messages import MessageWriter
+
+
+def run_actor(fds: dict[str, int], niceness: int) -> int:
+    """
+    An actor's life.
+
+    :param fds: what the spawn request brought along
+    :param niceness: how much more it is to yield than now
+    :return: exit status
+    """
+    import cloudpickle
+    import torch as th
+    from stable_baselines3.common.utils import set_random_seed
+
+    from sb3_ca2e.actors.actor import Actor
+    from sb3_ca2e.actors.handover import Handover
+    from sb3_ca2e.actors.spec import ActorSpec
+    from sb3_ca2e.errors import HopelessError
+    from sb3_ca2e.transport.shared_memory.block_buffers import BlockBuffers
+    from sb3_ca2e.transport.shared_memory.control_block import Board
+    from sb3_ca2e.transport.shared_memory.inference_client import LearnerGone, RemoteInference
+    from sb3_ca2e.transport.shared_memory.pipe_messages import MessageWriter
+
+    th.set_num_threads(1)
+    messages = MessageWriter(fds["messages"])
+    actor: Actor | None = None
+    spec: ActorSpec | None = None
+    try:
+        with os.fdopen(fds["spec"], "rb") as file:
+            file.seek(0)
+            spec = dataclasses.replace(cloudpickle.load(file), **cloudpickle.load(file))
+        assert isinstance(spec, ActorSpec)
+        if spec.recipe.process is not None:
+            spec.recipe.process.apply()
+        set_random_seed(spec.seed_of(spec.slots[0]))
+        board = Board(spec.n_slots, spec.n_parameters, fds["board"])
+        remote = None
+        if spec.exchange is not None:
+            ways = fds["exchange"], fds["bell"], fds["replies"]
+            remote = RemoteInference(spec.exchange, spec.process, *ways)
+        actor = Actor(spec, board, BlockBuffers(spec.layout, spec.slots, fds["buffers"]), remote, alone=True)
+        # The learner's threads wait for each other in every layer: an actor in the place of one would hold up all of
+        # them. So would threads that environments start, but not the little that was to be done until here.
+        os.nice(niceness)
+        actor.open()
+        with contextlib.suppress(LearnerGone):
+            _collect(actor, messages, fds["wake"])
+        actor.close()
+    except Exception as error:  # whatever an environment raises: the learner tells it
+        slot, process = actor.collecting if actor is not None else -1, spec.process if spec is not None else -1
+        hopeless = isinstance(error, HopelessError)
+        failed = Handover(process, error=traceback.format_exc(), failed_slot=slot, hopeless=hopeless)
+        with contextlib.suppress(BrokenPipeError):
+            messages.send(failed)
+        return 1
+    return 0
+
+
+def _collect(actor: "Actor", messages: "MessageWriter", wake: int) -> None:
+    """Fill blocks until the learner says stop, or is gone."""
+    from sb3_ca2e.actors.heartbeat import Phase
+    from sb3_ca2e.transport.shared_memory.pipe_messages import wait_readable
+
+    board = actor.board
+    while not board.stopped:
+        started = time.perf_counter()
+        actor.pulse.enter(Phase.WAITING)
+        while board.credit(actor.spec.process) <= actor.sequence and not board.stopped:
+            if not wait_readable(wake):
+                return
+        if board.stopped:
+            return
+        handover = actor.collect(time.perf_counter() - started)
+        try:
+            messages.send(handover)
+        except BrokenPipeError:
+            return

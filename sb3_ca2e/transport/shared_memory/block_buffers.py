@@ -1,0 +1,50 @@
+"""
+How blocks reach the learner, in memory that both map.
+
+No lock is ever shared: every byte has one writer.
+"""
+
+import numpy as np
+
+from sb3_ca2e.actors.block_layout import BlockLayout
+from sb3_ca2e.actors.heartbeat import Pulse
+from sb3_ca2e.replay.block import Block
+from sb3_ca2e.transport.shared_memory.memory import map_file
+
+#: Handovers that an actor may have under way: it fills one while the learner reads the other.
+BUFFERS = 2
+
+
+class BlockBuffers:
+    """
+    The block buffers of one actor process, and its signs of life.
+
+    :param layout: layout of a block
+    :param slots: the slots of the process
+    :param fd: shared file to map; None for memory of this process
+    """
+
+    def __init__(self, layout: BlockLayout, slots: list[int], fd: int | None = None):
+        self.layout, self.slots = layout, slots
+        memory = map_file(fd) if fd is not None else np.zeros(self.size(layout, len(slots)), dtype=np.uint8)
+        self.pulse = Pulse(memory)
+        parts = memory[Pulse.SIZE :].reshape(BUFFERS, len(slots), layout.n_bytes)
+        self.views = [[layout.views(part) for part in buffer] for buffer in parts]
+
+    @staticmethod
+    def size(layout: BlockLayout, n_slots: int) -> int:
+        """
+        :param layout: layout of a block
+        :param n_slots: slots of the process
+        :return: bytes that its buffers take
+        """
+        return Pulse.SIZE + BUFFERS * n_slots * layout.n_bytes
+
+    def blocks(self, sequence: int, n_rows: list[int]) -> list[Block]:
+        """
+        :param sequence: number of the handover
+        :param n_rows: rows written, a number a slot
+        :return: its blocks
+        """
+        buffer = self.views[sequence % BUFFERS]
+        return [self.layout.block(*each) for each in zip(self.slots, buffer, n_rows, strict=True)]

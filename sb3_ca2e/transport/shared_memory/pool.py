@@ -1,0 +1,353 @@
+"""Starts, watches, replaces and stops the actors; their only owner."""
+
+import collections
+import contextlib
+import os
+import selectors
+import signal
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import cloudpickle
+
+from sb3_ca2e.actors.handover import Handover
+from sb3_ca2e.actors.snapshot import ActorsState
+from sb3_ca2e.actors.spec import ActorSpec
+from sb3_ca2e.errors import ActorError, ActorWarning
+from sb3_ca2e.replay.block import Block
+from sb3_ca2e.transport.shared_memory.actor_process import LOOK, Life, how_it_ended
+from sb3_ca2e.transport.shared_memory.block_buffers import BUFFERS
+from sb3_ca2e.transport.shared_memory.control_block import Board
+from sb3_ca2e.transport.shared_memory.fork_client import ForkServer, ServerGone, Started
+from sb3_ca2e.transport.shared_memory.fork_server import NICENESS
+from sb3_ca2e.transport.shared_memory.inference_server import DeviceInference
+from sb3_ca2e.transport.shared_memory.limits import check_descriptors
+from sb3_ca2e.transport.shared_memory.memory import shared_file
+from sb3_ca2e.transport.shared_memory.parking import lease, park
+from sb3_ca2e.transport.shared_memory.restarts import GRACE, KILLED, Budget
+
+
+class AsyncActors:
+    """
+    Actor processes, forked from a server of ours, and replaced when they end or hang.
+
+    With ``rate_limit``, no process is more than two blocks ahead of the slowest that is alive, and blocks count as
+    consumed once the learner has done the updates that they ask for; so neither side runs away from the other.
+
+    :param specs: one a process
+    :param rate_limit: bound how far actors run ahead of each other
+    :param inference: where their networks run, None for the actors themselves
+    :raises OSError: if the system grants too few file descriptors
+    :raises MemoryError: if it grants too little memory
+    """
+
+    def __init__(self, specs: Sequence[ActorSpec], rate_limit: bool = True, inference: DeviceInference | None = None):
+        check_descriptors(len(specs), n_more=len(specs) if inference is not None else 0)
+        self._specs, self._rate_limit, self._inference = list(specs), rate_limit, inference
+        self._payloads = [cloudpickle.dumps(spec) for spec in specs]
+        self._selector = selectors.DefaultSelector()
+        self._ready: collections.deque[tuple[Life, Handover] | ActorError] = collections.deque()
+        self._handed_out: Life | None = None
+        self._n_lives = 0
+        self._serials: dict[int, Life] = {}
+        self._lives: list[Life | None] = [None] * len(specs)
+        #: how far each process had come when it went down, and when it is to be started again
+        self._positions, self._due = [0] * len(specs), [0.0] * len(specs)
+        restarts = specs[0].supervision.restarts
+        self._budgets, self._server_budget = [Budget(restarts) for _ in specs], Budget(restarts)
+        self._server: ForkServer | None = None
+        self._server_due = self._looked = 0.0
+        first = specs[0]
+        self._board_fd: int | None = shared_file(Board.size(first.n_slots, first.n_parameters), "board")
+        self.board = Board(first.n_slots, first.n_parameters, self._board_fd)
+        try:
+            if inference is not None:
+                inference.start()
+                self._selector.register(inference.alarm, selectors.EVENT_READ, inference)
+            self._start_due(time.monotonic())
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def n_processes(self) -> int:
+        return len(self._specs)
+
+    @property
+    def restarts(self) -> dict[int, int]:
+        processes = zip(self._specs, self._budgets, strict=True)
+        return {slot: budget.used for spec, budget in processes if budget.used for slot in spec.slots}
+
+    def state(self) -> ActorsState | None:
+        return None  # they don't wait to be asked
+
+    # Starting.
+
+    def _start_due(self, now: float) -> None:
+        """Start whatever is down and has been for long enough."""
+        try:
+            if self._server is None and now >= self._server_due:
+                self._server = ForkServer(NICENESS) if self._server_budget.used else lease()
+                self._selector.register(self._server, selectors.EVENT_READ)
+                for life in self._lives:
+                    if life is not None and life.handle is not None:
+                        self._server.adopt(life.handle)
+            for process, life in enumerate(self._lives):
+                if self._server is not None and life is None and now >= self._due[process]:
+                    self._spawn(process, self._server)
+        except ServerGone:
+            self._server_ended("")
+
+    def _spawn(self, process: int, server: ForkServer) -> None:
+        spec = self._specs[process]
+        position = max([self._positions[process], *self._slowest(process)])
+        made = position * spec.block_size * spec.n_slots
+        changes: dict[str, Any] = {"life": self._budgets[process].used, "warmup": spec.warmup - made}
+        payload = self._payloads[process] + cloudpickle.dumps(changes)
+        assert self._board_fd is not None
+        self._n_lives += 1
+        self.board.grant(process, 0)
+        fds = [self._board_fd, *(self._inference.connect(process) if self._inference is not None else ())]
+        try:
+            life = Life.begin(server, self._n_lives, replace(spec, **changes), payload, fds)
+        finally:
+            if self._inference is not None:
+                os.close(fds[-1])
+        life.excused = position
+        self._lives[process] = self._serials[self._n_lives] = life
+        self._selector.register(life.messages, selectors.EVENT_READ, life)
+        self._grant()
+
+    # Collecting.
+
+    def collect(self, wait: bool = True) -> tuple[Handover, list[Block]] | None:
+        self._release()
+        self._receive(0.0)
+        self._watch()
+        while not self._ready:
+            if not wait:
+                return None
+            self._receive(LOOK)
+            self._watch()
+        ready = self._ready.popleft()
+        if isinstance(ready, ActorError):  # in its turn: what was handed over before it is kept
+            raise ready
+        self._handed_out, handover = ready
+        return handover, self._handed_out.buffers.blocks(handover.sequence, handover.n_rows)
+
+    def _release(self) -> None:
+        """Let actors overwrite the blocks handed out before."""
+        if self._handed_out is not None:
+            self._handed_out.consumed += 1
+            self._handed_out = None
+            self._grant()
+
+    def _slowest(self, but: int = -1) -> list[int]:
+        """The position of the slowest process that the others wait for; none if they wait for none."""
+        others = [life.position for life in self._lives if life and not life.lags and life.spec.process != but]
+        return [min(others)] if others else []
+
+    def _grant(self) -> None:
+        """Let each process run as far as it may."""
+        slowest = self._slowest() if self._rate_limit else []
+        for process, life in enumerate(self._lives):
+            if life is None:
+                continue
+            credit = min([life.consumed, *(position - life.excused for position in slowest)]) + BUFFERS
+            if credit > self.board.credit(process):
+                self.board.grant(process, credit)
+                life.granted_at = time.monotonic()
+                _poke(life.wake)
+
+    def _receive(self, timeout: float | None) -> None:
+        for key, _ in self._selector.select(timeout):
+            if key.data is None:
+                self._server_spoke()
+            elif isinstance(key.data, DeviceInference):
+                self._selector.unregister(key.fileobj)
+                self._ready.append(ActorError(key.data.error))
+            elif self._lives[key.data.spec.process] is key.data:  # not replaced meanwhile
+                self._take(key.data)
+
+    def _take(self, life: Life) -> None:
+        """Take what a process has announced."""
+        for message in life.receive():
+            if message.error is not None:
+                life.failure = message
+            elif message.late:
+                self._failed(life, "was silent for too long and then went on; what it did is dropped. It was last seen")
+                return
+            else:
+                life.received += 1
+                self._budgets[message.process].worked()
+                self._ready.append((life, message))
+                if life.received == 1:
+                    self._set_lag(life, False)
+        if life.closed:
+            self._unregister(life)
+
+    def _server_spoke(self) -> None:
+        assert self._server is not None
+        try:
+            for report in self._server.reports():
+                life = self._serials.get(report.serial)
+                if isinstance(report, Started):
+                    self._server_budget.worked()
+                    if life is None:  # given up meanwhile
+                        report.handle.kill()
+                        report.handle.close()
+                    else:
+                        life.handle = report.handle
+                elif life is not None:
+                    self._ended(life, report.code)
+        except ServerGone:
+            self._server_ended("")
+
+    # Watching.
+
+    def _watch(self) -> None:
+        """Look for processes that are silent, and start those that are down."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK:
+            self._looked = now
+            for life in self._lives:
+                if life is not None:
+                    self._look_at(life, now)
+        if None in self._lives or self._server is None:
+            self._start_due(now)
+
+    def _look_at(self, life: Life, now: float) -> None:
+        silence = life.silence(now, self.board.credit(life.spec.process))
+        if life.lost(now):
+            self._ended(life, None)
+        elif not life.hung(now, silence):
+            self._set_lag(life, life.stalls(silence))
+        elif life.handle is not None:
+            self._failed(life, f"gave no sign of life for {silence:.1f} s and was killed")
+        elif self._server is not None:
+            self._server_ended(f"did not start an actor within {silence:.1f} s and was killed; it ")
+
+    def _set_lag(self, life: Life, lags: bool) -> None:
+        """Go on without a process that stands still, and take it back where the others are by then."""
+        if life.lags == lags:
+            return
+        life.lags = lags
+        if not lags:
+            life.excused += max([0, *(position - life.position for position in self._slowest(life.spec.process))])
+        self._grant()
+
+    def _ended(self, life: Life, code: int | None) -> None:
+        """A process has ended: take what it had announced, and replace it."""
+        self._take(life)
+        if self._lives[life.spec.process] is life:
+            self._failed(life, how_it_ended(code), code)
+
+    def _failed(self, life: Life, what: str, code: int | None = None) -> None:
+        """Give a process up; start another one, unless it failed too often."""
+        process, now = life.spec.process, time.monotonic()
+        description = life.description(what) if life.failure is None else _told(life.spec, life.failure)
+        self._give_up(life)
+        if life.failure is not None and life.failure.hopeless:
+            self._due[process] = float("inf")
+            self._ready.append(ActorError(f"{description}\nTo start it again would change nothing.{_kept(code)}"))
+            return
+        budget = self._budgets[process]
+        delay = budget.failed(now, raised=life.failure is not None)
+        if delay is None:
+            self._due[process] = float("inf")
+            self._ready.append(ActorError(f"{description}\nThis was {budget.history}.{_kept(code)}"))
+            return
+        self._due[process] = now + delay
+        message = f"{description}\nIt is replaced, for the {budget.used}. time; its episodes begin anew.{_kept(code)}"
+        warnings.warn(message, ActorWarning, stacklevel=2)
+
+    def _give_up(self, life: Life) -> None:
+        process = life.spec.process
+        self._positions[process] = life.excused + life.received
+        self._lives[process] = None
+        self._serials = {serial: each for serial, each in self._serials.items() if each is not life}
+        self._unregister(life)
+        life.end()
+        self._grant()
+
+    def _unregister(self, life: Life) -> None:
+        with contextlib.suppress(KeyError):  # it has been before, when it closed its end
+            self._selector.unregister(life.messages)
+
+    def _server_ended(self, what: str) -> None:
+        """Start another server; the actors live on, but for those that were not known to have been forked."""
+        server, self._server = self._server, None
+        assert server is not None
+        self._selector.unregister(server)
+        code, now = server.kill(), time.monotonic()
+        for process, life in enumerate(self._lives):
+            if life is None:
+                continue
+            life.orphan = True
+            if life.handle is None:
+                self._give_up(life)
+                self._due[process] = now
+        if server.expired:
+            self._server_due = now
+            return
+        delay = self._server_budget.failed(now, raised=code != -signal.SIGKILL)
+        message = f"The server that actors are forked from {what}{how_it_ended(code)}; see its output above."
+        if delay is None:
+            self._server_due = float("inf")
+            history = self._server_budget.history
+            self._ready.append(ActorError(f"{message}\nThis was {history}.{_kept(code)}{_MEMORY_LIMIT}"))
+            return
+        self._server_due = now + delay
+        warnings.warn(f"{message}\nIt is replaced, and its actors go on.", ActorWarning, stacklevel=2)
+
+    # Stopping.
+
+    def stop(self, keep_server: bool = False) -> None:
+        self.board.stop()
+        self._selector.close()
+        lives = [life for life in self._lives if life is not None]
+        for life in lives:
+            _poke(life.wake)
+        server, self._server = self._server, None
+        handles = [life.handle for life in lives if life.handle is not None]
+        for life in lives:
+            life.handle = None
+            life.end()  # an actor may be in the middle of an announcement that nobody will read: let it fail
+        self._lives = [None] * len(self._specs)
+        if self._board_fd is not None:
+            os.close(self._board_fd)
+            self._board_fd = None
+        if self._inference is not None:
+            self._inference.stop()
+        if server is not None:
+            handles += park(server) if keep_server and not self._server_budget.used else server.stop()
+        deadline = time.monotonic() + GRACE
+        for handle in handles:  # where the server did not, or there is none any more
+            if not handle.ended(deadline):
+                handle.kill()
+                handle.ended(deadline + KILLED)
+            handle.close()
+
+
+def _told(spec: ActorSpec, message: Handover) -> str:
+    """What an actor said of its failure."""
+    slot = f"slot {message.failed_slot}" if message.failed_slot >= 0 else f"slots {spec.slots}"
+    return f"Actor process {spec.process}, {slot}, life {spec.life}, seed {spec.seed}, failed:\n{message.error}"
+
+
+def _kept(code: int | None) -> str:
+    """What is left, and what may help."""
+    hint = " The system may be short of memory: lower n_actors or buffer_size." if code == -9 else ""
+    return f" What was handed over is kept.{hint}"
+
+
+#: A server that can't start has seldom another reason.
+_MEMORY_LIMIT = " If it lacked memory to start, look for a limit: `ulimit -v` in the shell, or that of a container."
+
+
+def _poke(fd: int) -> None:
+    with contextlib.suppress(BlockingIOError, BrokenPipeError):  # it has enough to read, or is gone
+        os.write(fd, b"\0")

@@ -1,0 +1,186 @@
+"""``sb3-ca2e priors``: the agents that can serve as prior agents in an environment."""
+
+import argparse
+import contextlib
+import csv
+import dataclasses
+import difflib
+import importlib
+import json
+import sys
+from importlib import resources
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_atari_env, make_vec_env
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
+
+from sb3_ca2e.common.installing import naming_our_extras
+from sb3_ca2e.envs.identity import identity_of_vec
+from sb3_ca2e.priors.agent import PriorAgent
+from sb3_ca2e.priors.find import AgentFiles, candidates, search_path
+from sb3_ca2e.priors.loading import load_trained_on
+from sb3_ca2e.priors.reader.errors import UntrustedAgentError
+
+#: Mean of a reward and its standard deviation.
+Reward = tuple[float, float]
+
+
+@dataclasses.dataclass
+class Candidate:
+    """
+    An agent that could be a prior agent.
+
+    :param source: what to put into ``prior_agents``
+    :param algorithm: the algorithm that trained it
+    :param trained_on: the environment that it was trained on
+    :param path: its zip
+    :param published_reward: mean and standard deviation that the RL Zoo publishes for it
+    :param recorded_reward: mean that is recorded beside it
+    :param measured_reward: mean and standard deviation of what it has reached here
+    :param preprocessing: what stands between the environment's observations and its policy
+    :param loads_without_trust: whether it can be read without executing anything in its files
+    :param problem: why it can't be a prior agent, None if it can
+    """
+
+    source: str
+    algorithm: str
+    trained_on: str | None
+    path: str
+    published_reward: Reward | None
+    recorded_reward: float | None = None
+    measured_reward: Reward | None = None
+    preprocessing: list[str] = dataclasses.field(default_factory=list)
+    loads_without_trust: bool = True
+    problem: str | None = None
+
+
+def main() -> None:
+    """Run the command with the arguments in ``sys.argv``."""
+    parser = argparse.ArgumentParser(description="List the agents that can serve as prior agents in an environment.")
+    parser.add_argument("--env", required=True, help="environment ID")
+    parser.add_argument("--evaluate", type=int, default=0, metavar="N", help="measure each over N episodes, seed 0")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--gym-packages", nargs="+", default=[], help="packages to import that register environments")
+    args = parser.parse_args()
+    if args.evaluate < 0:
+        parser.error(f"--evaluate takes a number of episodes, not {args.evaluate}")
+    for package in args.gym_packages:
+        importlib.import_module(package)
+    try:
+        env = make_env(args.env)
+    except gym.error.Error as error:
+        nearest = [name for name in difflib.get_close_matches(args.env, gym.registry, n=1) if name != args.env]
+        hinted = not nearest or "Did you mean" in str(error)
+        sys.exit(f"{error}" if hinted else f"{error} Did you mean {nearest[0]!r}?")
+    try:
+        found = inspect(args.env, env, args.evaluate)
+    finally:
+        env.close()
+    print(json.dumps([dataclasses.asdict(each) for each in found], indent=2) if args.json else table(args.env, found))
+
+
+def make_env(env_id: str) -> VecEnv:
+    """
+    :param env_id: id of an environment
+    :return: it as a learner has it that follows the RL Zoo's hyperparameters: Atari games preprocessed and stacked
+    """
+    if "NoFrameskip" in env_id or env_id.startswith("ALE/"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module("ale_py")
+    with naming_our_extras():
+        if "AtariEnv" in str(gym.spec(env_id).entry_point):
+            return BaseAlgorithm._wrap_env(VecFrameStack(make_atari_env(env_id), 4), verbose=0)
+        return BaseAlgorithm._wrap_env(make_vec_env(env_id), verbose=0)
+
+
+def inspect(env_id: str, env: VecEnv, n_episodes: int = 0) -> list[Candidate]:
+    """
+    Look at every agent on the search path whose name fits an environment.
+
+    :param env_id: id of the environment
+    :param env: the environment, not normalised
+    :param n_episodes: episodes to measure each over
+    :return: the agents, those that ``"zoo:"`` takes first
+    """
+    published = published_rewards()
+    known: set[str] = set()
+    found = []
+    for files in candidates(env_id):
+        source = f"zoo:{files.algorithm}"
+        candidate = Candidate(
+            source=str(files.model) if source in known else source,
+            algorithm=files.algorithm,
+            trained_on=files.env_id,
+            path=str(files.model),
+            published_reward=published.get((files.algorithm, str(files.env_id))) if _of_the_zoo(files) else None,
+        )
+        known.add(source)
+        try:
+            _try(candidate, files, env, n_episodes)
+        except UntrustedAgentError as error:
+            candidate.loads_without_trust, candidate.problem = False, str(error)
+        except (ValueError, ImportError) as error:
+            candidate.problem = str(error)
+        found.append(candidate)
+    return found
+
+
+def _of_the_zoo(files: AgentFiles) -> bool:
+    """Whether it is one of the zoo's own agents: neither the package's, nor trained here."""
+    return not files.bundled and files.model.parts[0] != "logs"
+
+
+def _try(candidate: Candidate, files: AgentFiles, env: VecEnv, n_episodes: int) -> None:
+    """Load and measure an agent, noting down what is learned of it before anything fails."""
+    candidate.recorded_reward = files.recorded_reward
+    candidate.preprocessing = load_trained_on(files, trust=False).describe()
+    agent = PriorAgent(files.model)
+    agent.resolve(env.observation_space, env.action_space, identity_of_vec(env))
+    if n_episodes:
+        env.seed(0)
+        candidate.measured_reward = agent.evaluate(env, n_episodes)
+
+
+def published_rewards() -> dict[tuple[str, str], Reward]:
+    """
+    :return: mean and standard deviation by algorithm and environment, as the RL Zoo has published them
+    """
+    lines = (resources.files("sb3_ca2e.zoo") / "published_rewards.csv").read_text(encoding="utf-8").splitlines()
+    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
+    return {(row["algorithm"], row["env_id"]): (float(row["mean_reward"]), float(row["std_reward"])) for row in rows}
+
+
+def table(env_id: str, found: list[Candidate]) -> str:
+    """
+    :param env_id: id of the environment
+    :param found: the agents
+    :return: a table of them for people, and what is wrong with those that can't be used
+    """
+    if not found:
+        looked = ", ".join(map(str, search_path()))
+        return f"No agents for {env_id} in {looked}. Set SB3_CA2E_AGENTS to a clone of DLR-RM/rl-trained-agents."
+    rows = [["prior agent", "trained on", "published", "recorded", "measured", "preprocessing", "loads"]]
+    notes: list[str] = []
+    for each in found:
+        loads = "yes"
+        if each.problem is not None:
+            notes.append(f"[{len(notes) + 1}] {each.problem}")
+            loads = f"{'no' if each.loads_without_trust else 'needs trust'} [{len(notes)}]"
+        rewards = [each.published_reward, each.recorded_reward, each.measured_reward]
+        seen = ", ".join(each.preprocessing) or "none"
+        rows.append([each.source, each.trained_on or "", *map(_reward, rewards), seen, loads])
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    widths = [max(map(len, column)) for column in columns]
+    lines = []
+    for row in zip(*columns, strict=True):
+        lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def _reward(reward: Any) -> str:
+    if reward is None:
+        return ""
+    mean, std = reward if isinstance(reward, tuple) else (reward, None)
+    return f"{mean:.1f}" + (f" ± {std:.1f}" if std is not None else "")
