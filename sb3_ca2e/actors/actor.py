@@ -17,6 +17,7 @@ from sb3_ca2e.actors.inference import TRACE_AFTER, Inference
 from sb3_ca2e.actors.invalid_steps import PRIOR_FAILURES, Refusals, finite_reward, not_finite
 from sb3_ca2e.actors.local_buffer import Recorder
 from sb3_ca2e.actors.observations import Observations
+from sb3_ca2e.actors.port import Networks, Port
 from sb3_ca2e.actors.slot import Playing, Slot
 from sb3_ca2e.actors.spec import ActorSpec
 from sb3_ca2e.actors.steps import as_tensors
@@ -24,9 +25,6 @@ from sb3_ca2e.envs.copies.generators import ProcessGenerators
 from sb3_ca2e.errors import HopelessError, NotFiniteError
 from sb3_ca2e.priors.agent import PriorAgent
 from sb3_ca2e.replay.block import Frames, plain
-from sb3_ca2e.transport.shared_memory.block_buffers import BlockBuffers
-from sb3_ca2e.transport.shared_memory.control_block import Board
-from sb3_ca2e.transport.shared_memory.inference_client import RemoteInference
 
 _NO_AGES = np.zeros(0, dtype=np.int64)
 
@@ -36,28 +34,20 @@ class Actor:
     The slots of one process, stepped together so that one forward pass serves them all.
 
     :param spec: what to run
-    :param board: what the learner publishes
-    :param buffers: where blocks are written
-    :param remote: networks in the learner's process, None for those of the spec
+    :param port: what the learner has told, and where blocks are written
+    :param remote: networks that are somewhere else, None for those of the spec
     :param alone: the process is its own, and not the learner's
     """
 
-    def __init__(
-        self,
-        spec: ActorSpec,
-        board: Board,
-        buffers: BlockBuffers,
-        remote: RemoteInference | None = None,
-        alone: bool = False,
-    ):
-        self.spec, self.board, self.buffers = spec, board, buffers
+    def __init__(self, spec: ActorSpec, port: Port, remote: Networks | None = None, alone: bool = False):
+        self.spec, self.port = spec, port
         self.flat = FlatParameters(spec.modules).bind(extra=len(spec.statistics))
         n_statistics = len(spec.statistics)
         self.flat[len(self.flat) - n_statistics :] = spec.statistics
         normalization = spec.recipe.normalization
         self.normalizer = normalization.views(self.flat[-n_statistics:]) if normalization is not None else None
         self.version, self.sequence, self.steps = 0, 0, 0
-        self.pulse = buffers.pulse
+        self.pulse = port.pulse
         self.pulse.supervise(spec.supervision)
         self._environments = self._inference = 0.0  # seconds since collecting began
         self.slots: list[Slot] = []
@@ -86,7 +76,7 @@ class Actor:
     def open(self) -> None:
         """Make the environments."""
         spec = self.spec
-        retired = map(self.board.retired, spec.slots)
+        retired = map(self.port.retired, spec.slots)
         priors = [None if gone else prior for prior, gone in zip(spec.priors, retired, strict=True)]
         with_prior = [prior is not None for prior in priors]
         self._together = spec.recipe.build_together(spec.slots, with_prior, spec.seed_of(spec.slots[0]))
@@ -122,12 +112,12 @@ class Actor:
         self.pulse.late = False
         self._environments = self._inference = 0.0
         self._refresh()
-        views = self.buffers.views[self.sequence % len(self.buffers.views)]
-        self._recorder.begin(views, self._ages(), [slot.prior is not None for slot in self.slots])
+        with_prior = [slot.prior is not None for slot in self.slots]
+        self._recorder.begin(self.port.views(self.sequence), self._ages(), with_prior)
         handover = Handover(self.spec.process, self.sequence, version=self.version, begins=self.sequence == 0)
-        self._explorer.begin_block(self.board.progress, -(-self.spec.warmup // self.spec.n_slots) - self.steps)
+        self._explorer.begin_block(self.port.progress, -(-self.spec.warmup // self.spec.n_slots) - self.steps)
         for t in range(self.spec.block_size):
-            if self.board.stopped:
+            if self.port.stopped:
                 break
             self._step(t, handover)
         self.steps += self._recorder.n_steps
@@ -149,8 +139,8 @@ class Actor:
     def _refresh(self) -> None:
         """Look for newer parameters (Algorithm 1.2), only between blocks: a block has one version."""
         every = max(round(self.spec.update_interval / self.spec.block_size), 1)
-        if (self.version == 0 or self.sequence % every == 0) and self.board.version != self.version:
-            self.version, self._current = self.board.read(self.flat), None
+        if (self.version == 0 or self.sequence % every == 0) and self.port.version != self.version:
+            self.version, self._current = self.port.read(self.flat), None
             self._policy.parameters_changed()
 
     def _ages(self) -> list[int]:
@@ -272,7 +262,7 @@ class Actor:
         slot, had_prior = self.slots[position], self.slots[position].prior is not None
         started = time.perf_counter()
         self.pulse.enter(Phase.RESETTING)
-        slot.reset(game_over, retired=prior_broken or self.board.retired(slot.index))
+        slot.reset(game_over, retired=prior_broken or self.port.retired(slot.index))
         self._show_first(position)
         self.pulse.enter(Phase.COLLECTING)
         self._environments += time.perf_counter() - started

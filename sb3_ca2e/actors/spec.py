@@ -10,12 +10,12 @@ from sb3_ca2e.actors.actions import stored_action
 from sb3_ca2e.actors.block_layout import BlockLayout
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.flat_parameters import FlatParameters
+from sb3_ca2e.actors.handover import Handover
 from sb3_ca2e.actors.heartbeat import Supervision
 from sb3_ca2e.actors.steps import Behaviour
 from sb3_ca2e.common.layers import copy_of
 from sb3_ca2e.envs.recipe import EnvRecipe
 from sb3_ca2e.priors.agent import PriorAgent
-from sb3_ca2e.transport.shared_memory.inference_layout import ExchangeLayout
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,6 @@ class ActorSpec:
     :param n_learns: how often the model had learned before; each time sees new episodes
     :param info_keys: entries of ``info`` that reach the learner's callbacks
     :param statistics: those of VecNormalize at the start, as :meth:`Statistics.publish` gives them
-    :param exchange: where the learner's process is asked what the networks say, None if they run here
     :param supervision: how long it may be silent
     :param life: how often its process has been replaced; each life sees new episodes
     :param asked: what the first ``reset`` of each slot of this process is given, as the user asked: seed and options
@@ -63,7 +62,6 @@ class ActorSpec:
     n_learns: int = 0
     info_keys: tuple[str, ...] = ()
     statistics: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
-    exchange: ExchangeLayout | None = None
     supervision: Supervision = field(default_factory=Supervision)
     life: int = 0
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -77,6 +75,14 @@ class ActorSpec:
     def layout(self) -> BlockLayout:
         """Layout of the blocks that its slots fill."""
         return BlockLayout(self.recipe.columns, self.block_size, *stored_action(self.recipe.action_space))
+
+    def told(self, failure: Handover) -> str:
+        """
+        :param failure: what the actor said of its failure
+        :return: for a message to the user
+        """
+        slot = f"slot {failure.failed_slot}" if failure.failed_slot >= 0 else f"slots {self.slots}"
+        return f"Actor process {self.process}, {slot}, life {self.life}, seed {self.seed}, failed:\n{failure.error}"
 
     def seed_of(self, slot: int) -> int:
         """

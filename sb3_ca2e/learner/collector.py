@@ -98,7 +98,7 @@ class Collector:
         :param waiting: entered while nothing is half done
         """
         self._publish()
-        self.pool.board.set_progress(progress)
+        self.pool.set_progress(progress)
         asked = time.perf_counter()
         with waiting():
             collected = self.pool.collect(wait)
@@ -141,7 +141,7 @@ class Collector:
             return
         # As whole numbers: NaN is no other than before.
         if changed or self._shown is None or not np.array_equal(published.view(np.int32), self._shown.view(np.int32)):
-            self.pool.board.publish(published)
+            self.pool.publish(published)
         self._shown = published
 
     def _count(self, handover: Handover, blocks: list[Block], timestep: int) -> None:
@@ -153,7 +153,7 @@ class Collector:
             stats.transitions += n
             stats.seconds += collecting + waited
             stats.fps = stats.transitions / max(stats.seconds, 1e-9)
-            stats.param_age = self.pool.board.version - handover.version
+            stats.param_age = self.pool.version - handover.version
             if n:
                 last = block.flags[block.flags & TRANSITION > 0][-1]
                 stats.kind = "prior" if last & PRIOR else "nature"
@@ -189,7 +189,7 @@ class Collector:
         self._retired(slot, self.prior_of[slot])
 
     def _retired(self, slot: int, index: int) -> None:
-        self.pool.board.retire(slot)
+        self.pool.retire(slot)
         self.stats[slot].returns.clear()
         self.just_retired.append(index)
 
@@ -282,7 +282,7 @@ class Collector:
             "stats": self.stats,
             "streams": self._statistics.state() if self._statistics is not None else None,
             "shown": self._shown,
-            "version": self.pool.board.version,
+            "version": self.pool.version,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -306,11 +306,10 @@ class Collector:
         """
         assert isinstance(self.pool, SyncActors)
         self._shown = state["shown"]
-        self.pool.board.republish(state["version"], state["shown"])
-        self.pool.restore(actors)
+        self.pool.restore(actors, state["version"], state["shown"])
         for slot, index in self.prior_of.items():
             if self.retirement.retired(index):
-                self.pool.board.retire(slot)  # which ends with the episode that is under way
+                self.pool.retire(slot)  # which ends with the episode that is under way
 
     def cut_streams(self) -> None:
         """Episodes that were under way are cut off in the memory."""

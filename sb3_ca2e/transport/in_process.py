@@ -4,15 +4,65 @@ import contextlib
 import traceback
 from collections.abc import Iterator
 
+import numpy as np
+
 from sb3_ca2e.actors.actor import Actor
+from sb3_ca2e.actors.block_layout import BlockLayout
 from sb3_ca2e.actors.handover import Handover
+from sb3_ca2e.actors.heartbeat import Pulse
 from sb3_ca2e.actors.snapshot import ActorsState, restore, state_of
 from sb3_ca2e.actors.spec import ActorSpec
 from sb3_ca2e.errors import ActorError
 from sb3_ca2e.replay.block import Block
-from sb3_ca2e.transport.shared_memory.block_buffers import BlockBuffers
-from sb3_ca2e.transport.shared_memory.control_block import Board
-from sb3_ca2e.transport.shared_memory.pool import _told
+
+
+class InProcessPort:
+    """
+    What the learner has told, and one block for each slot: a :class:`~sb3_ca2e.actors.port.Port`.
+
+    :param layout: layout of a block
+    :param slots: the slots
+    """
+
+    stopped = False
+
+    def __init__(self, layout: BlockLayout, slots: list[int]):
+        self._layout, self._slots = layout, slots
+        self._views = [layout.views(np.zeros(layout.n_bytes, dtype=np.uint8)) for _ in slots]
+        self._parameters = np.zeros(0, dtype=np.float32)
+        self._retired: set[int] = set()
+        self.pulse = Pulse(np.zeros(Pulse.SIZE, dtype=np.uint8))
+        self.version, self.progress = 0, 0.0
+
+    def show(self, parameters: np.ndarray, version: int) -> None:
+        """
+        :param parameters: ``(n_parameters,)`` float32
+        :param version: their number
+        """
+        self._parameters, self.version = parameters.copy(), version
+
+    def retire(self, slot: int) -> None:
+        """
+        :param slot: prior slot that is to become a nature slot at its next episode
+        """
+        self._retired.add(slot)
+
+    def read(self, out: np.ndarray) -> int:
+        out[...] = self._parameters
+        return self.version
+
+    def retired(self, slot: int) -> bool:
+        return slot in self._retired
+
+    def views(self, sequence: int) -> list[dict[str, np.ndarray]]:
+        return self._views
+
+    def blocks(self, n_rows: list[int]) -> list[Block]:
+        """
+        :param n_rows: rows written, a number a slot
+        :return: the blocks
+        """
+        return [self._layout.block(*each) for each in zip(self._slots, self._views, n_rows, strict=True)]
 
 
 class SyncActors:
@@ -23,8 +73,7 @@ class SyncActors:
     """
 
     def __init__(self, spec: ActorSpec):
-        self.board = Board(spec.n_slots, spec.n_parameters)
-        self._spec = spec
+        self._spec, self._port = spec, InProcessPort(spec.layout, spec.slots)
         self._actor: Actor | None = None
 
     @property
@@ -35,15 +84,27 @@ class SyncActors:
     def restarts(self) -> dict[int, int]:
         return {}
 
+    @property
+    def version(self) -> int:
+        return self._port.version
+
+    def publish(self, parameters: np.ndarray) -> None:
+        self._port.show(parameters, self._port.version + 1)
+
+    def set_progress(self, progress: float) -> None:
+        self._port.progress = progress
+
+    def retire(self, slot: int) -> None:
+        self._port.retire(slot)
+
     def collect(self, wait: bool = True) -> tuple[Handover, list[Block]] | None:
         with self._failures():
-            actor = self._opened()
-            handover = actor.collect()
-        return handover, actor.buffers.blocks(handover.sequence, handover.n_rows)
+            handover = self._opened().collect()
+        return handover, self._port.blocks(handover.n_rows)
 
     def _opened(self) -> Actor:
         if self._actor is None:
-            self._actor = Actor(self._spec, self.board, BlockBuffers(self._spec.layout, self._spec.slots))
+            self._actor = Actor(self._spec, self._port)
             self._actor.open()
         return self._actor
 
@@ -55,17 +116,20 @@ class SyncActors:
         except Exception as error:  # whatever an environment raises
             failed_slot = self._actor.collecting if self._actor is not None else -1
             failure = Handover(self._spec.process, error=traceback.format_exc(), failed_slot=failed_slot)
-            raise ActorError(_told(self._spec, failure)) from error
+            raise ActorError(self._spec.told(failure)) from error
 
     def state(self) -> ActorsState | None:
         return state_of(self._actor) if self._actor is not None else None
 
-    def restore(self, state: ActorsState) -> None:
+    def restore(self, state: ActorsState, version: int, parameters: np.ndarray) -> None:
         """
         Open the environments, and go on from there.
 
         :param state: of the same slots
+        :param version: number of the parameters that were published last
+        :param parameters: ``(n_parameters,)`` float32, those
         """
+        self._port.show(parameters, version)
         with self._failures():
             restore(self._opened(), state)
 

@@ -2,16 +2,15 @@
 
 from typing import Protocol
 
+import numpy as np
+
 from sb3_ca2e.actors.handover import Handover
 from sb3_ca2e.actors.snapshot import ActorsState
 from sb3_ca2e.replay.block import Block
-from sb3_ca2e.transport.shared_memory.control_block import Board
 
 
 class ActorPool(Protocol):
     """What the learner knows of its actors."""
-
-    board: Board
 
     @property
     def n_processes(self) -> int:
@@ -20,6 +19,27 @@ class ActorPool(Protocol):
     @property
     def restarts(self) -> dict[int, int]:
         """How often the process of each slot was replaced; without those of which none was."""
+
+    @property
+    def version(self) -> int:
+        """Number of the parameters published last; 0 before the first."""
+
+    def publish(self, parameters: np.ndarray) -> None:
+        """
+        Show newer parameters, for actors to copy when it suits them.
+
+        :param parameters: ``(n_parameters,)`` float32
+        """
+
+    def set_progress(self, progress: float) -> None:
+        """
+        :param progress: share of the training that is done, 0 to 1
+        """
+
+    def retire(self, slot: int) -> None:
+        """
+        :param slot: prior slot that is to become a nature slot at its next episode
+        """
 
     def collect(self, wait: bool = True) -> tuple[Handover, list[Block]] | None:
         """

@@ -14,8 +14,7 @@ from sb3_ca2e.actors.spec import ActorSpec
 from sb3_ca2e.envs.recipe import recipe_from
 from sb3_ca2e.learner.statistics import Statistics
 from sb3_ca2e.replay.block import Block
-from sb3_ca2e.transport.shared_memory.block_buffers import BlockBuffers
-from sb3_ca2e.transport.shared_memory.control_block import Board
+from sb3_ca2e.transport.in_process import InProcessPort
 
 
 @dataclass
@@ -120,8 +119,8 @@ class LocalActor:
 
     def __init__(self, spec: ActorSpec):
         self.spec = spec
-        self.board = Board(spec.n_slots, spec.n_parameters)
-        self.actor = Actor(spec, self.board, BlockBuffers(spec.layout, spec.slots))
+        self.port = InProcessPort(spec.layout, spec.slots)
+        self.actor = Actor(spec, self.port)
         self.actor.open()
         #: the parameters of every version that was published
         self.published: list[np.ndarray | None] = [None]
@@ -129,12 +128,13 @@ class LocalActor:
     def publish(self, model: BaseAlgorithm) -> None:
         """Show the model's present parameters and statistics."""
         self.published.append(FlatParameters(model.published_modules()).get())
-        self.board.publish(np.concatenate([self.published[-1], published_statistics(model)]))
+        parameters = np.concatenate([self.published[-1], published_statistics(model)])
+        self.port.show(parameters, self.port.version + 1)
 
     def collect(self) -> tuple[int, list[Block]]:
         """The version and copies of the next blocks, one a slot."""
         handover = self.actor.collect()
-        blocks = self.actor.buffers.blocks(handover.sequence, handover.n_rows)
+        blocks = self.port.blocks(handover.n_rows)
         return handover.version, [_copied(block) for block in blocks]
 
     def episodes(self, position: int) -> list[Episode]:

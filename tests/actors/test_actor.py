@@ -65,7 +65,7 @@ class Run:
         th.manual_seed(0)
         self.model = model
         self.actor = LocalActor(make_spec(model, **spec))
-        self.actor.board.set_progress(progress)
+        self.actor.port.progress = progress
         self.networks: list[Any] = [None]
         self.normalizations: list[Any] = [None]
         self.versions, self.blocks = [], []
@@ -360,7 +360,7 @@ def test_a_retired_prior_makes_way_at_the_end_of_its_episode():
     actor.publish(model)
     # Episodes of 1, 7, 2, 13, ... steps: the first block ends in the second episode, which has 3 steps to go
     _, first = actor.collect()
-    actor.board.retire(2)
+    actor.port.retire(2)
     _, second = actor.collect()
     prior_flags = [b[2].flags[b[2].flags & TRANSITION > 0] & PRIOR > 0 for b in (first, second)]
     assert prior_flags[0].tolist() == [True] * 5
@@ -375,7 +375,7 @@ def test_the_slot_of_a_retired_prior_counts_its_games_anew():
     for _ in range(7):
         games = actor.actor.collect().games
         greedy += [games[key][1] for key in sorted(games)]
-        actor.board.retire(0)
+        actor.port.retire(0)
     # Four games, and the one that was under way when it was beaten, are the prior's.
     assert greedy == [False] * 5 + [n % GREEDY_EVERY == 0 for n in range(1, 24)]
 

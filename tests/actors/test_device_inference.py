@@ -116,8 +116,8 @@ def test_blocks_equal_those_of_actors_that_have_the_networks(make, with_prior):
                 tensor.mul_(-1.1)
         assert inference.refresh()
         assert not inference.refresh()
-        pools[0].board.publish(np.concatenate([parameters.get(), spec.statistics]))
-        pools[1].board.publish(spec.statistics)
+        pools[0].publish(np.concatenate([parameters.get(), spec.statistics]))
+        pools[1].publish(spec.statistics)
         blocks[1].extend(copied(pools[1].collect()[1]))
         for _ in range(2):
             for kept, pool in zip(blocks, pools, strict=True):

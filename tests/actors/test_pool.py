@@ -237,7 +237,7 @@ def test_with_a_rate_limit_no_process_is_more_than_two_handovers_ahead():
             handover, _ = pool.collect()
             assert handover.sequence == received[handover.process]
             assert handover.sequence < min(received) + 2
-            assert all(pool.board.credit(process) <= min(received) + 2 for process in range(3))
+            assert all(pool._board.credit(process) <= min(received) + 2 for process in range(3))
             received[handover.process] += 1
     finally:
         pool.stop()

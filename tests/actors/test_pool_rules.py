@@ -42,7 +42,7 @@ def test_only_with_a_rate_limit_is_an_environment_waited_for_that_is_still_made(
             handover, _ = pool.collect()
             assert (handover.process, handover.sequence) == (0, n)
             # The blocks handed out before are the actor's again; these are not yet.
-            assert pool.board.credit(0) == BUFFERS + (0 if rate_limit else n)
+            assert pool._board.credit(0) == BUFFERS + (0 if rate_limit else n)
         if rate_limit:
             assert pool.collect(wait=False) is None
     finally:

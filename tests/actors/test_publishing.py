@@ -17,7 +17,7 @@ class ChangesParameters(BaseCallback):
         if self.num_timesteps == self.at:
             with th.no_grad():
                 next(self.model.q_net.parameters()).add_(1.0)
-        self.versions.append(self.model._collector.pool.board.version)
+        self.versions.append(self.model._collector.pool.version)
         return True
 
 

@@ -177,8 +177,8 @@ def layouts():
 @given(layout=layouts(), n_slots=st.integers(1, 3))
 def test_no_two_fields_of_any_block_share_a_byte(layout, n_slots):
     buffers = BlockBuffers(layout, list(range(n_slots)))
-    fields = [array for buffer in buffers.views for views in buffer for array in views.values()]
-    assert len(buffers.views) == BUFFERS
+    handed_over = [buffers.views(sequence) for sequence in range(BUFFERS)]
+    fields = [array for buffer in handed_over for views in buffer for array in views.values()]
     for i, array in enumerate(fields):
         array.view(np.uint8)[...] = i
     for i, array in enumerate(fields):
@@ -189,7 +189,7 @@ def test_no_two_fields_of_any_block_share_a_byte(layout, n_slots):
 def test_a_block_is_a_view_of_the_written_rows(layout, data):
     n_rows = data.draw(st.integers(0, 2 * layout.n_steps))
     buffers = BlockBuffers(layout, [4])
-    views = buffers.views[1][0]
+    (views,) = buffers.views(1)
     views["rewards"][:] = np.arange(2 * layout.n_steps)
     (block,) = buffers.blocks(1, [n_rows])
     assert block.slot == 4

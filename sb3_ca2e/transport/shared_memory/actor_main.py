@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sb3_ca2e.actors.actor import Actor
+    from sb3_ca2e.transport.shared_memory.inference_layout import ExchangeLayout
     from sb3_ca2e.transport.shared_memory.pipe_messages import MessageWriter
+    from sb3_ca2e.transport.shared_memory.port import SharedMemoryPort
 
 
 def run_actor(fds: dict[str, int], niceness: int) -> int:
@@ -32,6 +34,7 @@ def run_actor(fds: dict[str, int], niceness: int) -> int:
     from sb3_ca2e.transport.shared_memory.control_block import Board
     from sb3_ca2e.transport.shared_memory.inference_client import LearnerGone, RemoteInference
     from sb3_ca2e.transport.shared_memory.pipe_messages import MessageWriter
+    from sb3_ca2e.transport.shared_memory.port import SharedMemoryPort
 
     th.set_num_threads(1)
     messages = MessageWriter(fds["messages"])
@@ -40,6 +43,7 @@ def run_actor(fds: dict[str, int], niceness: int) -> int:
     try:
         with os.fdopen(fds["spec"], "rb") as file:
             file.seek(0)
+            exchange: ExchangeLayout | None = cloudpickle.load(file)
             spec = dataclasses.replace(cloudpickle.load(file), **cloudpickle.load(file))
         assert isinstance(spec, ActorSpec)
         if spec.recipe.process is not None:
@@ -47,16 +51,17 @@ def run_actor(fds: dict[str, int], niceness: int) -> int:
         set_random_seed(spec.seed_of(spec.slots[0]))
         board = Board(spec.n_slots, spec.n_parameters, fds["board"])
         remote = None
-        if spec.exchange is not None:
+        if exchange is not None:
             ways = fds["exchange"], fds["bell"], fds["replies"]
-            remote = RemoteInference(spec.exchange, spec.process, *ways)
-        actor = Actor(spec, board, BlockBuffers(spec.layout, spec.slots, fds["buffers"]), remote, alone=True)
+            remote = RemoteInference(exchange, spec.process, *ways)
+        port = SharedMemoryPort(spec.process, board, BlockBuffers(spec.layout, spec.slots, fds["buffers"]))
+        actor = Actor(spec, port, remote, alone=True)
         # The learner's threads wait for each other in every layer: an actor in the place of one would hold up all of
         # them. So would threads that environments start, but not the little that was to be done until here.
         os.nice(niceness)
         actor.open()
         with contextlib.suppress(LearnerGone):
-            _collect(actor, messages, fds["wake"])
+            _collect(actor, port, messages, fds["wake"])
         actor.close()
     except Exception as error:  # whatever an environment raises: the learner tells it
         slot, process = actor.collecting if actor is not None else -1, spec.process if spec is not None else -1
@@ -68,19 +73,18 @@ def run_actor(fds: dict[str, int], niceness: int) -> int:
     return 0
 
 
-def _collect(actor: "Actor", messages: "MessageWriter", wake: int) -> None:
+def _collect(actor: "Actor", port: "SharedMemoryPort", messages: "MessageWriter", wake: int) -> None:
     """Fill blocks until the learner says stop, or is gone."""
     from sb3_ca2e.actors.heartbeat import Phase
     from sb3_ca2e.transport.shared_memory.pipe_messages import wait_readable
 
-    board = actor.board
-    while not board.stopped:
+    while not port.stopped:
         started = time.perf_counter()
-        actor.pulse.enter(Phase.WAITING)
-        while board.credit(actor.spec.process) <= actor.sequence and not board.stopped:
+        port.pulse.enter(Phase.WAITING)
+        while port.credit <= actor.sequence and not port.stopped:
             if not wait_readable(wake):
                 return
-        if board.stopped:
+        if port.stopped:
             return
         handover = actor.collect(time.perf_counter() - started)
         try:

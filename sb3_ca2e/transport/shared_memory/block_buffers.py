@@ -29,7 +29,7 @@ class BlockBuffers:
         memory = map_file(fd) if fd is not None else np.zeros(self.size(layout, len(slots)), dtype=np.uint8)
         self.pulse = Pulse(memory)
         parts = memory[Pulse.SIZE :].reshape(BUFFERS, len(slots), layout.n_bytes)
-        self.views = [[layout.views(part) for part in buffer] for buffer in parts]
+        self._views = [[layout.views(part) for part in buffer] for buffer in parts]
 
     @staticmethod
     def size(layout: BlockLayout, n_slots: int) -> int:
@@ -40,11 +40,17 @@ class BlockBuffers:
         """
         return Pulse.SIZE + BUFFERS * n_slots * layout.n_bytes
 
+    def views(self, sequence: int) -> list[dict[str, np.ndarray]]:
+        """
+        :param sequence: number of a handover
+        :return: for each slot, the fields of its block
+        """
+        return self._views[sequence % BUFFERS]
+
     def blocks(self, sequence: int, n_rows: list[int]) -> list[Block]:
         """
         :param sequence: number of the handover
         :param n_rows: rows written, a number a slot
         :return: its blocks
         """
-        buffer = self.views[sequence % BUFFERS]
-        return [self.layout.block(*each) for each in zip(self.slots, buffer, n_rows, strict=True)]
+        return [self.layout.block(*each) for each in zip(self.slots, self.views(sequence), n_rows, strict=True)]

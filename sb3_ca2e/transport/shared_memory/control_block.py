@@ -56,16 +56,6 @@ class Board:
         self._sequence[half] = version
         self._words[self._VERSION] = version
 
-    def republish(self, version: int, parameters: np.ndarray) -> None:
-        """
-        Show what another board showed.
-
-        :param version: its version
-        :param parameters: ``(n_parameters,)`` float32
-        """
-        self._words[self._VERSION] = version - 1
-        self.publish(parameters)
-
     def set_progress(self, progress: float) -> None:
         """
         :param progress: share of the training that is done, 0 to 1

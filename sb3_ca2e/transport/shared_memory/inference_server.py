@@ -54,7 +54,7 @@ class DeviceInference:
         self._parameters = FlatParameters(self._modules)
         self.layout = layout_for(specs, self._modules, device)
         #: what the processes are started with: without the networks
-        self.specs = [dataclasses.replace(spec, modules={}, exchange=self.layout) for spec in specs]
+        self.specs = [dataclasses.replace(spec, modules={}) for spec in specs]
         self._policy = Inference(self._behaviour, self._modules, sum(self.layout.n_slots))
         priors = [prior for spec in specs for prior in spec.priors]
         self._priors = {row: prior.on_device(device) for row, prior in enumerate(priors) if prior is not None}

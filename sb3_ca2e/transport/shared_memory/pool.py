@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import cloudpickle
+import numpy as np
 
 from sb3_ca2e.actors.handover import Handover
 from sb3_ca2e.actors.snapshot import ActorsState
@@ -47,7 +48,8 @@ class AsyncActors:
     def __init__(self, specs: Sequence[ActorSpec], rate_limit: bool = True, inference: DeviceInference | None = None):
         check_descriptors(len(specs), n_more=len(specs) if inference is not None else 0)
         self._specs, self._rate_limit, self._inference = list(specs), rate_limit, inference
-        self._payloads = [cloudpickle.dumps(spec) for spec in specs]
+        exchange = cloudpickle.dumps(inference.layout if inference is not None else None)
+        self._payloads = [exchange + cloudpickle.dumps(spec) for spec in specs]
         self._selector = selectors.DefaultSelector()
         self._ready: collections.deque[tuple[Life, Handover] | ActorError] = collections.deque()
         self._handed_out: Life | None = None
@@ -62,7 +64,7 @@ class AsyncActors:
         self._server_due = self._looked = 0.0
         first = specs[0]
         self._board_fd: int | None = shared_file(Board.size(first.n_slots, first.n_parameters), "board")
-        self.board = Board(first.n_slots, first.n_parameters, self._board_fd)
+        self._board = Board(first.n_slots, first.n_parameters, self._board_fd)
         try:
             if inference is not None:
                 inference.start()
@@ -80,6 +82,19 @@ class AsyncActors:
     def restarts(self) -> dict[int, int]:
         processes = zip(self._specs, self._budgets, strict=True)
         return {slot: budget.used for spec, budget in processes if budget.used for slot in spec.slots}
+
+    @property
+    def version(self) -> int:
+        return self._board.version
+
+    def publish(self, parameters: np.ndarray) -> None:
+        self._board.publish(parameters)
+
+    def set_progress(self, progress: float) -> None:
+        self._board.set_progress(progress)
+
+    def retire(self, slot: int) -> None:
+        self._board.retire(slot)
 
     def state(self) -> ActorsState | None:
         return None  # they don't wait to be asked
@@ -109,7 +124,7 @@ class AsyncActors:
         payload = self._payloads[process] + cloudpickle.dumps(changes)
         assert self._board_fd is not None
         self._n_lives += 1
-        self.board.grant(process, 0)
+        self._board.grant(process, 0)
         fds = [self._board_fd, *(self._inference.connect(process) if self._inference is not None else ())]
         try:
             life = Life.begin(server, self._n_lives, replace(spec, **changes), payload, fds)
@@ -157,8 +172,8 @@ class AsyncActors:
             if life is None:
                 continue
             credit = min([life.consumed, *(position - life.excused for position in slowest)]) + BUFFERS
-            if credit > self.board.credit(process):
-                self.board.grant(process, credit)
+            if credit > self._board.credit(process):
+                self._board.grant(process, credit)
                 life.granted_at = time.monotonic()
                 _poke(life.wake)
 
@@ -220,7 +235,7 @@ class AsyncActors:
             self._start_due(now)
 
     def _look_at(self, life: Life, now: float) -> None:
-        silence = life.silence(now, self.board.credit(life.spec.process))
+        silence = life.silence(now, self._board.credit(life.spec.process))
         if life.lost(now):
             self._ended(life, None)
         elif not life.hung(now, silence):
@@ -248,7 +263,7 @@ class AsyncActors:
     def _failed(self, life: Life, what: str, code: int | None = None) -> None:
         """Give a process up; start another one, unless it failed too often."""
         process, now = life.spec.process, time.monotonic()
-        description = life.description(what) if life.failure is None else _told(life.spec, life.failure)
+        description = life.description(what) if life.failure is None else life.spec.told(life.failure)
         self._give_up(life)
         if life.failure is not None and life.failure.hopeless:
             self._due[process] = float("inf")
@@ -306,7 +321,7 @@ class AsyncActors:
     # Stopping.
 
     def stop(self, keep_server: bool = False) -> None:
-        self.board.stop()
+        self._board.stop()
         self._selector.close()
         lives = [life for life in self._lives if life is not None]
         for life in lives:
@@ -330,12 +345,6 @@ class AsyncActors:
                 handle.kill()
                 handle.ended(deadline + KILLED)
             handle.close()
-
-
-def _told(spec: ActorSpec, message: Handover) -> str:
-    """What an actor said of its failure."""
-    slot = f"slot {message.failed_slot}" if message.failed_slot >= 0 else f"slots {spec.slots}"
-    return f"Actor process {spec.process}, {slot}, life {spec.life}, seed {spec.seed}, failed:\n{message.error}"
 
 
 def _kept(code: int | None) -> str:
