@@ -24,15 +24,18 @@ from stable_baselines3.common.vec_env.stacked_observations import StackedObserva
 from sb3_ca2e.envs.builder_vec_env import BuilderVecEnv
 from sb3_ca2e.envs.copies import patches
 from sb3_ca2e.envs.copies.generators import ProcessGenerators, renew
-from sb3_ca2e.envs.copies.pickling import Base, Builder, copies_of, identity_of_base, loaded, register, registered
+from sb3_ca2e.envs.copies.pickling import Builder, env_builder, fetched, function_builder, loaded, register, registered
 from sb3_ca2e.envs.exact import overridden
-from sb3_ca2e.envs.identity import EnvIdentity, layers_of
+from sb3_ca2e.envs.identity import EnvIdentity, identity_of_vec, layers_of
 from sb3_ca2e.envs.native.vec_env import NativeVecEnv, built
 from sb3_ca2e.envs.normalization import Normalization
 from sb3_ca2e.envs.process_state import ProcessState
 from sb3_ca2e.envs.slot_monitor import EpisodeFiles, SlotMonitor, file_of
 from sb3_ca2e.envs.vector_slots import Together
 from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
+
+#: Vectorized environments that actors can copy.
+Base = DummyVecEnv | SubprocVecEnv | NativeVecEnv
 
 #: Frames in a stack: how many of them belong to the episode is kept in a byte.
 MOST_FRAMES = 256
@@ -134,6 +137,34 @@ class EnvRecipe:
             return env
 
         return SlotMonitor(make, slot, prior, self.monitor_file, self.info_keywords, owned=not self.own)
+
+
+def copies_of(base: Base, here: bool) -> tuple[tuple[Builder, ...], tuple[bytes, ...]]:
+    """
+    :param base: a vectorized environment without its wrappers
+    :param here: they are to be loaded in this process
+    :return: for :func:`loaded`: copies of all environments, or the functions that make them; and for
+        :func:`patches.apply` changes to their classes
+    :raises ValueError: naming what can't be copied, and the way out
+    """
+    if isinstance(base, NativeVecEnv):
+        return (function_builder(base.build, "given to NativeVecEnv", here),), ()
+    if isinstance(base, SubprocVecEnv):
+        of_workers = [fetched(base, index) for index in range(base.num_envs)]
+        changed = dict.fromkeys(patch for *_, own in of_workers for patch in own)
+        return tuple(builder for builder, *_ in of_workers), tuple(changed)
+    if isinstance(base, BuilderVecEnv) and base.makes_new:
+        functions = [function_builder(each, "that makes the environment", here) for each in base.env_fns]
+        return tuple(functions), patches.patches_of(base.kinds)
+    return tuple(env_builder(env, here) for env in base.envs), patches.patches_of(patches.kinds_of(base.envs))
+
+
+def identity_of_base(base: Base) -> EnvIdentity:
+    """
+    :param base: a vectorized environment without its wrappers
+    :return: what the first of its environments says of itself
+    """
+    return fetched(base, 0)[1] if isinstance(base, SubprocVecEnv) else identity_of_vec(base)
 
 
 def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool = False) -> EnvRecipe:

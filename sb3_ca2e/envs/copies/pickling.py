@@ -19,23 +19,18 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.utils import EzPickle
 from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from sb3_ca2e.common import copying
-from sb3_ca2e.envs.builder_vec_env import BuilderVecEnv
 from sb3_ca2e.envs.copies import patches
 from sb3_ca2e.envs.copies.comparison import OF_A_MONITOR, OF_LIVES, Change, changes_between, random_numbers_kept
 from sb3_ca2e.envs.copies.display import of_display
 from sb3_ca2e.envs.copies.modules import modules_in, refuse_lost_modules
-from sb3_ca2e.envs.identity import EnvIdentity, identity_of, identity_of_vec
-from sb3_ca2e.envs.native.vec_env import NativeVecEnv
+from sb3_ca2e.envs.identity import EnvIdentity, identity_of
 from sb3_ca2e.envs.slot_monitor import file_of, no_files, without_file
 
 if "__mp_main__" in sys.modules:  # the user's script, in a process that multiprocessing has spawned
     cloudpickle.register_pickle_by_value(sys.modules["__mp_main__"])
-
-#: Vectorized environments that actors can copy.
-Base = DummyVecEnv | SubprocVecEnv | NativeVecEnv
 
 
 @dataclass(frozen=True)
@@ -51,37 +46,9 @@ class Builder:
     kept: tuple[Any, ...] | None = None
 
 
-def copies_of(base: Base, here: bool) -> tuple[tuple[Builder, ...], tuple[bytes, ...]]:
-    """
-    :param base: a vectorized environment without its wrappers
-    :param here: they are to be loaded in this process
-    :return: for :func:`loaded`: copies of all environments, or the functions that make them; and for
-        :func:`patches.apply` changes to their classes
-    :raises ValueError: naming what can't be copied, and the way out
-    """
-    if isinstance(base, NativeVecEnv):
-        return (_function(base.build, "given to NativeVecEnv", here),), ()
-    if isinstance(base, SubprocVecEnv):
-        fetched = [_fetched(base, index) for index in range(base.num_envs)]
-        changed = dict.fromkeys(patch for *_, own in fetched for patch in own)
-        return tuple(builder for builder, *_ in fetched), tuple(changed)
-    if isinstance(base, BuilderVecEnv) and base.makes_new:
-        functions = [_function(each, "that makes the environment", here) for each in base.env_fns]
-        return tuple(functions), patches.patches_of(base.kinds)
-    return tuple(_copy(env, here) for env in base.envs), patches.patches_of(patches.kinds_of(base.envs))
-
-
-def identity_of_base(base: Base) -> EnvIdentity:
-    """
-    :param base: a vectorized environment without its wrappers
-    :return: what the first of its environments says of itself
-    """
-    return _fetched(base, 0)[1] if isinstance(base, SubprocVecEnv) else identity_of_vec(base)
-
-
 def loaded(builder: Builder) -> Any:
     """
-    :param builder: of :func:`copies_of`
+    :param builder: of :func:`env_builder` or :func:`function_builder`
     :return: a copy of the environment, or of the function that makes it
     """
     if builder.kept is None:
@@ -95,7 +62,14 @@ def _changed(made: Any, changes: Iterable[Change]) -> Any:
     return made
 
 
-def _function(build: Callable[..., Any], which: str, here: bool) -> Builder:
+def function_builder(build: Callable[..., Any], which: str, here: bool) -> Builder:
+    """
+    :param build: makes an environment, or several
+    :param which: what it is called in a message
+    :param here: it is to be loaded in this process
+    :return: it, for :func:`loaded`
+    :raises ValueError: if it can't be pickled, or not found elsewhere, with the way out
+    """
     try:
         builder = dumps((build, ()), here)
     except Exception as error:  # whatever a user's own objects raise that can't be pickled; here and below it is told
@@ -108,8 +82,13 @@ def _function(build: Callable[..., Any], which: str, here: bool) -> Builder:
     return builder
 
 
-def _copy(env: gym.Env, here: bool) -> Builder:
-    """A copy of an environment that, loaded, is as it is."""
+def env_builder(env: gym.Env, here: bool) -> Builder:
+    """
+    :param env: an environment
+    :param here: copies are to be loaded in this process
+    :return: for :func:`loaded`: what becomes a copy that is as the environment is
+    :raises ValueError: naming what can't be copied, and the way out
+    """
     try:
         builder = dumps((env, ()), here)
     except Exception as error:
@@ -212,8 +191,13 @@ def _raised_in(error: Exception) -> str:
     return f" ({told}{where})"
 
 
-def _fetched(base: SubprocVecEnv, index: int) -> tuple[Builder, EnvIdentity, tuple[bytes, ...]]:
-    """A copy of the environment of a worker process, what it says of itself, and changes to its classes there."""
+def fetched(base: SubprocVecEnv, index: int) -> tuple[Builder, EnvIdentity, tuple[bytes, ...]]:
+    """
+    :param base: whose environments are in worker processes
+    :param index: of one of them
+    :return: a copy of it, for another process, what it says of itself, and changes to its classes there
+    :raises ValueError: naming what can't be copied, and the way out
+    """
     base.env_is_wrapped(_Ask(), index)  # type: ignore[arg-type]
     copied = base.env_method("__enter__", indices=index)[0]  # gymnasium's returns the environment itself
     if isinstance(copied, str):
@@ -254,7 +238,7 @@ def _sent(env: gym.Env) -> Any:
         return env.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
     _Ask.wanted = False
     try:
-        return tuple, ((_copy(env, here=False), identity_of(env), patches.patches_of(patches.kinds_of([env]))),)
+        return tuple, ((env_builder(env, here=False), identity_of(env), patches.patches_of(patches.kinds_of([env]))),)
     except ValueError as error:
         return str, (str(error),)
 
