@@ -130,7 +130,7 @@ class BareLoop:
     def __init__(self, row: str):
         th.set_num_threads(1)
         model = algorithm(row, environments(row, 1))
-        behaviour: Any = type(model)
+        core: Any = type(model)
         recipe = recipe_from(model.env)
         slots = range(N_SLOTS // N_PROCESSES)
         self.together = recipe.build_together(slots, [False] * len(slots), seed=0)
@@ -139,7 +139,7 @@ class BareLoop:
         self.stacked = row.startswith("pong")
         space = model.observation_space
         self.batch = np.zeros((len(self.envs), *space.shape), dtype=space.dtype)
-        self.policy = Inference(behaviour, model.published_modules(), len(self.envs))
+        self.policy = Inference(core, model.published_modules(), len(self.envs))
         for modules in model.published_modules().values():
             modules.train(False)
         self.tensor = th.as_tensor(self.batch)

@@ -13,7 +13,7 @@ class ActorWarning(RuntimeWarning):
     """An actor failed and is replaced, or gave steps that are left out: training goes on."""
 
 
-class HopelessError(ValueError):
+class UnrecoverableError(ValueError):
     """A slot gives what can't be learned from, and would after a restart too."""
 
 

@@ -57,12 +57,12 @@ class CA2ETD3(CA2EMixin, TD3):
             td_errors = [target_q_values - q_values for q_values in critic(observations, batch.actions)]
             return th.stack([(batch.weights * e.square()).mean() for e in td_errors]).sum(), td_errors[0].detach()
 
-        loss, td_errors = networks.minimise("critic", critic_loss)
+        loss, td_errors = networks.optimize("critic", critic_loss)
         if self._n_updates % self.policy_delay == 0:
             critic = networks("critic")
-            networks.minimise("actor", lambda actor: (-critic(observations, actor(observations))[0].mean(), ()))
-            networks.follow("critic_target", "critic", self.tau)
-            networks.follow("actor_target", "actor", self.tau)
+            networks.optimize("actor", lambda actor: (-critic(observations, actor(observations))[0].mean(), ()))
+            networks.polyak_update("critic_target", "critic", self.tau)
+            networks.polyak_update("actor_target", "actor", self.tau)
         return td_errors.flatten(), {"critic_loss": loss}
 
     def published_modules(self) -> dict[str, th.nn.Module]:

@@ -20,7 +20,7 @@ from sb3_ca2e import CA2EDQN
 from sb3_ca2e.actors.spec import for_actors
 from sb3_ca2e.learner.compiled_update import FlatUpdate
 from sb3_ca2e.learner.compiler import _helpers_ended
-from sb3_ca2e.learner.cuda_graph import Replayed
+from sb3_ca2e.learner.cuda_graph import CudaGraph
 from sb3_ca2e.learner.update import _COMPILING, Learner
 from sb3_ca2e.replay.n_step import PRIORITY_FLOOR
 from test_updates import make_ddpg, make_dqn
@@ -220,7 +220,7 @@ def check_recorded(eager, recorded):
     flat = FlatUpdate(recorded.update, modules, optimizers, ["loss"], PRIORITY_FLOOR)
     assert flat.update_state()
     batch = recorded.replay_buffer.sample(8)
-    replayed = Replayed(functools.partial(flat.trace(batch), *flat.state), flat.state, repeated)
+    replayed = CudaGraph(functools.partial(flat.trace(batch), *flat.state), flat.state, repeated)
     for _ in range(2):
         updated = eager._learner.update(batch)
         priorities = replayed(*flat.inputs(batch))[1]

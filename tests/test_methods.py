@@ -251,8 +251,8 @@ def test_the_users_environment_can_be_used_after_learning(make, ours, theirs):
             parts = (actions, obs, rewards, dones)
             seen.append((*[(part.dtype, part.shape) for part in parts], state, type(infos[0])))
         single, _ = model.predict(obs[0], deterministic=True)
-        explored, _ = model.predict(obs, deterministic=False)
-        return seen, type(single), np.shape(single), single.dtype, explored.shape, mine.env_is_wrapped(gym.Wrapper)
+        perturb, _ = model.predict(obs, deterministic=False)
+        return seen, type(single), np.shape(single), single.dtype, perturb.shape, mine.env_is_wrapped(gym.Wrapper)
 
     assert run(ours) == run(theirs)
 

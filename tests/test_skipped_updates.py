@@ -52,8 +52,8 @@ def test_a_gradient_that_is_not_finite_is_noticed_where_the_loss_is():
         def loss(module):
             return (0.0 * module(th.ones(3, 2))).abs().sqrt().sum(), ()  # whose derivative at zero is infinite
 
-        value, _ = networks.minimise("network", loss)
-        networks.follow("target", "network", 0.5)
+        value, _ = networks.optimize("network", loss)
+        networks.polyak_update("target", "network", 0.5)
         return th.zeros(3), {"loss": value}
 
     modules = {"network": network, "target": th.nn.Linear(2, 1)}

@@ -23,16 +23,16 @@ class Exploration(Protocol):
         :return: the strength of exploration now, for logs: epsilon, or the noise's standard deviation
         """
 
-    def departures(self, n: int, progress: float, rng: np.random.Generator) -> np.ndarray:
+    def draw_noise(self, n: int, progress: float, rng: np.random.Generator) -> np.ndarray:
         """
         :param n: number of steps
         :param progress: share of the training that is done, 0 to 1
         :param rng: the slot's random numbers
-        :return: ``(n, ...)`` how it departs in each of the next steps, for :meth:`explored`
+        :return: ``(n, ...)`` how it departs in each of the next steps, for :meth:`perturb`
         """
 
     @staticmethod
-    def explored(greedy: np.ndarray, departures: np.ndarray) -> np.ndarray:
+    def perturb(greedy: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """
         :param greedy: ``(slots, ...)`` the policy's own actions
         :param departures: ``(slots, ...)``
@@ -72,12 +72,12 @@ class EpsilonGreedy:
         done = min(progress / self.fraction, 1.0) if self.fraction > 0 else 1.0
         return self.initial + done * (self.final - self.initial)
 
-    def departures(self, n: int, progress: float, rng: np.random.Generator) -> np.ndarray:
+    def draw_noise(self, n: int, progress: float, rng: np.random.Generator) -> np.ndarray:
         return np.where(rng.random(n) < self.rate(progress), self.random(n, rng), -1)
 
     @staticmethod
-    def explored(greedy: np.ndarray, departures: np.ndarray) -> np.ndarray:
-        return np.where(departures < 0, greedy, departures)
+    def perturb(greedy: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        return np.where(noise < 0, greedy, noise)
 
     def random(self, n: int, rng: np.random.Generator) -> np.ndarray:
         return rng.integers(self.n_actions, size=n)
@@ -103,15 +103,15 @@ class GaussianNoise:
     def rate(self, progress: float) -> float:
         return self.sigma
 
-    def departures(self, n: int, progress: float, rng: np.random.Generator) -> np.ndarray:
+    def draw_noise(self, n: int, progress: float, rng: np.random.Generator) -> np.ndarray:
         noise = rng.standard_normal((n, math.prod(self.shape)), dtype=np.float32)
         noise *= self.sigma
         return noise
 
     @staticmethod
-    def explored(greedy: np.ndarray, departures: np.ndarray) -> np.ndarray:
+    def perturb(greedy: np.ndarray, noise: np.ndarray) -> np.ndarray:
         # Takes a quarter of the time of np.clip.
-        actions: np.ndarray = np.minimum(np.maximum(greedy + departures, -1.0), 1.0)
+        actions: np.ndarray = np.minimum(np.maximum(greedy + noise, -1.0), 1.0)
         return actions
 
     def random(self, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -134,7 +134,7 @@ class NoiseProcess(GaussianNoise):
 
     drawn_ahead: ClassVar[bool] = False
 
-    def departures(self, n: int, progress: float, rng: np.random.Generator) -> np.ndarray:
+    def draw_noise(self, n: int, progress: float, rng: np.random.Generator) -> np.ndarray:
         noises = np.empty((n, *self.shape), dtype=np.float32)
         for noise in noises:
             noise[...] = self.noise()
@@ -158,10 +158,10 @@ class Explorer:
 
     def __init__(self, explorations: Sequence[Exploration], rngs: Sequence[np.random.Generator], block_size: int):
         self._explorations, self._rngs, self._block_size = explorations, rngs, block_size
-        self._explored, self._drawn_ahead = explorations[0].explored, explorations[0].drawn_ahead
+        self._perturb, self._drawn_ahead = explorations[0].perturb, explorations[0].drawn_ahead
         self._progress, self._n_random = 0.0, 0
         self._random = self._stacked([each.random(1, rng) for each, rng in self._slots()])
-        self._departures = np.zeros_like(self._random)
+        self._noise = np.zeros_like(self._random)
         #: slots that take their greedy actions, with axes as actions have
         self._greedy = np.zeros((len(explorations), *[1] * (self._random.ndim - 2)), dtype=bool)
         self._any_greedy = False
@@ -175,7 +175,7 @@ class Explorer:
         if n_random > 0:
             self._random = self._stacked([each.random(n, rng) for each, rng in self._slots()])
         if self._drawn_ahead:
-            self._departures = self._stacked([each.departures(n, progress, rng) for each, rng in self._slots()])
+            self._noise = self._stacked([each.draw_noise(n, progress, rng) for each, rng in self._slots()])
 
     def set_greedy(self, position: int, greedy: bool) -> None:
         """
@@ -195,18 +195,18 @@ class Explorer:
         if t < self._n_random:
             actions = self._random[t]
         else:
-            actions = self._explored(greedy, self._departures[t] if self._drawn_ahead else self._next_departures())
+            actions = self._perturb(greedy, self._noise[t] if self._drawn_ahead else self._next_noise())
         if self._any_greedy:
             actions = np.where(self._greedy, greedy, actions)
         return actions
 
-    def _next_departures(self) -> np.ndarray:
+    def _next_noise(self) -> np.ndarray:
         """Those of one step; slots that are greedy are not asked."""
         for position, (each, rng) in enumerate(self._slots()):
             if not self._greedy[position]:
-                self._departures[0, position] = each.departures(1, self._progress, rng)[0]
-        departures: np.ndarray = self._departures[0]
-        return departures
+                self._noise[0, position] = each.draw_noise(1, self._progress, rng)[0]
+        noise: np.ndarray = self._noise[0]
+        return noise
 
     def _slots(self) -> Iterator[tuple[Exploration, np.random.Generator]]:
         return zip(self._explorations, self._rngs, strict=True)

@@ -42,7 +42,7 @@ class Supervision:
         return self.timeout * (PATIENCE if phase in (Phase.MAKING, Phase.RESETTING) else 1.0)
 
 
-class Pulse:
+class Heartbeat:
     """
     The signs of life of an actor process, in memory that it shares with the learner and that only it writes.
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from sb3_ca2e.actors.steps import Behaviour, Steps
+from sb3_ca2e.actors.steps import ActorCore, Steps
 
 #: Passes through the modules themselves before they are traced, which takes as long as a thousand of them.
 TRACE_AFTER = 100
@@ -29,11 +29,9 @@ class Inference:
     :param trace_after: passes through the modules before they are traced
     """
 
-    def __init__(
-        self, behaviour: Behaviour, modules: dict[str, th.nn.Module], n_slots: int, trace_after: int = TRACE_AFTER
-    ):
+    def __init__(self, core: ActorCore, modules: dict[str, th.nn.Module], n_slots: int, trace_after: int = TRACE_AFTER):
         self._trace_after = trace_after
-        self._behaviour, self._modules, self._n_slots = behaviour, modules, n_slots
+        self._core, self._modules, self._n_slots = core, modules, n_slots
         self._passes = 0
         self._trace: Callable[[Any], tuple[th.Tensor, th.Tensor]] | None = None
         self._parameters_changed = False
@@ -51,7 +49,7 @@ class Inference:
         :param observations: ``(n_slots, ...)`` as they will come
         """
         self._passes = max(self._passes, self._trace_after)
-        self._trace = _traced(self._behaviour, self._modules, observations)
+        self._trace = _traced(self._core, self._modules, observations)
         self._parameters_changed = True  # it has yet to prove itself
 
     def parameters_changed(self) -> None:
@@ -65,9 +63,9 @@ class Inference:
         :return: greedy actions, and what the algorithm keeps beside them for the priorities
         """
         if batch_size != self._n_slots:
-            actions, outputs = self._behaviour.act(self._modules, observations)
+            actions, outputs = self._core.act(self._modules, observations)
         elif self._trace is None or self._parameters_changed:
-            actions, outputs = self._behaviour.act(self._modules, observations)
+            actions, outputs = self._core.act(self._modules, observations)
             self._passes += 1
             if self._passes == self._trace_after:
                 self.trace(observations)
@@ -83,33 +81,33 @@ class Inference:
         :param steps: blocks of some slots
         :return: ``(rows,)`` q(s, a) and ``(rows,)`` the value of s
         """
-        return self._behaviour.evaluate(self._modules, steps)
+        return self._core.evaluate(self._modules, steps)
 
 
 class _Act(th.nn.Module):
     """A behaviour as a module, which is what can be traced."""
 
-    def __init__(self, behaviour: Behaviour, modules: dict[str, th.nn.Module]):
+    def __init__(self, core: ActorCore, modules: dict[str, th.nn.Module]):
         super().__init__()
-        self.behaviour, self.networks = behaviour, th.nn.ModuleDict(modules)
+        self.core, self.networks = core, th.nn.ModuleDict(modules)
 
     def forward(self, observations: Any) -> tuple[th.Tensor, th.Tensor]:
         """
         :param observations: ``(batch, ...)``
         :return: what the behaviour makes of them
         """
-        return self.behaviour.act(dict(self.networks.items()), observations)
+        return self.core.act(dict(self.networks.items()), observations)
 
 
 def _traced(
-    behaviour: Behaviour, modules: dict[str, th.nn.Module], observations: Any
+    core: ActorCore, modules: dict[str, th.nn.Module], observations: Any
 ) -> Callable[[Any], tuple[th.Tensor, th.Tensor]] | None:
     """The trace of a pass, None if there can be none."""
     random_state = th.get_rng_state()
     try:
         # Of the same parameters; what else a network keeps in Python is not to notice.
         tensors = [tensor for module in modules.values() for tensor in (*module.parameters(), *module.buffers())]
-        act = _Act(behaviour, copy.deepcopy(modules, {id(tensor): tensor for tensor in tensors})).train(False)
+        act = _Act(core, copy.deepcopy(modules, {id(tensor): tensor for tensor in tensors})).train(False)
         with warnings.catch_warnings():
             # PyTorch would rather see a compiler used, which takes seconds where this takes milliseconds.
             warnings.simplefilter("ignore")

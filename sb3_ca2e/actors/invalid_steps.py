@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_ca2e.errors import HopelessError, NotFiniteError
+from sb3_ca2e.errors import NotFiniteError, UnrecoverableError
 
 #: A slot of which so many steps in a row were refused will give no others.
 MOST_IN_A_ROW = 10
@@ -15,7 +15,7 @@ PRIOR_FAILURES = 3
 LARGEST_REWARD = float(np.finfo(np.float32).max)
 
 
-class Refusals:
+class InvalidSteps:
     """
     The steps, and the first observations of episodes, that were refused in a block of each slot of a process.
 
@@ -38,13 +38,13 @@ class Refusals:
         """
         :param position: of a slot
         :param error: what was wrong
-        :raises HopelessError: if nothing else comes from it any more
+        :raises UnrecoverableError: if nothing else comes from it any more
         """
         self.in_a_row[position] += 1
         count, _ = self.of_block.get(position, (0, ""))
         self.of_block[position] = count + 1, str(error)
         if self.in_a_row[position] >= MOST_IN_A_ROW:
-            raise HopelessError(f"{error} This was the {MOST_IN_A_ROW}. time in a row.") from error
+            raise UnrecoverableError(f"{error} This was the {MOST_IN_A_ROW}. time in a row.") from error
 
 
 def finite_reward(reward: Any) -> float:
@@ -52,12 +52,12 @@ def finite_reward(reward: Any) -> float:
     :param reward: what an environment returned
     :return: the number
     :raises NotFiniteError: if it is none that float32, in which it is kept, can hold
-    :raises HopelessError: if it is no number
+    :raises UnrecoverableError: if it is no number
     """
     try:
         value = float(reward)
     except (TypeError, ValueError) as error:
-        raise HopelessError(
+        raise UnrecoverableError(
             f"The environment returned the reward {reward!r}, which is not a number. Correct the environment."
         ) from error
     if not abs(value) <= LARGEST_REWARD:

@@ -19,7 +19,7 @@ class Ending(NamedTuple):
     The last observation of an episode, on which no step was taken.
 
     :param position: of the slot
-    :param seen: its newest frame, as :class:`Recorder` keeps it
+    :param seen: its newest frame, as :class:`LocalBuffer` keeps it
     :param observation: the whole of it
     :param age: steps of the episode
     """
@@ -30,7 +30,7 @@ class Ending(NamedTuple):
     age: int
 
 
-class Recorder:
+class LocalBuffer:
     """
     Keeps what the slots of a process do, a step of all at once, and writes it into their blocks when those are full.
 

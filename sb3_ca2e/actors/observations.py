@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sb3_ca2e.errors import HopelessError, NotFiniteError
+from sb3_ca2e.errors import NotFiniteError, UnrecoverableError
 from sb3_ca2e.replay.block import OBSERVATION, Frames, ObservationColumn
 
 if TYPE_CHECKING:
@@ -82,12 +82,12 @@ class Observations:
         """
         :param raw: what the environment returned
         :return: the frame of each key in the learner's layout
-        :raises HopelessError: if one does not fit the environment's observation space
+        :raises UnrecoverableError: if one does not fit the environment's observation space
         :raises NotFiniteError: if one has other numbers than finite ones
         """
         parts = raw if isinstance(raw, dict) else {OBSERVATION: raw}
         if missing := [key for key in self.columns if key not in parts]:
-            raise HopelessError(
+            raise UnrecoverableError(
                 f"The environment returned an observation without {missing[0]!r}, a key of its space. Correct the "
                 "environment, or the space that it declares."
             )
@@ -99,7 +99,7 @@ class Observations:
             frame = frame.transpose(2, 0, 1)
         name = "" if key == OBSERVATION else f" {key!r}"
         if frame.shape != column.frame_shape or not _holds(column.dtype, frame):
-            raise HopelessError(
+            raise UnrecoverableError(
                 f"The environment returned an observation{name} of shape {np.shape(raw)} and dtype {frame.dtype}, "
                 f"which does not fit its observation space (frames {column.frame_shape} of {column.dtype}). Correct "
                 "the environment, or the space that it declares."
@@ -112,7 +112,7 @@ class Observations:
         if key in self._ranges:
             low, high = self._ranges[key]
             if (frame < low).any() or (frame > high).any():
-                raise HopelessError(
+                raise UnrecoverableError(
                     f"The environment returned an observation{name} of {frame}, which lies outside of its observation "
                     f"space (from {low} to {high}). Correct the environment, or the space that it declares."
                 )

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch as th
 
-from sb3_ca2e.actors.heartbeat import Pulse
+from sb3_ca2e.actors.heartbeat import Heartbeat
 from sb3_ca2e.actors.slot import Playing
 from sb3_ca2e.actors.steps import Steps
 
@@ -19,7 +19,7 @@ class Port(Protocol):
     """
 
     #: where the actor gives its signs of life
-    pulse: Pulse
+    pulse: Heartbeat
 
     @property
     def version(self) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.envs.slot_monitor import SlotMonitor
-from sb3_ca2e.envs.vector_slots import Seat
+from sb3_ca2e.envs.vector_slots import VecEnvSlot
 from sb3_ca2e.priors.agent import PriorAgent
 
 
@@ -49,7 +49,7 @@ class Slot:
     def __init__(
         self,
         index: int,
-        env: SlotMonitor | Seat,
+        env: SlotMonitor | VecEnvSlot,
         exploration: Exploration,
         prior: PriorAgent | None,
         seed: int,

@@ -9,10 +9,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils import EzPickle
 
-from sb3_ca2e.actors.actor import Actor
 from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.actors.worker import Worker
 from sb3_ca2e.envs.slot_monitor import SlotMonitor
-from sb3_ca2e.envs.vector_slots import Seat
+from sb3_ca2e.envs.vector_slots import VecEnvSlot
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ _HELD_BY_OTHERS = ("env", "prior", "rng", "exploration")
 _COUNTERS = ("version", "sequence", "steps")
 
 
-def state_of(actor: Actor) -> ActorsState | None:
+def state_of(actor: Worker) -> ActorsState | None:
     """
     :param actor: an actor between two blocks
     :return: its state, None if an environment can't give its own
@@ -69,7 +69,7 @@ def state_of(actor: Actor) -> ActorsState | None:
     )
 
 
-def restore(actor: Actor, state: ActorsState) -> None:
+def restore(actor: Worker, state: ActorsState) -> None:
     """
     :param actor: an actor with open environments
     :param state: of an actor of the same slots
@@ -92,9 +92,9 @@ def restore(actor: Actor, state: ActorsState) -> None:
     actor.show_who_explores()
 
 
-def _inside(env: SlotMonitor | Seat) -> gym.Env:
+def _inside(env: SlotMonitor | VecEnvSlot) -> gym.Env:
     """The environment without the monitor around it, which has open files."""
-    if isinstance(env, Seat):
+    if isinstance(env, VecEnvSlot):
         raise TypeError("A native vector environment does not give the states of single environments.")
     return env.env
 

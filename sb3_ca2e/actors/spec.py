@@ -12,14 +12,14 @@ from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.flat_parameters import FlatParameters
 from sb3_ca2e.actors.handover import Handover
 from sb3_ca2e.actors.heartbeat import Supervision
-from sb3_ca2e.actors.steps import Behaviour
+from sb3_ca2e.actors.steps import ActorCore
 from sb3_ca2e.common.layers import copy_of
 from sb3_ca2e.envs.recipe import EnvRecipe
 from sb3_ca2e.priors.agent import PriorAgent
 
 
 @dataclass(frozen=True)
-class ActorSpec:
+class WorkerSpec:
     """
     All that one actor process is started with; plain data and modules, pickled once.
 
@@ -50,7 +50,7 @@ class ActorSpec:
     n_slots: int
     seed: int
     recipe: EnvRecipe
-    behaviour: type[Behaviour]
+    core: type[ActorCore]
     modules: dict[str, th.nn.Module]
     explorations: list[Exploration]
     priors: list[PriorAgent | None]

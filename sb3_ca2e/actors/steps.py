@@ -15,7 +15,7 @@ from sb3_ca2e.replay.stacks import stacked
 @dataclass
 class Steps:
     """
-    The blocks of slots as the networks see them, for :meth:`Behaviour.evaluate`, one behind the other. Behind the rows
+    The blocks of slots as the networks see them, for :meth:`ActorCore.evaluate`, one behind the other. Behind the rows
     of each comes one for the frame that closes it.
 
     :param frames: of each block, for each key ``(lead + n_rows + 1, *frame_shape)``
@@ -23,7 +23,7 @@ class Steps:
     :param columns: how observations are stacked
     :param normalizer: what the learner normalises with, or None
     :param actions: ``(rows, action_dim)``, zero where no step was taken
-    :param outputs: ``(rows, ...)`` what :meth:`Behaviour.act` returned beside the actions
+    :param outputs: ``(rows, ...)`` what :meth:`ActorCore.act` returned beside the actions
     """
 
     frames: list[Frames]
@@ -60,7 +60,7 @@ def as_tensors(
     return plain(tensors)
 
 
-class Behaviour(Protocol):
+class ActorCore(Protocol):
     """The hooks of an algorithm that run in the actors; see :class:`~sb3_ca2e.algorithms.base.CA2EMixin`."""
 
     @staticmethod

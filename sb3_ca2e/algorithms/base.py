@@ -35,7 +35,7 @@ from sb3_ca2e.envs.copies.modules import modules_of, refuse_lost_modules
 from sb3_ca2e.envs.model_env import as_env, asked_of_first_reset, forget_asked, made, not_reset, release
 from sb3_ca2e.envs.recipe import recipe_from
 from sb3_ca2e.learner.graphed_updates import launches
-from sb3_ca2e.learner.interrupts import Interrupts, Undisturbed
+from sb3_ca2e.learner.interrupts import DeferredSignals, Interrupts
 from sb3_ca2e.learner.update import Learner, tiny_numbers_are_zero
 from sb3_ca2e.priors.agent import PriorAgent, PriorSource
 from sb3_ca2e.priors.retirement import Retirement
@@ -361,7 +361,7 @@ class CA2EMixin(Hooks, Saving):
         recipe = recipe_from(self.env, own=self._steps_own(self.env), here=self.execution == "sync")
         if self.replay_buffer.size() == 0:
             self.replay_buffer = self._make_memory()  # the environment's stacks may be others than at construction
-        self.replay_buffer.arrange(recipe.columns, recipe.normalizes_frames)
+        self.replay_buffer.check_layout(recipe.columns, recipe.normalizes_frames)
         retirement = self._retirement()
         self.retirement_state = retirement.state
         going_on = self._slots_going_on()
@@ -377,17 +377,17 @@ class CA2EMixin(Hooks, Saving):
                 priors[slot] = agent.for_actor()
         self.policy.set_training_mode(False)
         # Half of the package: who predicts, or loads a model, need not wait for it.
-        from sb3_ca2e.algorithms.start import prepared
+        from sb3_ca2e.algorithms.start import build_collector
 
-        start = prepared(self, recipe, priors, prior_of, retirement, self._n_learns, asked)
+        start = build_collector(self, recipe, priors, prior_of, retirement, self._n_learns, asked)
         self._n_learns += going_on is None
-        with Undisturbed():
+        with DeferredSignals():
             self._collector = start()
         self.replay_buffer.import_kernels()  # while actors start
 
     def _stop_actors(self, keep_server: bool = False) -> None:
         if self._collector is not None:
-            with Undisturbed() as undisturbed:
+            with DeferredSignals() as undisturbed:
                 collector, self._collector = self._collector, None
                 self._last_actor_stats = collector.actor_stats(1.0 - self._current_progress_remaining)
                 collector.stop(keep_server)

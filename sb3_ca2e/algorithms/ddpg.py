@@ -156,14 +156,14 @@ class CA2EDDPG(CA2EMixin, DDPG):
             penalty = self.critic_l2 * l2_penalty(critic) if self.critic_l2 else 0.0
             return loss + penalty, (td_errors[0].detach(), loss.detach())
 
-        _, (td_errors, critic_loss) = networks.minimise("critic", weighted_square)
+        _, (td_errors, critic_loss) = networks.optimize("critic", weighted_square)
 
         def negative_value(actor: th.nn.Module) -> tuple[th.Tensor, tuple[()]]:
             return -networks("critic")(observations, actor(observations))[0].mean(), ()
 
-        actor_loss, _ = networks.minimise("actor", negative_value)
-        networks.follow("critic_target", "critic", self.tau)
-        networks.follow("actor_target", "actor", self.tau)
+        actor_loss, _ = networks.optimize("actor", negative_value)
+        networks.polyak_update("critic_target", "critic", self.tau)
+        networks.polyak_update("actor_target", "actor", self.tau)
         return td_errors.flatten(), {"critic_loss": critic_loss, "actor_loss": actor_loss}
 
     def trained_networks(self) -> tuple[dict[str, th.nn.Module], dict[str, th.optim.Optimizer]]:

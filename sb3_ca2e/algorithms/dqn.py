@@ -180,7 +180,7 @@ class CA2EDQN(CA2EMixin, DQN):
             td_errors = target_q_values - q_values
             return (batch.weights * td_errors.square()).mean(), (td_errors.detach(), q_values.detach())
 
-        loss, (td_errors, q_values) = networks.minimise("q_net", weighted_square, self.max_grad_norm)
+        loss, (td_errors, q_values) = networks.optimize("q_net", weighted_square, self.max_grad_norm)
         return td_errors.flatten(), {"loss": loss, "q_value": q_values.mean()}
 
     def trained_networks(self) -> tuple[dict[str, th.nn.Module], dict[str, th.optim.Optimizer]]:

@@ -9,7 +9,7 @@ import numpy as np
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.flat_parameters import FlatParameters
 from sb3_ca2e.actors.heartbeat import Supervision
-from sb3_ca2e.actors.spec import ActorSpec, for_actors
+from sb3_ca2e.actors.spec import WorkerSpec, for_actors
 from sb3_ca2e.common.cpus import cpu_count
 from sb3_ca2e.envs.recipe import EnvRecipe
 from sb3_ca2e.learner.collector import Collector
@@ -18,14 +18,14 @@ from sb3_ca2e.priors.agent import PriorAgent
 from sb3_ca2e.priors.retirement import Retirement
 from sb3_ca2e.transport.in_process import SyncActors
 from sb3_ca2e.transport.pool import ActorPool
-from sb3_ca2e.transport.shared_memory.inference_server import DeviceInference, pays
+from sb3_ca2e.transport.shared_memory.inference_server import InferenceServer, pays
 from sb3_ca2e.transport.shared_memory.pool import AsyncActors
 
 if TYPE_CHECKING:
     from sb3_ca2e.algorithms.base import CA2EMixin
 
 
-def prepared(
+def build_collector(
     model: "CA2EMixin",
     recipe: EnvRecipe,
     priors: Sequence[PriorAgent | None],
@@ -53,7 +53,7 @@ def prepared(
     specs = _specs(model, recipe, priors, explorations, statistics, n_learns, asked)
     parameters, on_device = FlatParameters(model.published_modules()), None
     if _infers_on_device(model, specs):
-        on_device = DeviceInference(specs, parameters, model.device)
+        on_device = InferenceServer(specs, parameters, model.device)
         specs = on_device.specs
 
     def start() -> Collector:
@@ -82,7 +82,7 @@ def _specs(
     statistics: Statistics | None,
     n_learns: int,
     asked: Sequence[dict[str, Any]],
-) -> list[ActorSpec]:
+) -> list[WorkerSpec]:
     """One a process."""
     n_processes = min(model.n_processes or cpu_count(), model.n_slots) if model.execution == "async" else 1
     modules = {name: for_actors(module) for name, module in model.published_modules().items()}
@@ -91,13 +91,13 @@ def _specs(
     for process in range(n_processes):
         slots = list(range(process, model.n_slots, n_processes))  # deals the prior slots out evenly
         specs.append(
-            ActorSpec(
+            WorkerSpec(
                 process=process,
                 slots=slots,
                 n_slots=model.n_slots,
                 seed=seed,
                 recipe=recipe,
-                behaviour=type(model),
+                core=type(model),
                 modules=modules,
                 explorations=[explorations[slot] for slot in slots],
                 priors=[priors[slot] for slot in slots],
@@ -116,7 +116,7 @@ def _specs(
     return specs
 
 
-def _infers_on_device(model: "CA2EMixin", specs: list[ActorSpec]) -> bool:
+def _infers_on_device(model: "CA2EMixin", specs: list[WorkerSpec]) -> bool:
     """In one process, nothing is won by another one."""
     if model.execution == "sync" or model.inference == "actor":
         return False

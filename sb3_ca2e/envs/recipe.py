@@ -31,7 +31,7 @@ from sb3_ca2e.envs.native.vec_env import NativeVecEnv, built
 from sb3_ca2e.envs.normalization import Normalization
 from sb3_ca2e.envs.process_state import ProcessState
 from sb3_ca2e.envs.slot_monitor import EpisodeFiles, SlotMonitor, file_of
-from sb3_ca2e.envs.vector_slots import Together
+from sb3_ca2e.envs.vector_slots import SharedVecEnv
 from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
 
 #: Vectorized environments that actors can copy.
@@ -85,7 +85,7 @@ class EnvRecipe:
         """Whether a ``VecNormalize`` has statistics of single frames, which are stacked afterwards."""
         return self.normalization is not None and self.normalization.of_frames
 
-    def build_together(self, slots: Sequence[int], priors: Sequence[bool], seed: int) -> Together | None:
+    def build_together(self, slots: Sequence[int], priors: Sequence[bool], seed: int) -> SharedVecEnv | None:
         """
         Make the environments of all slots of a process, if they are stepped at once.
 
@@ -104,7 +104,7 @@ class EnvRecipe:
             EpisodeFiles(filenames, env_id, (), self.info_keywords, slot, prior)
             for slot, prior in zip(slots, priors, strict=True)
         ]
-        return Together(venv, files)
+        return SharedVecEnv(venv, files)
 
     def build(
         self, slot: int, prior: bool = False, seed: int = 0, process: ProcessGenerators | None = None

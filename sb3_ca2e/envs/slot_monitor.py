@@ -15,7 +15,7 @@ from stable_baselines3.common.env_util import unwrap_wrapper
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import VecMonitor
 
-from sb3_ca2e.errors import HopelessError
+from sb3_ca2e.errors import UnrecoverableError
 
 
 class SlotWriter(ResultsWriter):
@@ -185,19 +185,19 @@ class SlotMonitor(gym.Wrapper):
         """
         :param action: the action
         :return: what the environment returned, with the added entries in ``info["episode"]``
-        :raises HopelessError: if that is not what gymnasium's environments return
+        :raises UnrecoverableError: if that is not what gymnasium's environments return
         """
         try:
             result = self.env.step(action)
         except (TypeError, ValueError) as error:
             if _raised_by_monitor(error):
-                raise HopelessError(
+                raise UnrecoverableError(
                     "The environment's step() returned something else than (observation, reward, terminated, "
                     f"truncated, info) with a number for the reward: {error}. Correct the environment."
                 ) from error
             raise
         if not isinstance(result[-1], dict):
-            raise HopelessError(
+            raise UnrecoverableError(
                 f"The environment's step() returned the info {result[-1]!r}, which must be a dictionary. Correct the "
                 "environment."
             )

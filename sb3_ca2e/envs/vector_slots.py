@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ca2e.envs.slot_monitor import EpisodeFiles
 
 
-class Together:
+class SharedVecEnv:
     """
     A vector environment with a seat for each slot: what is done to all is heard of at each seat.
 
@@ -22,7 +22,7 @@ class Together:
         self._first = venv.reset()  # observations with which episodes begin: those under way, or those that come next
         self._results: Any = None
         self._closed = False
-        self.seats = [Seat(self, position, each) for position, each in enumerate(files)]
+        self.seats = [VecEnvSlot(self, position, each) for position, each in enumerate(files)]
 
     def step(self, actions: Any) -> None:
         """
@@ -58,7 +58,7 @@ class Together:
             self._venv.close()
 
 
-class Seat:
+class VecEnvSlot:
     """
     One slot's part of a vector environment, as an environment of its own.
 
@@ -67,7 +67,7 @@ class Seat:
     :param files: its monitor files
     """
 
-    def __init__(self, together: Together, position: int, files: EpisodeFiles):
+    def __init__(self, together: SharedVecEnv, position: int, files: EpisodeFiles):
         self._together, self._position, self._files = together, position, files
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:

@@ -29,7 +29,7 @@ class Tick(NamedTuple):
     n_episodes: int
 
 
-class Ticks:
+class CallbackSteps:
     """
     Transitions that wait for their tick.
 

@@ -17,7 +17,7 @@ from sb3_ca2e.actors.snapshot import ActorsState
 from sb3_ca2e.common.cpus import cpu_count
 from sb3_ca2e.errors import ActorWarning
 from sb3_ca2e.learner.bottleneck import Shares, advice
-from sb3_ca2e.learner.callback_steps import Tick, Ticks
+from sb3_ca2e.learner.callback_steps import CallbackSteps, Tick
 from sb3_ca2e.learner.slot_stats import SlotStats
 from sb3_ca2e.learner.statistics import Statistics
 from sb3_ca2e.priors.retirement import Retirement
@@ -25,7 +25,7 @@ from sb3_ca2e.replay.block import PRIOR, TRANSITION, Block
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 from sb3_ca2e.transport.in_process import SyncActors
 from sb3_ca2e.transport.pool import ActorPool
-from sb3_ca2e.transport.shared_memory.inference_server import DeviceInference
+from sb3_ca2e.transport.shared_memory.inference_server import InferenceServer
 
 _NOTHING = np.zeros(0, dtype=np.float32)
 
@@ -55,7 +55,7 @@ class Collector:
         prior_of: dict[int, int],
         parameters: FlatParameters,
         statistics: Statistics | None = None,
-        inference: DeviceInference | None = None,
+        inference: InferenceServer | None = None,
     ):
         self.pool, self.memory, self.n_envs = pool, memory, n_envs
         self.explorations, self.retirement, self.prior_of = explorations, retirement, prior_of
@@ -63,7 +63,7 @@ class Collector:
         self.stats = [SlotStats() for _ in explorations]
         for slot, index in prior_of.items():
             self.stats[slot].kind = "nature" if retirement.retired(index) else "prior"
-        self._ticks = Ticks(n_envs)
+        self._ticks = CallbackSteps(n_envs)
         #: the next tick, None if there are no transitions for one
         self.tick: Callable[[], Tick | None] = self._ticks.pop
         self._fetched = Fetched(parameters, every=pool.n_processes)

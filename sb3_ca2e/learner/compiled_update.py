@@ -75,7 +75,7 @@ class FlatNetworks:
     def __call__(self, name: str) -> Functional:
         return Functional(self.modules[name], self.layouts[name].split(self.parameters[name]))
 
-    def minimise(self, name: str, loss: Loss, max_grad_norm: float | None = None) -> tuple[th.Tensor, Any]:
+    def optimize(self, name: str, loss: Loss, max_grad_norm: float | None = None) -> tuple[th.Tensor, Any]:
         def of(flats: list[th.Tensor]) -> tuple[th.Tensor, Any]:
             value, others = loss(Functional(self.modules[name], self.layouts[name].split(flats)))
             return value, (value.detach(), others)
@@ -101,7 +101,7 @@ class FlatNetworks:
         state.corrections.copy_(bias_corrections(state.constants, state.steps[0] + 1))
         return result
 
-    def follow(self, target: str, online: str, tau: float) -> None:
+    def polyak_update(self, target: str, online: str, tau: float) -> None:
         for parameter, followed in zip(self.parameters[target], self.parameters[online], strict=True):
             parameter.copy_(th.where(self.sound, parameter.lerp(followed, tau), parameter))
 

@@ -11,7 +11,7 @@ Run = Callable[[], tuple[th.Tensor, ...]]
 WARM_UP = 3
 
 
-class Replayed:
+class CudaGraph:
     """
     A function that is recorded at its first call, and repeated from then on.
 

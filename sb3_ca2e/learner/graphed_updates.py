@@ -9,7 +9,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_ca2e.learner.cuda_graph import Replayed, Run
+from sb3_ca2e.learner.cuda_graph import CudaGraph, Run
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 from sb3_ca2e.replay.storage import SegmentStorage
@@ -37,7 +37,7 @@ class FusedUpdates:
     :param batch_size: transitions in an update
     :param update: of a batch: ``(batch,)`` TD errors and ``(batch,)`` float64 priorities
     :param state: tensors that it writes
-    :param record: how to record, as of :class:`~sb3_ca2e.learner.cuda_graph.Replayed`; None for a CUDA graph, and on
+    :param record: how to record, as of :class:`~sb3_ca2e.learner.cuda_graph.CudaGraph`; None for a CUDA graph, and on
         other devices for nothing: there the same lines run each time
     """
 
@@ -79,8 +79,8 @@ class FusedUpdates:
         """
         if n_updates not in self._runs:
             recorded = self._recorded
-            self._runs[n_updates] = Replayed(self._updates, self._state, self._record) if recorded else self._updates
-        td_errors, *tensors = self._runs[n_updates](self._memory.numbers(n_updates, self._batch_size))
+            self._runs[n_updates] = CudaGraph(self._updates, self._state, self._record) if recorded else self._updates
+        td_errors, *tensors = self._runs[n_updates](self._memory.draw_uniforms(n_updates, self._batch_size))
         self._storage.report_written()
         assert self._batch is not None
         return self._batch.holding(tensors), td_errors
@@ -90,7 +90,7 @@ class FusedUpdates:
         memory, storage = self._memory, self._storage
         draws, beta = numbers[:-1].view(-1, self._batch_size), numbers[-1]
         for numbers_of_batch in draws:
-            batch = memory.sample_drawn(numbers_of_batch, beta)
+            batch = memory.sample_from_uniforms(numbers_of_batch, beta)
             td_errors, priorities = self._update(batch)
             storage.write_priorities(batch.indices, batch.generations, priorities, memory.alpha)
         self._batch = batch  # says which fields the tensors returned are

@@ -95,7 +95,7 @@ class _Immediate(contextlib.AbstractContextManager[None]):
         self._interrupts._immediate = False
 
 
-class Undisturbed:
+class DeferredSignals:
     """
     A context that no handler of SIGINT or SIGTERM disturbs, not even a user's own: each that comes is called when it
     ends. For what would leave processes behind if it were done by half.

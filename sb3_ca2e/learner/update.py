@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 
 from sb3_ca2e.learner.compiled_update import FlatUpdate, Loss, Result, obstacle_to_compiling
 from sb3_ca2e.learner.compiler import compile_graph, import_what_warns
-from sb3_ca2e.learner.cuda_graph import Replayed
+from sb3_ca2e.learner.cuda_graph import CudaGraph
 from sb3_ca2e.learner.graphed_updates import FusedUpdates
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 from sb3_ca2e.replay.n_step import PRIORITY_FLOOR
@@ -52,7 +52,7 @@ class Networks(Protocol):
 
     def __call__(self, name: str) -> Any: ...
 
-    def minimise(self, name: str, loss: Loss, max_grad_norm: float | None = None) -> tuple[th.Tensor, Any]:
+    def optimize(self, name: str, loss: Loss, max_grad_norm: float | None = None) -> tuple[th.Tensor, Any]:
         """
         One step of a network's optimiser. Where the loss or its gradient is not finite, neither this step nor any
         that follows in the same update is made.
@@ -63,7 +63,7 @@ class Networks(Protocol):
         :return: the loss, detached, and what ``loss`` gave beside it
         """
 
-    def follow(self, target: str, online: str, tau: float) -> None:
+    def polyak_update(self, target: str, online: str, tau: float) -> None:
         """
         Let a target network follow: theta^- <- tau theta + (1 - tau) theta^-. Buffers, such as BatchNorm's statistics,
         are copied.
@@ -106,7 +106,7 @@ class EagerNetworks:
     def __call__(self, name: str) -> nn.Module:
         return self.modules[name]
 
-    def minimise(self, name: str, loss: Loss, max_grad_norm: float | None = None) -> tuple[th.Tensor, Any]:
+    def optimize(self, name: str, loss: Loss, max_grad_norm: float | None = None) -> tuple[th.Tensor, Any]:
         value, others = loss(self.modules[name])
         optimizer = self.optimizers[name]
         owned = (parameter for group in optimizer.param_groups for parameter in group["params"])
@@ -125,7 +125,7 @@ class EagerNetworks:
             optimizer.step()
         return value.detach(), others
 
-    def follow(self, target: str, online: str, tau: float) -> None:
+    def polyak_update(self, target: str, online: str, tau: float) -> None:
         if not self.sound:
             return
         with th.no_grad():
@@ -349,7 +349,7 @@ class Learner:
                 # Shapes and strides are seen to by the key and by FlatUpdate.inputs().
                 operations = functools.partial(compile_graph(graph, inputs, on_cuda), *self._flat.state)
                 self._compiled = Compiled(
-                    key, operations, Replayed(operations, self._flat.state) if on_cuda else operations
+                    key, operations, CudaGraph(operations, self._flat.state) if on_cuda else operations
                 )
         finally:
             _COMPILING.release()

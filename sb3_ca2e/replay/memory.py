@@ -166,7 +166,7 @@ class PrioritizedReplayBuffer(PublicFace):
             self._prefetch.forget()
         self._steps.forget()
 
-    def arrange(self, columns: dict[str, ObservationColumn], normalize_frames: bool) -> None:
+    def check_layout(self, columns: dict[str, ObservationColumn], normalize_frames: bool) -> None:
         """
         Check that observations of an environment can join those held, and get ready for them.
 
@@ -282,7 +282,7 @@ class PrioritizedReplayBuffer(PublicFace):
         own = PrioritizedReplayBuffer.sample, PrioritizedReplayBuffer.update_priorities
         return storage if (type(self).sample, type(self).update_priorities) == own else None
 
-    def numbers(self, n_batches: int, batch_size: int) -> th.Tensor:
+    def draw_uniforms(self, n_batches: int, batch_size: int) -> th.Tensor:
         """
         All that a device has to be told to draw batches: the random numbers that :meth:`sample` would take, and beta.
 
@@ -295,7 +295,7 @@ class PrioritizedReplayBuffer(PublicFace):
         numbers[-1] = self.beta
         return moved(numbers, self._device)
 
-    def sample_drawn(self, draws: th.Tensor, beta: th.Tensor) -> PrioritizedReplaySamples:
+    def sample_from_uniforms(self, draws: th.Tensor, beta: th.Tensor) -> PrioritizedReplaySamples:
         """
         What :meth:`sample` gives for its random numbers, by operations on tensors alone, which a CUDA graph can hold.
 

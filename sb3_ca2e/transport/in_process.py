@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sb3_ca2e.actors.actor import Actor
 from sb3_ca2e.actors.block_layout import BlockLayout
 from sb3_ca2e.actors.handover import Handover
-from sb3_ca2e.actors.heartbeat import Pulse
+from sb3_ca2e.actors.heartbeat import Heartbeat
 from sb3_ca2e.actors.snapshot import ActorsState, restore, state_of
-from sb3_ca2e.actors.spec import ActorSpec
+from sb3_ca2e.actors.spec import WorkerSpec
+from sb3_ca2e.actors.worker import Worker
 from sb3_ca2e.errors import ActorError
 from sb3_ca2e.replay.block import Block
 
@@ -31,7 +31,7 @@ class InProcessPort:
         self._views = [layout.views(np.zeros(layout.n_bytes, dtype=np.uint8)) for _ in slots]
         self._parameters = np.zeros(0, dtype=np.float32)
         self._retired: set[int] = set()
-        self.pulse = Pulse(np.zeros(Pulse.SIZE, dtype=np.uint8))
+        self.pulse = Heartbeat(np.zeros(Heartbeat.SIZE, dtype=np.uint8))
         self.version, self.progress = 0, 0.0
 
     def show(self, parameters: np.ndarray, version: int) -> None:
@@ -72,9 +72,9 @@ class SyncActors:
     :param spec: the slots
     """
 
-    def __init__(self, spec: ActorSpec):
+    def __init__(self, spec: WorkerSpec):
         self._spec, self._port = spec, InProcessPort(spec.layout, spec.slots)
-        self._actor: Actor | None = None
+        self._actor: Worker | None = None
 
     @property
     def n_processes(self) -> int:
@@ -102,9 +102,9 @@ class SyncActors:
             handover = self._opened().collect()
         return handover, self._port.blocks(handover.n_rows)
 
-    def _opened(self) -> Actor:
+    def _opened(self) -> Worker:
         if self._actor is None:
-            self._actor = Actor(self._spec, self._port)
+            self._actor = Worker(self._spec, self._port)
             self._actor.open()
         return self._actor
 

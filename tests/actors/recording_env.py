@@ -8,9 +8,9 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_ca2e.actors.actor import Actor
 from sb3_ca2e.actors.flat_parameters import FlatParameters
-from sb3_ca2e.actors.spec import ActorSpec
+from sb3_ca2e.actors.spec import WorkerSpec
+from sb3_ca2e.actors.worker import Worker
 from sb3_ca2e.envs.recipe import recipe_from
 from sb3_ca2e.learner.statistics import Statistics
 from sb3_ca2e.replay.block import Block
@@ -86,8 +86,8 @@ def published_statistics(model: BaseAlgorithm) -> np.ndarray:
     return Statistics(model.get_vec_normalize_env(), recipe.normalization, recipe.columns).publish()
 
 
-def make_spec(model: BaseAlgorithm, **changes: Any) -> ActorSpec:
-    """What the only actor of ``model`` would be started with; ``changes`` are fields of :class:`ActorSpec`."""
+def make_spec(model: BaseAlgorithm, **changes: Any) -> WorkerSpec:
+    """What the only actor of ``model`` would be started with; ``changes`` are fields of :class:`WorkerSpec`."""
     n_slots = model.n_slots
     fields: dict[str, Any] = {
         "process": 0,
@@ -95,7 +95,7 @@ def make_spec(model: BaseAlgorithm, **changes: Any) -> ActorSpec:
         "n_slots": n_slots,
         "seed": 1,
         "recipe": recipe_from(model.env),
-        "behaviour": type(model),
+        "core": type(model),
         "modules": {name: module.train(False) for name, module in model.published_modules().items()},
         "explorations": model.explorations(),
         "priors": [None] * n_slots,
@@ -107,7 +107,7 @@ def make_spec(model: BaseAlgorithm, **changes: Any) -> ActorSpec:
     }
     fields |= changes
     asked = [{"seed": 1000 * fields["seed"] + slot} for slot in fields["slots"]]
-    return ActorSpec(**{"asked": asked, **fields})
+    return WorkerSpec(**{"asked": asked, **fields})
 
 
 class LocalActor:
@@ -117,10 +117,10 @@ class LocalActor:
     :param spec: what to run
     """
 
-    def __init__(self, spec: ActorSpec):
+    def __init__(self, spec: WorkerSpec):
         self.spec = spec
         self.port = InProcessPort(spec.layout, spec.slots)
-        self.actor = Actor(spec, self.port)
+        self.actor = Worker(spec, self.port)
         self.actor.open()
         #: the parameters of every version that was published
         self.published: list[np.ndarray | None] = [None]

@@ -19,7 +19,7 @@ from sb3_ca2e.actors.inference import TRACE_AFTER
 from sb3_ca2e.envs.recipe import recipe_from
 from sb3_ca2e.transport.in_process import SyncActors
 from sb3_ca2e.transport.shared_memory.inference_layout import read_text, write_text
-from sb3_ca2e.transport.shared_memory.inference_server import DeviceInference, pays, seconds_of_passes
+from sb3_ca2e.transport.shared_memory.inference_server import InferenceServer, pays, seconds_of_passes
 from sb3_ca2e.transport.shared_memory.pool import AsyncActors
 from toy import RandomWalk, ddpg, dqn
 
@@ -99,7 +99,7 @@ def test_blocks_equal_those_of_actors_that_have_the_networks(make, with_prior):
     priors = [None, prior_for(model) if with_prior else None, None]
     spec = make_spec(model, block_size=block_size, update_interval=block_size, priors=priors)
     parameters = FlatParameters(model.published_modules())
-    inference = DeviceInference([spec], parameters, CPU)
+    inference = InferenceServer([spec], parameters, CPU)
     assert inference.layout.rates_observations == isinstance(model, CA2EDDPG)
     pools = SyncActors(spec), AsyncActors(inference.specs, inference=inference)
     blocks = [], []
@@ -150,7 +150,7 @@ def collect_until_restarted(pool) -> None:
 @pytest.mark.usefixtures("_patient")
 def test_a_killed_actor_holds_up_neither_the_learner_nor_the_others():
     model, specs = two_processes()
-    inference = DeviceInference(specs, FlatParameters(model.published_modules()), CPU)
+    inference = InferenceServer(specs, FlatParameters(model.published_modules()), CPU)
     pool = AsyncActors(inference.specs, rate_limit=False, inference=inference)
     try:
         pids = {}
@@ -184,12 +184,12 @@ class SlowDQN(CA2EDQN):
 
 @pytest.mark.extended
 def test_stopping_ends_actors_that_wait_for_an_answer_and_leaves_nothing_behind():
-    model, specs = two_processes(behaviour=SlowDQN)
+    model, specs = two_processes(core=SlowDQN)
     before = open_files(), set(threading.enumerate())
     for _ in range(2):
         ASKED.clear()
         ANSWERING.clear()
-        inference = DeviceInference(specs, FlatParameters(model.published_modules()), CPU)
+        inference = InferenceServer(specs, FlatParameters(model.published_modules()), CPU)
         pool = AsyncActors(inference.specs, inference=inference)
         ASKED.wait()
         stopper = threading.Thread(target=pool.stop)

@@ -46,8 +46,8 @@ def test_no_annealing_is_the_final_epsilon_at_once():
 def test_random_actions_come_as_often_as_epsilon_says():
     rng = np.random.default_rng(0)
     exploration, n = EpsilonGreedy(4, 0.6, 0.2, 1.0), 20_000
-    departures = exploration.departures(n, 0.5, rng)  # epsilon 0.4
-    actions = exploration.explored(np.full(n, 3), departures)
+    noise = exploration.draw_noise(n, 0.5, rng)  # epsilon 0.4
+    actions = exploration.perturb(np.full(n, 3), noise)
     expected = np.array([0.1, 0.1, 0.1, 0.7])
     counts = np.bincount(actions, minlength=4)
     assert np.abs(counts - n * expected).max() < 5 * np.sqrt(n * 0.25)
@@ -57,7 +57,7 @@ def test_gaussian_ladder():
     ladder = noise_ladder(8, BOX, None)
     assert [each.sigma for each in ladder] == pytest.approx(np.linspace(0.05, 0.4, 8))
     rng = np.random.default_rng(0)
-    deviations = ladder[3].explored(np.zeros((5000, 3), np.float32), ladder[3].departures(5000, 0.0, rng))
+    deviations = ladder[3].perturb(np.zeros((5000, 3), np.float32), ladder[3].draw_noise(5000, 0.0, rng))
     assert deviations.std() == pytest.approx(ladder[3].sigma, rel=0.05)
     assert deviations.mean() == pytest.approx(0, abs=0.01)
 
@@ -65,7 +65,7 @@ def test_gaussian_ladder():
 def test_noisy_and_random_actions_stay_in_bounds():
     rng = np.random.default_rng(0)
     for exploration in (*noise_ladder(2, BOX, None), *noise_ladder(2, BOX, NormalActionNoise(np.zeros(3), np.ones(3)))):
-        noisy = exploration.explored(np.ones((200, 3), np.float32), exploration.departures(200, 0.0, rng))
+        noisy = exploration.perturb(np.ones((200, 3), np.float32), exploration.draw_noise(200, 0.0, rng))
         uniform = exploration.random(2000, rng)
         for actions in (noisy, uniform):
             assert actions.dtype == np.float32
@@ -79,11 +79,11 @@ def test_each_slot_has_a_noise_of_its_own():
     one, other = noise_ladder(2, BOX, given)
     rng = np.random.default_rng(0)
     assert one.rate(0.0) == pytest.approx(0.1)
-    assert len(np.unique(one.departures(5, 0.0, rng))) == 15
+    assert len(np.unique(one.draw_noise(5, 0.0, rng))) == 15
     assert np.abs(one.noise.noise_prev).min() > 0
     assert not other.noise.noise_prev.any()
     assert not given.noise_prev.any()
-    other.departures(1, 0.0, rng)
+    other.draw_noise(1, 0.0, rng)
     one.reset()
     assert not one.noise.noise_prev.any()
     assert np.abs(other.noise.noise_prev).min() > 0

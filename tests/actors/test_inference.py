@@ -41,17 +41,17 @@ def warm(inference, space):
             inference(observed(space), N_SLOTS)
 
 
-def assert_as_modules(inference, behaviour, modules, space, batch_size=N_SLOTS):
+def assert_as_modules(inference, core, modules, space, batch_size=N_SLOTS):
     observations = observed(space, batch_size)
     with th.inference_mode():
-        expected = behaviour.act(modules, observations)
+        expected = core.act(modules, observations)
         given = inference(observations, batch_size)
     for ours, theirs in zip(given, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs.numpy())
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "policy_class", "space", "action_space"),
+    ("core", "policy_class", "space", "action_space"),
     [
         (CA2EDQN, CA2EDQNPolicy, VECTOR, None),
         (CA2EDQN, CA2EDQNPolicy, spaces.Discrete(5), None),
@@ -62,17 +62,17 @@ def assert_as_modules(inference, behaviour, modules, space, batch_size=N_SLOTS):
     ],
 )
 def test_traced_networks_give_what_the_modules_give_with_parameters_read_in_place(
-    behaviour, policy_class, space, action_space
+    core, policy_class, space, action_space
 ):
     space.seed(0)
     modules = networks(policy_class, space, action_space)
     flat = FlatParameters(modules).bind()
-    inference = Inference(behaviour, modules, N_SLOTS)
+    inference = Inference(core, modules, N_SLOTS)
     warm(inference, space)
     assert inference.traced
     for change in range(3):
-        assert_as_modules(inference, behaviour, modules, space)
-        assert_as_modules(inference, behaviour, modules, space, batch_size=2)
+        assert_as_modules(inference, core, modules, space)
+        assert_as_modules(inference, core, modules, space, batch_size=2)
         flat += 0.1 * np.random.default_rng(change).standard_normal(flat.shape).astype(np.float32)
         inference.parameters_changed()
     assert inference.traced

@@ -18,7 +18,7 @@ from chaos.victims import children
 from marked_processes import open_files, shared_memory
 from sb3_ca2e import CA2EDQN, ActorError, BuilderVecEnv
 from sb3_ca2e.actors.heartbeat import Supervision
-from sb3_ca2e.actors.spec import ActorSpec
+from sb3_ca2e.actors.spec import WorkerSpec
 from sb3_ca2e.transport.in_process import SyncActors
 from sb3_ca2e.transport.shared_memory.fork_client import ForkServer
 from sb3_ca2e.transport.shared_memory.pool import AsyncActors
@@ -86,7 +86,7 @@ class Failing(RecordingEnv):
         self.check("close")
 
 
-def specs_of(env_fns, n_processes: int, **changes) -> list[ActorSpec]:
+def specs_of(env_fns, n_processes: int, **changes) -> list[WorkerSpec]:
     """Slots dealt out to processes as the algorithms do it."""
     n_slots = len(env_fns)
     policy = {"net_arch": [8]}

@@ -12,8 +12,8 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecTransposeImage
 
 from sb3_ca2e import CA2EDQN, NativeVecEnv, PriorAgent
-from sb3_ca2e.actors.actor import Actor
-from sb3_ca2e.actors.spec import ActorSpec
+from sb3_ca2e.actors.spec import WorkerSpec
+from sb3_ca2e.actors.worker import Worker
 from sb3_ca2e.replay.block import TRANSITION
 from sb3_ca2e.transport.shared_memory.pool import AsyncActors
 
@@ -217,14 +217,14 @@ def check_memory(memory: Any, oracle: Oracle, n_made: int) -> None:
     assert newest == n_made - 1
 
 
-def environments(actor: Actor) -> list[gym.Env]:
+def environments(actor: Worker) -> list[gym.Env]:
     """Those of an actor's slots."""
     if actor._together is not None:
         return actor._together._venv.unwrapped.envs
     return [slot.env for slot in actor.slots]
 
 
-def models_on(chain: str) -> tuple[CA2EDQN, DQN, ActorSpec]:
+def models_on(chain: str) -> tuple[CA2EDQN, DQN, WorkerSpec]:
     """A learner with a small memory, a prior agent for its last slot, and what its actor is started with."""
     make, policy = CHAINS[chain]
     model = learner(

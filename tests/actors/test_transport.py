@@ -21,7 +21,7 @@ from sb3_ca2e.actors.flat_parameters import FlatParameters
 from sb3_ca2e.actors.handover import Handover
 from sb3_ca2e.replay.block import observation_columns
 from sb3_ca2e.transport.shared_memory.block_buffers import BUFFERS, BlockBuffers
-from sb3_ca2e.transport.shared_memory.control_block import Board
+from sb3_ca2e.transport.shared_memory.control_block import ControlBlock
 from sb3_ca2e.transport.shared_memory.memory import shared_file
 from sb3_ca2e.transport.shared_memory.pipe_messages import MessageReader, MessageWriter
 
@@ -38,7 +38,7 @@ def forked(function, *arguments) -> int:
 
 
 def publish_until_stopped(fd: int, size: int) -> None:
-    board, parameters = Board(1, size, fd), np.empty(size, np.float32)
+    board, parameters = ControlBlock(1, size, fd), np.empty(size, np.float32)
     while not board.stopped:
         parameters[:] = board.version + 1
         board.publish(parameters)
@@ -46,9 +46,9 @@ def publish_until_stopped(fd: int, size: int) -> None:
 
 def test_a_reader_that_races_the_learner_never_sees_a_torn_vector():
     size = 4096
-    fd = shared_file(Board.size(1, size), "test")
+    fd = shared_file(ControlBlock.size(1, size), "test")
     # Written with gaps, so that the reader is slower than the writer and often overtaken
-    board, out = Board(1, size, fd), np.zeros((size, 64), np.float32)[:, 0]
+    board, out = ControlBlock(1, size, fd), np.zeros((size, 64), np.float32)[:, 0]
     publisher = forked(publish_until_stopped, fd, size)
     try:
         seen = set()
@@ -63,10 +63,10 @@ def test_a_reader_that_races_the_learner_never_sees_a_torn_vector():
 
 
 def test_a_reader_waits_out_a_half_written_vector():
-    board, out = Board(1, 2), np.zeros(2, np.float32)
+    board, out = ControlBlock(1, 2), np.zeros(2, np.float32)
     board.publish(np.array([1, 1], np.float32))
     # The state that publish() passes through: the second version announced, and its buffer not yet whole
-    board._sequence[0], board._words[Board._VERSION], board._parameters[0] = -2, 2, [2, -5]
+    board._sequence[0], board._words[ControlBlock._VERSION], board._parameters[0] = -2, 2, [2, -5]
     versions = []
     reader = threading.Thread(target=lambda: versions.append(board.read(out)), daemon=True)
     reader.start()
@@ -79,7 +79,7 @@ def test_a_reader_waits_out_a_half_written_vector():
 
 
 def test_board_fields_do_not_overlap():
-    board = Board(3, 5)
+    board = ControlBlock(3, 5)
     board.publish(np.arange(5, dtype=np.float32))
     board.set_progress(0.25)
     for process in range(3):
@@ -202,7 +202,7 @@ def test_a_block_is_a_view_of_the_written_rows(layout, data):
 def test_shared_memory_is_shared_has_no_name_and_goes_with_its_processes():
     before = shared_memory()
     fd = shared_file(4096, "test")
-    one, other = Board(2, 10, fd), Board(2, 10, fd)
+    one, other = ControlBlock(2, 10, fd), ControlBlock(2, 10, fd)
     assert os.fstat(fd).st_nlink == 0
     assert shared_memory() > before
     os.close(fd)  # the mappings hold it

@@ -124,7 +124,7 @@ model.learn(10**6, [say("begins"), checkpoint, say("ends")], reset_num_timesteps
 """
 
 
-class Life(NamedTuple):
+class ActorProcess(NamedTuple):
     """
     What a killed process had said.
 
@@ -140,7 +140,7 @@ class Life(NamedTuple):
     saving: bool
 
 
-def run_and_kill(folder: pathlib.Path, rng: random.Random) -> Life:
+def run_and_kill(folder: pathlib.Path, rng: random.Random) -> ActorProcess:
     """
     Start a process that goes on from the checkpoints in a folder, and kill it while it saves another.
 
@@ -166,7 +166,7 @@ def run_and_kill(folder: pathlib.Path, rng: random.Random) -> Life:
     whole = [line for line in lines if line.endswith("\n")]
     begun = max(_timesteps(line, "begins") for line in whole if line.startswith("begins"))
     saved = max((_timesteps(line, "ends") for line in whole if line.startswith("ends")), default=start)
-    return Life(start, saved, begun, saving=whole[-1].startswith("begins"))
+    return ActorProcess(start, saved, begun, saving=whole[-1].startswith("begins"))
 
 
 def _timesteps(line: str, word: str) -> int:
@@ -184,7 +184,7 @@ def killed_while_saving(folder: pathlib.Path, n: int) -> str:
     :return: figures
     """
     rng = random.Random(0)
-    lives: list[Life] = []
+    lives: list[ActorProcess] = []
     while sum(life.saving for life in lives) < n:
         lives.append(run_and_kill(folder, rng))
         if len(lives) > 1:

@@ -9,7 +9,7 @@ import time
 
 from chaos.ledger import Ledger
 from sb3_ca2e.actors.local_buffer import Blocks
-from sb3_ca2e.transport.shared_memory.control_block import Board
+from sb3_ca2e.transport.shared_memory.control_block import ControlBlock
 from sb3_ca2e.transport.shared_memory.pipe_messages import MessageWriter
 
 
@@ -125,7 +125,7 @@ def killed_in_an_announcement() -> None:
 
 
 def killed_in_a_parameter_read() -> None:
-    original = Board.read
+    original = ControlBlock.read
 
     def killed(self, out):
         if random.random() < 0.2:
@@ -133,7 +133,7 @@ def killed_in_a_parameter_read() -> None:
             is_killed()
         return original(self, out)
 
-    Board.read = killed
+    ControlBlock.read = killed
 
 
 def killed_at_start() -> None:

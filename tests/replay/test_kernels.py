@@ -169,7 +169,7 @@ def test_rows_that_do_not_exist_are_refused(row):
 
 
 def test_numba_is_imported_by_who_has_a_memory():
-    modules = "sb3_ca2e, sb3_ca2e.actors.actor, sb3_ca2e.transport.shared_memory.fork_server"
+    modules = "sb3_ca2e, sb3_ca2e.actors.worker, sb3_ca2e.transport.shared_memory.fork_server"
     script = f"import sys, {modules}; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 

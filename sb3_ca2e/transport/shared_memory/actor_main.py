@@ -8,8 +8,8 @@ import traceback
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sb3_ca2e.actors.actor import Actor
-    from sb3_ca2e.transport.shared_memory.inference_layout import ExchangeLayout
+    from sb3_ca2e.actors.worker import Worker
+    from sb3_ca2e.transport.shared_memory.inference_layout import InferenceLayout
     from sb3_ca2e.transport.shared_memory.pipe_messages import MessageWriter
     from sb3_ca2e.transport.shared_memory.port import SharedMemoryPort
 
@@ -26,36 +26,36 @@ def run_actor(fds: dict[str, int], niceness: int) -> int:
     import torch as th
     from stable_baselines3.common.utils import set_random_seed
 
-    from sb3_ca2e.actors.actor import Actor
     from sb3_ca2e.actors.handover import Handover
-    from sb3_ca2e.actors.spec import ActorSpec
-    from sb3_ca2e.errors import HopelessError
+    from sb3_ca2e.actors.spec import WorkerSpec
+    from sb3_ca2e.actors.worker import Worker
+    from sb3_ca2e.errors import UnrecoverableError
     from sb3_ca2e.transport.shared_memory.block_buffers import BlockBuffers
-    from sb3_ca2e.transport.shared_memory.control_block import Board
-    from sb3_ca2e.transport.shared_memory.inference_client import LearnerGone, RemoteInference
+    from sb3_ca2e.transport.shared_memory.control_block import ControlBlock
+    from sb3_ca2e.transport.shared_memory.inference_client import InferenceClient, LearnerGone
     from sb3_ca2e.transport.shared_memory.pipe_messages import MessageWriter
     from sb3_ca2e.transport.shared_memory.port import SharedMemoryPort
 
     th.set_num_threads(1)
     messages = MessageWriter(fds["messages"])
-    actor: Actor | None = None
-    spec: ActorSpec | None = None
+    actor: Worker | None = None
+    spec: WorkerSpec | None = None
     try:
         with os.fdopen(fds["spec"], "rb") as file:
             file.seek(0)
-            exchange: ExchangeLayout | None = cloudpickle.load(file)
+            exchange: InferenceLayout | None = cloudpickle.load(file)
             spec = dataclasses.replace(cloudpickle.load(file), **cloudpickle.load(file))
-        assert isinstance(spec, ActorSpec)
+        assert isinstance(spec, WorkerSpec)
         if spec.recipe.process is not None:
             spec.recipe.process.apply()
         set_random_seed(spec.seed_of(spec.slots[0]))
-        board = Board(spec.n_slots, spec.n_parameters, fds["board"])
+        board = ControlBlock(spec.n_slots, spec.n_parameters, fds["board"])
         remote = None
         if exchange is not None:
             ways = fds["exchange"], fds["bell"], fds["replies"]
-            remote = RemoteInference(exchange, spec.process, *ways)
+            remote = InferenceClient(exchange, spec.process, *ways)
         port = SharedMemoryPort(spec.process, board, BlockBuffers(spec.layout, spec.slots, fds["buffers"]))
-        actor = Actor(spec, port, remote, alone=True)
+        actor = Worker(spec, port, remote, alone=True)
         # The learner's threads wait for each other in every layer: an actor in the place of one would hold up all of
         # them. So would threads that environments start, but not the little that was to be done until here.
         os.nice(niceness)
@@ -65,7 +65,7 @@ def run_actor(fds: dict[str, int], niceness: int) -> int:
         actor.close()
     except Exception as error:  # whatever an environment raises: the learner tells it
         slot, process = actor.collecting if actor is not None else -1, spec.process if spec is not None else -1
-        hopeless = isinstance(error, HopelessError)
+        hopeless = isinstance(error, UnrecoverableError)
         failed = Handover(process, error=traceback.format_exc(), failed_slot=slot, hopeless=hopeless)
         with contextlib.suppress(BrokenPipeError):
             messages.send(failed)
@@ -73,7 +73,7 @@ def run_actor(fds: dict[str, int], niceness: int) -> int:
     return 0
 
 
-def _collect(actor: "Actor", port: "SharedMemoryPort", messages: "MessageWriter", wake: int) -> None:
+def _collect(actor: "Worker", port: "SharedMemoryPort", messages: "MessageWriter", wake: int) -> None:
     """Fill blocks until the learner says stop, or is gone."""
     from sb3_ca2e.actors.heartbeat import Phase
     from sb3_ca2e.transport.shared_memory.pipe_messages import wait_readable

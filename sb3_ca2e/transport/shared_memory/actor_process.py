@@ -5,10 +5,11 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from typing import Self
 
 from sb3_ca2e.actors.handover import Handover
 from sb3_ca2e.actors.heartbeat import Phase
-from sb3_ca2e.actors.spec import ActorSpec
+from sb3_ca2e.actors.spec import WorkerSpec
 from sb3_ca2e.transport.shared_memory.block_buffers import BlockBuffers
 from sb3_ca2e.transport.shared_memory.fork_client import ForkServer
 from sb3_ca2e.transport.shared_memory.memory import shared_file
@@ -22,7 +23,7 @@ LOOK = 0.25
 NO_REPORT = 1.0
 
 
-class Life:
+class ActorProcess:
     """
     An actor process. Another one takes its place when it ends.
 
@@ -32,7 +33,7 @@ class Life:
     :param messages: reading end of the pipe through which it announces its blocks
     """
 
-    def __init__(self, spec: ActorSpec, buffers: BlockBuffers, wake: int, messages: int):
+    def __init__(self, spec: WorkerSpec, buffers: BlockBuffers, wake: int, messages: int):
         self.spec, self.buffers, self.wake, self.messages = spec, buffers, wake, messages
         self._reader = MessageReader(messages)
         self.handle: Handle | None = None
@@ -51,7 +52,7 @@ class Life:
         self._suspect = -1.0, 0.0
 
     @classmethod
-    def begin(cls, server: ForkServer, serial: int, spec: ActorSpec, payload: bytes, fds: Sequence[int]) -> "Life":
+    def begin(cls, server: ForkServer, serial: int, spec: WorkerSpec, payload: bytes, fds: Sequence[int]) -> Self:
         """
         Ask the server for an actor process.
 

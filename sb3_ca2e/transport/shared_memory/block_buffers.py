@@ -7,7 +7,7 @@ No lock is ever shared: every byte has one writer.
 import numpy as np
 
 from sb3_ca2e.actors.block_layout import BlockLayout
-from sb3_ca2e.actors.heartbeat import Pulse
+from sb3_ca2e.actors.heartbeat import Heartbeat
 from sb3_ca2e.replay.block import Block
 from sb3_ca2e.transport.shared_memory.memory import map_file
 
@@ -27,8 +27,8 @@ class BlockBuffers:
     def __init__(self, layout: BlockLayout, slots: list[int], fd: int | None = None):
         self.layout, self.slots = layout, slots
         memory = map_file(fd) if fd is not None else np.zeros(self.size(layout, len(slots)), dtype=np.uint8)
-        self.pulse = Pulse(memory)
-        parts = memory[Pulse.SIZE :].reshape(BUFFERS, len(slots), layout.n_bytes)
+        self.pulse = Heartbeat(memory)
+        parts = memory[Heartbeat.SIZE :].reshape(BUFFERS, len(slots), layout.n_bytes)
         self._views = [[layout.views(part) for part in buffer] for buffer in parts]
 
     @staticmethod
@@ -38,7 +38,7 @@ class BlockBuffers:
         :param n_slots: slots of the process
         :return: bytes that its buffers take
         """
-        return Pulse.SIZE + BUFFERS * n_slots * layout.n_bytes
+        return Heartbeat.SIZE + BUFFERS * n_slots * layout.n_bytes
 
     def views(self, sequence: int) -> list[dict[str, np.ndarray]]:
         """

@@ -9,7 +9,7 @@ import numpy as np
 from sb3_ca2e.transport.shared_memory.memory import map_file
 
 
-class Board:
+class ControlBlock:
     """
     Everything that the learner tells the actors. Only the learner writes it; actors look at it when it suits them.
 

@@ -44,7 +44,7 @@ def main(control_fd: int, niceness: int) -> None:
     # Imported once here, for all actors; the first when tensors are unpickled.
     import torch.utils.serialization.config  # noqa: F401
 
-    import sb3_ca2e.actors.actor  # noqa: F401
+    import sb3_ca2e.actors.worker  # noqa: F401
 
     _die_with_parent(None)  # from here on it ends its actors first
     gc.freeze()

@@ -16,7 +16,7 @@ import torch as th
 
 from sb3_ca2e.actors.slot import Playing
 from sb3_ca2e.actors.steps import Steps
-from sb3_ca2e.transport.shared_memory.inference_layout import Bell, ExchangeLayout, Question, by_key, read_text
+from sb3_ca2e.transport.shared_memory.inference_layout import Doorbell, InferenceLayout, Request, by_key, read_text
 
 
 class LearnerGone(Exception):
@@ -27,7 +27,7 @@ class PriorFailed(Exception):
     """A prior agent raised an exception in the learner's process; the message is its traceback."""
 
 
-class RemoteInference:
+class InferenceClient:
     """
     What the networks say about observations, asked in the learner's process. In the place of
     :class:`~sb3_ca2e.actors.inference.Inference`.
@@ -39,9 +39,9 @@ class RemoteInference:
     :param replies: reading end of a pipe through which a byte comes with each answer
     """
 
-    def __init__(self, layout: ExchangeLayout, process: int, fd: int, bell: int, replies: int):
+    def __init__(self, layout: InferenceLayout, process: int, fd: int, bell: int, replies: int):
         self._layout, self._process = layout, process
-        self._bell, self._replies = Bell(bell), replies
+        self._bell, self._replies = Doorbell(bell), replies
         self._views = layout.views(fd)
         self._rows = layout.rows(process)
         self._question = self._views["asked"][process]
@@ -81,15 +81,15 @@ class RemoteInference:
         """
         n_slots = self._rows.stop - self._rows.start
         if batch_size == n_slots:
-            result = self._act(observations, 0, n_slots, Question.ACT)
+            result = self._act(observations, 0, n_slots, Request.ACT)
             self._views["playing"][self._rows] = Playing.NATURE
             return result
         starts = range(0, batch_size, n_slots)
-        parts = [self._act(observations, i, min(n_slots, batch_size - i), Question.OTHERS) for i in starts]
+        parts = [self._act(observations, i, min(n_slots, batch_size - i), Request.OTHERS) for i in starts]
         actions, outputs = zip(*parts, strict=True)
         return np.concatenate(actions), np.concatenate(outputs)
 
-    def _act(self, observations: Any, first: int, n: int, question: Question) -> tuple[np.ndarray, np.ndarray]:
+    def _act(self, observations: Any, first: int, n: int, question: Request) -> tuple[np.ndarray, np.ndarray]:
         rows = slice(self._rows.start, self._rows.start + n)
         for key, tensor in by_key(observations).items():
             self._views[f"observations/{key}"][rows] = tensor[first : first + n].numpy()
@@ -109,11 +109,11 @@ class RemoteInference:
         if self._layout.rates_observations:
             for key, tensor in by_key(steps.observations).items():
                 self._views[f"rated/observations/{key}"][rows] = tensor.numpy()
-        self._ask(Question.RATE, n)
+        self._ask(Request.RATE, n)
         q_taken, values = (self._views[f"rated/{name}"][rows].copy() for name in ("q_taken", "values"))
         return th.from_numpy(q_taken), th.from_numpy(values)
 
-    def _ask(self, question: Question, size: int) -> None:
+    def _ask(self, question: Request, size: int) -> None:
         self._number += 1
         self._question[:] = self._number, question, size
         with contextlib.suppress(BrokenPipeError):  # the replies' pipe is closed as well

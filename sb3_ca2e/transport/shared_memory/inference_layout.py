@@ -24,7 +24,7 @@ _FLOAT = np.dtype(np.float32)
 _WORD = np.dtype(np.int64)
 
 
-class Question(enum.IntEnum):
+class Request(enum.IntEnum):
     """What an actor process asks."""
 
     #: for the actions of all its slots
@@ -48,7 +48,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ExchangeLayout:
+class InferenceLayout:
     """
     Where questions and answers of all actor processes lie. A slot has a row; those of a process follow each other.
 
@@ -147,7 +147,7 @@ def read_text(written: np.ndarray) -> str:
     return written.tobytes().split(b"\0", 1)[0].decode(errors="replace") if written[0] else ""
 
 
-class Bell:
+class Doorbell:
     """
     Says which process asks; all actors ring the same. Writing so few bytes to a pipe is atomic.
 

@@ -21,11 +21,11 @@ from sb3_ca2e.actors.actions import stored_action
 from sb3_ca2e.actors.flat_parameters import FlatParameters
 from sb3_ca2e.actors.inference import Inference
 from sb3_ca2e.actors.slot import Playing
-from sb3_ca2e.actors.spec import ActorSpec
-from sb3_ca2e.actors.steps import Behaviour, Steps
+from sb3_ca2e.actors.spec import WorkerSpec
+from sb3_ca2e.actors.steps import ActorCore, Steps
 from sb3_ca2e.common.transfers import moved
 from sb3_ca2e.replay.block import plain
-from sb3_ca2e.transport.shared_memory.inference_layout import Bell, ExchangeLayout, Part, Question, write_text
+from sb3_ca2e.transport.shared_memory.inference_layout import Doorbell, InferenceLayout, Part, Request, write_text
 from sb3_ca2e.transport.shared_memory.memory import shared_file
 
 #: Seconds that a question takes on its way, with the learner's updates on the same interpreter.
@@ -34,7 +34,7 @@ ROUND_TRIP = 3e-4
 TIMED_PASSES = 10
 
 
-class DeviceInference:
+class InferenceServer:
     """
     Answers the actors' questions from copies of the published networks on a device.
 
@@ -46,16 +46,16 @@ class DeviceInference:
     :param device: torch device
     """
 
-    def __init__(self, specs: Sequence[ActorSpec], published: FlatParameters, device: th.device):
+    def __init__(self, specs: Sequence[WorkerSpec], published: FlatParameters, device: th.device):
         self.device = device
         self._published = published
-        self._behaviour = specs[0].behaviour
+        self._core = specs[0].core
         self._modules = {name: module.to(device) for name, module in copy.deepcopy(specs[0].modules).items()}
         self._parameters = FlatParameters(self._modules)
         self.layout = layout_for(specs, self._modules, device)
         #: what the processes are started with: without the networks
         self.specs = [dataclasses.replace(spec, modules={}) for spec in specs]
-        self._policy = Inference(self._behaviour, self._modules, sum(self.layout.n_slots))
+        self._policy = Inference(self._core, self._modules, sum(self.layout.n_slots))
         priors = [prior for spec in specs for prior in spec.priors]
         self._priors = {row: prior.on_device(device) for row, prior in enumerate(priors) if prior is not None}
         self._states: dict[int, Any] = {}
@@ -79,7 +79,7 @@ class DeviceInference:
         self._exchange = self._keep(shared_file(self.layout.n_bytes, "exchange"))
         self._views = self.layout.views(self._exchange)
         self._rung, ring = map(self._keep, os.pipe())
-        self._bell = Bell(ring)
+        self._bell = Doorbell(ring)
         #: readable once answering has failed
         self.alarm, self._sounds_alarm = map(self._keep, os.pipe())
         self._thread = threading.Thread(target=self._serve, name="inference", daemon=True)
@@ -124,7 +124,7 @@ class DeviceInference:
     def stop(self) -> None:
         """End; whoever waits for an answer is told that there will be none. May be called twice."""
         if self._thread is not None:
-            self._bell.ring(Bell.STOP)
+            self._bell.ring(Doorbell.STOP)
             self._thread.join()
             self._thread = None
         while self._fds:
@@ -140,7 +140,7 @@ class DeviceInference:
     def _serve(self) -> None:
         try:
             with th.inference_mode(), th.cuda.stream(self._stream):
-                while Bell.STOP not in (asking := Bell.rung(self._rung)):
+                while Doorbell.STOP not in (asking := Doorbell.rung(self._rung)):
                     self._answer(sorted(set(asking)))
         except Exception:  # it would be lost with the thread: the learner raises it
             self.error = f"Inference on {self.device} failed:\n{traceback.format_exc()}"
@@ -148,13 +148,13 @@ class DeviceInference:
 
     def _answer(self, processes: list[int]) -> None:
         questions = {process: self._views["asked"][process].tolist() for process in processes}
-        acting = [process for process, (_, kind, _) in questions.items() if kind == Question.ACT]
+        acting = [process for process, (_, kind, _) in questions.items() if kind == Request.ACT]
         if acting:
             self._act(acting)
             for process in acting:
                 self._reply(process, questions.pop(process)[0])
         for process, (number, kind, size) in questions.items():
-            if kind == Question.RATE:
+            if kind == Request.RATE:
                 self._rate(process, size)
             else:
                 rows = self.layout.rows(process)
@@ -195,7 +195,7 @@ class DeviceInference:
         observations = self._on_device("rated/observations", rows) if self.layout.rates_observations else None
         with self._lock:
             steps = steps_of(observations, actions.to(self.device), outputs.to(self.device))
-            rated = self._behaviour.evaluate(self._modules, steps)
+            rated = self._core.evaluate(self._modules, steps)
         for name, values in zip(("q_taken", "values"), rated, strict=True):
             self._views[f"rated/{name}"][rows] = values.cpu().numpy()
 
@@ -211,7 +211,7 @@ class DeviceInference:
         write_text(failure, self._views["prior_failures"][row])
 
 
-def layout_for(specs: Sequence[ActorSpec], modules: dict[str, th.nn.Module], device: th.device) -> ExchangeLayout:
+def layout_for(specs: Sequence[WorkerSpec], modules: dict[str, th.nn.Module], device: th.device) -> InferenceLayout:
     """
     Find out what is to be exchanged, from a pass that sees zeros.
 
@@ -228,14 +228,14 @@ def layout_for(specs: Sequence[ActorSpec], modules: dict[str, th.nn.Module], dev
     stored = Part(*stored_action(recipe.action_space))
     with th.inference_mode():
         observations = zeros(seen, sum(n_slots), device)
-        actions, outputs = first.behaviour.act(modules, observations)
+        actions, outputs = first.core.act(modules, observations)
         stored_actions = th.from_numpy(np.zeros((len(outputs), *stored.shape), stored.dtype)).to(device)
         steps = _Watched([], [], {}, None, stored_actions, outputs)
         steps.given = observations
-        first.behaviour.evaluate(modules, steps)
+        first.core.evaluate(modules, steps)
     shape = recipe.action_space.shape
     assert shape is not None
-    return ExchangeLayout(
+    return InferenceLayout(
         n_slots=n_slots,
         rated_rows=2 * first.block_size + 1,
         observations=seen,
@@ -288,7 +288,7 @@ class _Watched(Steps):
         return self.given
 
 
-def pays(specs: Sequence[ActorSpec], device: th.device) -> bool:
+def pays(specs: Sequence[WorkerSpec], device: th.device) -> bool:
     """
     Whether the device answers sooner than an actor's own core, for ``inference="auto"``.
 
@@ -304,7 +304,7 @@ def pays(specs: Sequence[ActorSpec], device: th.device) -> bool:
     return own >= 2 * (on_device + ROUND_TRIP)
 
 
-def seconds_of_passes(specs: Sequence[ActorSpec], device: th.device) -> tuple[float, float]:
+def seconds_of_passes(specs: Sequence[WorkerSpec], device: th.device) -> tuple[float, float]:
     """
     Time the networks, for some hundredths of a second.
 
@@ -318,14 +318,14 @@ def seconds_of_passes(specs: Sequence[ActorSpec], device: th.device) -> tuple[fl
     threads = th.get_num_threads()
     th.set_num_threads(1)  # as actors have
     try:
-        own = seconds_of_pass(first.behaviour, first.modules, zeros(observations, len(first.slots), cpu))
+        own = seconds_of_pass(first.core, first.modules, zeros(observations, len(first.slots), cpu))
     finally:
         th.set_num_threads(threads)
     all_slots = zeros(observations, sum(len(spec.slots) for spec in specs), device)
-    return own, seconds_of_pass(first.behaviour, modules, all_slots)
+    return own, seconds_of_pass(first.core, modules, all_slots)
 
 
-def seconds_of_pass(behaviour: type[Behaviour], modules: dict[str, th.nn.Module], observations: Any) -> float:
+def seconds_of_pass(core: type[ActorCore], modules: dict[str, th.nn.Module], observations: Any) -> float:
     """
     :param behaviour: the algorithm's hooks
     :param modules: the networks
@@ -336,6 +336,6 @@ def seconds_of_pass(behaviour: type[Behaviour], modules: dict[str, th.nn.Module]
     with th.inference_mode():
         for _ in range(TIMED_PASSES):
             started = time.perf_counter()
-            behaviour.act(modules, observations)[0].cpu()
+            core.act(modules, observations)[0].cpu()
             seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[TIMED_PASSES // 2 :])  # the first ones wait for what is loaded and allocated

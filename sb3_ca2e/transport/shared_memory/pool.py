@@ -16,19 +16,19 @@ import numpy as np
 
 from sb3_ca2e.actors.handover import Handover
 from sb3_ca2e.actors.snapshot import ActorsState
-from sb3_ca2e.actors.spec import ActorSpec
+from sb3_ca2e.actors.spec import WorkerSpec
 from sb3_ca2e.errors import ActorError, ActorWarning
 from sb3_ca2e.replay.block import Block
-from sb3_ca2e.transport.shared_memory.actor_process import LOOK, Life, how_it_ended
+from sb3_ca2e.transport.shared_memory.actor_process import LOOK, ActorProcess, how_it_ended
 from sb3_ca2e.transport.shared_memory.block_buffers import BUFFERS
-from sb3_ca2e.transport.shared_memory.control_block import Board
+from sb3_ca2e.transport.shared_memory.control_block import ControlBlock
 from sb3_ca2e.transport.shared_memory.fork_client import ForkServer, ServerGone, Started
 from sb3_ca2e.transport.shared_memory.fork_server import NICENESS
-from sb3_ca2e.transport.shared_memory.inference_server import DeviceInference
+from sb3_ca2e.transport.shared_memory.inference_server import InferenceServer
 from sb3_ca2e.transport.shared_memory.limits import check_descriptors
 from sb3_ca2e.transport.shared_memory.memory import shared_file
 from sb3_ca2e.transport.shared_memory.parking import lease, park
-from sb3_ca2e.transport.shared_memory.restarts import GRACE, KILLED, Budget
+from sb3_ca2e.transport.shared_memory.restarts import GRACE, KILLED, RestartBudget
 
 
 class AsyncActors:
@@ -45,26 +45,26 @@ class AsyncActors:
     :raises MemoryError: if it grants too little memory
     """
 
-    def __init__(self, specs: Sequence[ActorSpec], rate_limit: bool = True, inference: DeviceInference | None = None):
+    def __init__(self, specs: Sequence[WorkerSpec], rate_limit: bool = True, inference: InferenceServer | None = None):
         check_descriptors(len(specs), n_more=len(specs) if inference is not None else 0)
         self._specs, self._rate_limit, self._inference = list(specs), rate_limit, inference
         exchange = cloudpickle.dumps(inference.layout if inference is not None else None)
         self._payloads = [exchange + cloudpickle.dumps(spec) for spec in specs]
         self._selector = selectors.DefaultSelector()
-        self._ready: collections.deque[tuple[Life, Handover] | ActorError] = collections.deque()
-        self._handed_out: Life | None = None
+        self._ready: collections.deque[tuple[ActorProcess, Handover] | ActorError] = collections.deque()
+        self._handed_out: ActorProcess | None = None
         self._n_lives = 0
-        self._serials: dict[int, Life] = {}
-        self._lives: list[Life | None] = [None] * len(specs)
+        self._serials: dict[int, ActorProcess] = {}
+        self._lives: list[ActorProcess | None] = [None] * len(specs)
         #: how far each process had come when it went down, and when it is to be started again
         self._positions, self._due = [0] * len(specs), [0.0] * len(specs)
         restarts = specs[0].supervision.restarts
-        self._budgets, self._server_budget = [Budget(restarts) for _ in specs], Budget(restarts)
+        self._budgets, self._server_budget = [RestartBudget(restarts) for _ in specs], RestartBudget(restarts)
         self._server: ForkServer | None = None
         self._server_due = self._looked = 0.0
         first = specs[0]
-        self._board_fd: int | None = shared_file(Board.size(first.n_slots, first.n_parameters), "board")
-        self._board = Board(first.n_slots, first.n_parameters, self._board_fd)
+        self._board_fd: int | None = shared_file(ControlBlock.size(first.n_slots, first.n_parameters), "board")
+        self._board = ControlBlock(first.n_slots, first.n_parameters, self._board_fd)
         try:
             if inference is not None:
                 inference.start()
@@ -127,7 +127,7 @@ class AsyncActors:
         self._board.grant(process, 0)
         fds = [self._board_fd, *(self._inference.connect(process) if self._inference is not None else ())]
         try:
-            life = Life.begin(server, self._n_lives, replace(spec, **changes), payload, fds)
+            life = ActorProcess.begin(server, self._n_lives, replace(spec, **changes), payload, fds)
         finally:
             if self._inference is not None:
                 os.close(fds[-1])
@@ -181,13 +181,13 @@ class AsyncActors:
         for key, _ in self._selector.select(timeout):
             if key.data is None:
                 self._server_spoke()
-            elif isinstance(key.data, DeviceInference):
+            elif isinstance(key.data, InferenceServer):
                 self._selector.unregister(key.fileobj)
                 self._ready.append(ActorError(key.data.error))
             elif self._lives[key.data.spec.process] is key.data:  # not replaced meanwhile
                 self._take(key.data)
 
-    def _take(self, life: Life) -> None:
+    def _take(self, life: ActorProcess) -> None:
         """Take what a process has announced."""
         for message in life.receive():
             if message.error is not None:
@@ -234,7 +234,7 @@ class AsyncActors:
         if None in self._lives or self._server is None:
             self._start_due(now)
 
-    def _look_at(self, life: Life, now: float) -> None:
+    def _look_at(self, life: ActorProcess, now: float) -> None:
         silence = life.silence(now, self._board.credit(life.spec.process))
         if life.lost(now):
             self._ended(life, None)
@@ -245,7 +245,7 @@ class AsyncActors:
         elif self._server is not None:
             self._server_ended(f"did not start an actor within {silence:.1f} s and was killed; it ")
 
-    def _set_lag(self, life: Life, lags: bool) -> None:
+    def _set_lag(self, life: ActorProcess, lags: bool) -> None:
         """Go on without a process that stands still, and take it back where the others are by then."""
         if life.lags == lags:
             return
@@ -254,13 +254,13 @@ class AsyncActors:
             life.excused += max([0, *(position - life.position for position in self._slowest(life.spec.process))])
         self._grant()
 
-    def _ended(self, life: Life, code: int | None) -> None:
+    def _ended(self, life: ActorProcess, code: int | None) -> None:
         """A process has ended: take what it had announced, and replace it."""
         self._take(life)
         if self._lives[life.spec.process] is life:
             self._failed(life, how_it_ended(code), code)
 
-    def _failed(self, life: Life, what: str, code: int | None = None) -> None:
+    def _failed(self, life: ActorProcess, what: str, code: int | None = None) -> None:
         """Give a process up; start another one, unless it failed too often."""
         process, now = life.spec.process, time.monotonic()
         description = life.description(what) if life.failure is None else life.spec.told(life.failure)
@@ -279,7 +279,7 @@ class AsyncActors:
         message = f"{description}\nIt is replaced, for the {budget.used}. time; its episodes begin anew.{_kept(code)}"
         warnings.warn(message, ActorWarning, stacklevel=2)
 
-    def _give_up(self, life: Life) -> None:
+    def _give_up(self, life: ActorProcess) -> None:
         process = life.spec.process
         self._positions[process] = life.excused + life.received
         self._lives[process] = None
@@ -288,7 +288,7 @@ class AsyncActors:
         life.end()
         self._grant()
 
-    def _unregister(self, life: Life) -> None:
+    def _unregister(self, life: ActorProcess) -> None:
         with contextlib.suppress(KeyError):  # it has been before, when it closed its end
             self._selector.unregister(life.messages)
 

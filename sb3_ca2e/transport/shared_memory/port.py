@@ -3,7 +3,7 @@
 import numpy as np
 
 from sb3_ca2e.transport.shared_memory.block_buffers import BlockBuffers
-from sb3_ca2e.transport.shared_memory.control_block import Board
+from sb3_ca2e.transport.shared_memory.control_block import ControlBlock
 
 
 class SharedMemoryPort:
@@ -15,7 +15,7 @@ class SharedMemoryPort:
     :param buffers: where blocks are written
     """
 
-    def __init__(self, process: int, board: Board, buffers: BlockBuffers):
+    def __init__(self, process: int, board: ControlBlock, buffers: BlockBuffers):
         self._process, self._board = process, board
         self.pulse, self.views = buffers.pulse, buffers.views
 

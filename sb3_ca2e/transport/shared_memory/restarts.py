@@ -16,7 +16,7 @@ KILLED = 1.0
 BACKOFF, LONGEST_BACKOFF = 0.1, 2.0
 
 
-class Budget:
+class RestartBudget:
     """
     How often something may fail, and how long to wait before it is started again.
 

@@ -14,22 +14,22 @@ from sb3_ca2e.actors.flat_parameters import FlatParameters
 from sb3_ca2e.actors.handover import Handover, Seconds
 from sb3_ca2e.actors.heartbeat import Phase
 from sb3_ca2e.actors.inference import TRACE_AFTER, Inference
-from sb3_ca2e.actors.invalid_steps import PRIOR_FAILURES, Refusals, finite_reward, not_finite
-from sb3_ca2e.actors.local_buffer import Recorder
+from sb3_ca2e.actors.invalid_steps import PRIOR_FAILURES, InvalidSteps, finite_reward, not_finite
+from sb3_ca2e.actors.local_buffer import LocalBuffer
 from sb3_ca2e.actors.observations import Observations
 from sb3_ca2e.actors.port import Networks, Port
 from sb3_ca2e.actors.slot import Playing, Slot
-from sb3_ca2e.actors.spec import ActorSpec
+from sb3_ca2e.actors.spec import WorkerSpec
 from sb3_ca2e.actors.steps import as_tensors
 from sb3_ca2e.envs.copies.generators import ProcessGenerators
-from sb3_ca2e.errors import HopelessError, NotFiniteError
+from sb3_ca2e.errors import NotFiniteError, UnrecoverableError
 from sb3_ca2e.priors.agent import PriorAgent
 from sb3_ca2e.replay.block import Frames, plain
 
 _NO_AGES = np.zeros(0, dtype=np.int64)
 
 
-class Actor:
+class Worker:
     """
     The slots of one process, stepped together so that one forward pass serves them all.
 
@@ -39,7 +39,7 @@ class Actor:
     :param alone: the process is its own, and not the learner's
     """
 
-    def __init__(self, spec: ActorSpec, port: Port, remote: Networks | None = None, alone: bool = False):
+    def __init__(self, spec: WorkerSpec, port: Port, remote: Networks | None = None, alone: bool = False):
         self.spec, self.port = spec, port
         self.flat = FlatParameters(spec.modules).bind(extra=len(spec.statistics))
         n_statistics = len(spec.statistics)
@@ -56,11 +56,11 @@ class Actor:
         self._generators = ProcessGenerators(alone)
         # The run is a long one if it is to replace another; nobody waits for its first block, nor for its trace then.
         trace_after = TRACE_AFTER if spec.life == 0 else 1
-        self._policy = remote or Inference(spec.behaviour, spec.modules, len(spec.slots), trace_after)
+        self._policy = remote or Inference(spec.core, spec.modules, len(spec.slots), trace_after)
         self._batch = None if self.normalizer is not None else self._seen(self.observations.batch, _NO_AGES)
         self._scale = ActionScale(spec.recipe.action_space)
-        self._recorder = Recorder(self.observations, spec.layout, len(spec.slots))
-        self._refusals = Refusals(len(spec.slots))
+        self._recorder = LocalBuffer(self.observations, spec.layout, len(spec.slots))
+        self._refusals = InvalidSteps(len(spec.slots))
         self._broken: dict[int, str] = {}
         self._current: tuple[np.ndarray, np.ndarray] | None = None  # what the networks say about the observations now
 
@@ -212,7 +212,7 @@ class Actor:
     def _refuse(self, position: int, info: dict, error: NotFiniteError, of_action: bool) -> None:
         """Leave a step out. The episode breaks off before it: what the environment would do next can't be trusted."""
         if self.spec.recipe.raises_on_nan:
-            raise HopelessError(f"{error} VecCheckNan was given raise_exception=True.") from error
+            raise UnrecoverableError(f"{error} VecCheckNan was given raise_exception=True.") from error
         self._refusals.refused(position, error)
         self._recorder.refuse(position)
         had_prior = self.slots[position].prior is not None
