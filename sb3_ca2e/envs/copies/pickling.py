@@ -114,12 +114,12 @@ def _lacking(env: gym.Env, given: list[Change]) -> list[Change]:
 
     try:
         return changes_between(env, copy_with)
-    except _NotLoadedError:
+    except _NotLoadedError as error:
         for change in given:
             if (refused := _refused(env, change)) is not None:
                 reason = f"{type(refused).__name__}: {refused}"
                 raise ValueError(_not_carried_over(env, change, reason)) from refused
-        raise
+        raise ValueError(str(error)) from error.__cause__
     except Exception as error:
         raise ValueError(f"Actors step copies of {env}, and reset() of a copy fails{_raised_in(error)}.") from error
 
