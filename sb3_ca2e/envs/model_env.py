@@ -69,10 +69,10 @@ def not_reset(env: VecEnv) -> Iterator[None]:
     :param env: the model's environment
     """
     nothing: Any = create_empty_array(env.observation_space, env.num_envs, fn=np.zeros)
-    env.reset = lambda: nothing  # type: ignore[method-assign]
     if (normalize := unwrap_vec_normalize(env)) is not None:
         old: Any = create_empty_array(normalize.venv.observation_space, env.num_envs, fn=np.zeros)
         normalize.old_obs = old
+    env.reset = lambda: nothing  # type: ignore[method-assign]
     try:
         yield
     finally:
