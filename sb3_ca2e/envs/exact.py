@@ -6,7 +6,7 @@ from typing import Any
 #: What a subclass may have of its own, as it does nothing later.
 _HARMLESS = {"__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__dict__", "__weakref__"}
 _HARMLESS |= {"__abstractmethods__", "_abc_impl", "__parameters__", "__orig_bases__", "__static_attributes__"}
-_HARMLESS |= {"__firstlineno__", "__slots__", "__repr__", "__str__"}
+_HARMLESS |= {"__firstlineno__", "__slots__"}
 #: What all objects have, and what decides over everything else if a class has its own.
 _DECISIVE = {"__getattribute__", "__setattr__", "__delattr__", "__new__"}
 
