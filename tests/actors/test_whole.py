@@ -177,7 +177,9 @@ def test_a_relative_path_leads_where_it_did_when_modules_were_imported(tmp_path)
 def test_a_module_that_sets_its_own_parts_is_found(plugin, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     plugin("ca2e_plugin")
-    refuse_lost_modules({"ca2e_plugin.own_part"}, "it")
+    refuse_lost_modules({"ca2e_plugin.own_part"}, "it")  # as os has os.path
+    with pytest.raises(ValueError, match=r"Actors import ca2e_nowhere.own_part, which it is made of, and .*not on the"):
+        refuse_lost_modules({"ca2e_plugin.own_part", "ca2e_nowhere.own_part"}, "it")
 
 
 def test_another_module_of_that_name_is_told(plugin, tmp_path, monkeypatch):

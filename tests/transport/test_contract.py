@@ -1,5 +1,6 @@
 """What every transport does for a learner, whatever stands between it and its actors: the interface ``ActorPool``."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import torch as th
 from recording_env import RecordingEnv, make_spec
 from test_pool import BLOCK, Failing
 
+from chaos.victims import children
 from sb3_ca2e import CA2EDQN, ActorError, BuilderVecEnv
 from sb3_ca2e.actors.flat_parameters import FlatParameters
 from sb3_ca2e.actors.heartbeat import Supervision
@@ -138,6 +140,8 @@ def test_it_is_told_what_there_is(world, transport):
 
 
 def test_it_may_be_stopped_twice_and_before_anything_was_collected(transport):
+    before = children(os.getpid())
     pool = World(transport).pool
     pool.stop()
     pool.stop()
+    assert set(children(os.getpid())) <= set(before)
