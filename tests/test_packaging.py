@@ -106,7 +106,6 @@ COMMAND = "runpy.run_module('sb3_ca2e.zoo', run_name='__main__')"
         ("rl_zoo3", "zoo", COMMAND, "train --algo ca2e_dqn --env CartPole-v1"),
         ("requests", "zoo", COMMAND, "train --algo ca2e_dqn --env CartPole-v1"),
         ("huggingface_hub", "hub", "CA2EDQN('MlpPolicy', 'CartPole-v1', prior_agents=['hub:a/ppo']).learn(100)", ""),
-        ("safetensors", "safetensors", COMMAND, "convert zoo:ppo --env LunarLander-v3"),
         ("rich", "demo", "import sb3_ca2e.demo", ""),
         # In SB3's own words
         ("tensorboard", None, "CA2EDQN('MlpPolicy', 'CartPole-v1', tensorboard_log='logs').learn(100)", ""),

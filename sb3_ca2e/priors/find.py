@@ -14,7 +14,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_ca2e.common.installing import needing
-from sb3_ca2e.priors import converted
 
 #: Algorithms whose agents can be priors, and where their classes are.
 ALGORITHMS = {
@@ -29,6 +28,9 @@ BUNDLED = pathlib.Path(__file__).parent / "agents"
 
 #: Names of VecNormalize statistics, in the zoo's folders and on the Hugging Face hub.
 STATISTICS = ("vecnormalize.pkl", "vec_normalize.pkl")
+
+#: What `sb3-ca2e convert` wrote, while there was such a command.
+CONVERTED = "agent.safetensors"
 
 #: Names of what lies beside a model and is made use of.
 SETTINGS = ("config.yml", "results.json", *STATISTICS)
@@ -242,14 +244,20 @@ def _run_number(run: pathlib.Path) -> int:
 
 def _model_in(folder: pathlib.Path) -> pathlib.Path | None:
     """The zip of a run's folder, or of a folder that was cloned from the Hugging Face hub."""
-    names = (converted.MODEL, f"{_env_of(folder)}.zip", "best_model.zip", f"{folder.name}.zip")
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    names = (f"{_env_of(folder)}.zip", "best_model.zip", f"{folder.name}.zip")
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None and (folder / CONVERTED).is_file():
+        raise ValueError(
+            f"{folder} holds an agent as 'sb3-ca2e convert' wrote it. This format is no longer read, because agents' "
+            "zips are read without executing anything in them: give the zip that it was converted from."
+        )
+    return found
 
 
 def _at(path: pathlib.Path) -> AgentFiles:
     """The files of a zip or of a folder."""
-    if path.is_dir():
-        model = _model_in(path)
+    if path.is_dir() or path.name == CONVERTED:
+        model = _model_in(path if path.is_dir() else path.parent)
     else:  # with or without its ending, as SB3 loads it
         model = next((each for each in (path, path.with_name(f"{path.name}.zip")) if each.is_file()), None)
     if model is None:
@@ -259,8 +267,6 @@ def _at(path: pathlib.Path) -> AgentFiles:
             f"There is no agent at {path}: expected {expected}. Give the path of a zip that model.save() has left, or "
             f"of a folder of the RL Zoo.{hint}"
         )
-    if model.name == converted.MODEL:
-        return _files(converted.about_agent(model.parent)["algorithm"], model)
     return _files(AgentFiles.algorithm_of(model), model)
 
 
@@ -269,9 +275,6 @@ def _files(algorithm: str, model: pathlib.Path) -> AgentFiles:
     What belongs to a zip: ``<ENV>/`` beside ``<ENV>.zip``, and beside any zip in a run's folder ``<ENV>_<run>``; where
     nothing is there, what the Hugging Face hub lays beside it.
     """
-    if model.name == converted.MODEL:
-        env_id = converted.about_agent(model.parent)["trained_on"]["env_id"]
-        return AgentFiles(algorithm, model, model.parent, env_id)
     env_id = _env_of(model.parent)
     for settings in (model.with_suffix(""), *([model.parent / env_id] if env_id else [])):
         if any((settings / name).is_file() for name in SETTINGS):

@@ -3,7 +3,7 @@
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
-from sb3_ca2e.priors import converted, trusted
+from sb3_ca2e.priors import trusted
 from sb3_ca2e.priors.find import AgentFiles, algorithms_with
 from sb3_ca2e.priors.reader.attributes import check_model
 from sb3_ca2e.priors.reader.config import read_yaml
@@ -26,8 +26,6 @@ def load_policy(
     :raises UntrustedAgentError: if it can't be read without executing something in it
     :raises ValueError: if it can't be a prior agent
     """
-    if files.model.name == converted.MODEL:
-        return converted.read_agent(files.model.parent)[0]
     check_model(files.model)
     if trust:
         module = trusted.policy_module(files)
@@ -50,8 +48,6 @@ def load_trained_on(files: AgentFiles, trust: bool) -> TrainedOn:
     :raises UntrustedAgentError: if they can't be read without executing something in them
     :raises ValueError: if its configuration is not understood, or statistics are missing
     """
-    if files.model.name == converted.MODEL:
-        return converted.read_agent(files.model.parent)[1]
     statistics = None
     if files.normalization is not None:
         normalization = files.normalization

@@ -26,7 +26,6 @@ OF_THE_ZOO = {
 }
 OWN = {
     "priors": ("sb3_ca2e.zoo.list_priors:main", "list the agents that can be prior agents in an environment"),
-    "convert": ("sb3_ca2e.zoo.convert:main", "write an agent as safetensors and JSON"),
 }
 COMMANDS = {**OF_THE_ZOO, **OWN}
 

@@ -170,6 +170,18 @@ def test_what_is_not_found_is_told_with_where_it_was_sought(folder):
         find_agent(folder / "empty", None)
 
 
+def test_the_converted_format_is_refused_with_the_way_back(folder):
+    run = put(folder, "dqn", "CartPole-v1")
+    converted = run.parent / "CartPole-v1_2"
+    converted.mkdir()
+    (converted / "agent.safetensors").touch()
+    for source in (converted, converted / "agent.safetensors", "zoo:dqn"):  # the newest run, so no older one instead
+        with pytest.raises(ValueError, match=r"CartPole-v1_2 holds .* give the zip that it was converted from"):
+            find_agent(source, "CartPole-v1")
+    (run / "agent.safetensors").touch()
+    assert find_agent(run, None).model.name == "CartPole-v1.zip"
+
+
 @pytest.mark.parametrize(
     ("path", "algorithm"),
     [
