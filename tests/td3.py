@@ -18,16 +18,12 @@ class CA2ETD3(CA2EMixin, TD3):
 
     :param policy: as in SB3
     :param env: as in SB3
-    :param ca2e: arguments that CA2E adds
-    :param td3: further arguments of SB3's TD3
+    :param n_steps: steps of a multi-step return
+    :param others: further arguments of SB3's TD3, and those that CA2E adds
     """
 
-    def __init__(self, policy: Any, env: Any, ca2e: dict[str, Any] | None = None, **td3: Any):
-        set_up = td3.pop("_init_setup_model", True)
-        super().__init__(policy, self._env_from(env), _init_setup_model=False, **{"n_steps": 3, **td3})
-        self._set_ca2e_arguments(**(ca2e or {}))
-        if set_up:
-            self._setup_model()
+    def __init__(self, policy: Any, env: Any, n_steps: int = 3, **others: Any):
+        super().__init__(policy, env, n_steps=n_steps, **others)
 
     def trained_networks(self) -> tuple[dict[str, th.nn.Module], dict[str, th.optim.Optimizer]]:
         """

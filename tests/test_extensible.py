@@ -25,7 +25,7 @@ def test_an_algorithm_takes_one_short_file():
 def test_it_has_priors_retirement_and_saving(tmp_path):
     prior = PriorAgent(PPO("MlpPolicy", "Pendulum-v1", device="cpu"), mean_reward=1e9)
     ca2e = {"prior_agents": [prior], "n_actors": 3, "execution": "sync", "local_buffer_size": 20}
-    model = CA2ETD3("MlpPolicy", "Pendulum-v1", ca2e=ca2e, learning_starts=60, train_freq=10, seed=0)
+    model = CA2ETD3("MlpPolicy", "Pendulum-v1", **ca2e, learning_starts=60, train_freq=10, seed=0)
     model.learn(300)
     assert model._n_updates == 24
     assert model.replay_buffer.prior_fraction == 1 / 3
@@ -44,7 +44,8 @@ def test_it_learns_pendulum():
     model = CA2ETD3(
         "MlpPolicy",
         "Pendulum-v1",
-        ca2e={"n_actors": 4, "execution": "sync"},
+        n_actors=4,
+        execution="sync",
         learning_starts=500,
         batch_size=64,
         policy_kwargs={"net_arch": [64, 64]},

@@ -3,6 +3,7 @@
 import inspect
 import os
 import pathlib
+import pydoc
 
 import gymnasium as gym
 import numpy as np
@@ -17,7 +18,6 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 
 import sb3_ca2e
 from sb3_ca2e import CA2EDDPG, CA2EDQN, PriorAgent
-from sb3_ca2e.algorithms.base import CA2EMixin
 from toy import SYNC, RandomWalk, ddpg, dqn
 
 
@@ -74,10 +74,32 @@ def test_learn_takes_what_sb3s_takes(ours, theirs):
 
 
 @pytest.mark.parametrize("algorithm", [CA2EDQN, CA2EDDPG])
-def test_the_mixins_arguments_have_the_same_defaults_everywhere(algorithm):
-    shared = inspect.signature(CA2EMixin._set_ca2e_arguments).parameters
-    for name in [name for name in shared if name != "self"]:
-        assert inspect.signature(algorithm).parameters[name] == shared[name]
+def test_help_tells_of_every_argument(algorithm):
+    told = pydoc.plain(pydoc.render_doc(algorithm)).partition("Method resolution order")[0]
+    parameters = inspect.signature(algorithm).parameters
+    assert {"prior_agents", "learning_rate", "actor_timeout", "seed"} < parameters.keys()
+    assert [name for name in parameters if told.count(f":param {name}:") != 1] == []
+    assert "inference: str = 'auto'" in told
+    assert "ca2e" not in parameters
+
+
+def test_an_argument_that_is_left_out_has_the_default_that_the_signature_tells():
+    model = CA2EDQN("MlpPolicy", "CartPole-v1")
+    for name, parameter in inspect.signature(CA2EDQN).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default not in ((), None):
+            assert getattr(model, name) == parameter.default
+
+
+def test_an_algorithm_of_ones_own_takes_all_and_refuses_the_rest():
+    class Own(CA2EDQN):
+        def __init__(self, *args, bonus=1.0, **kwargs):
+            self.bonus = bonus
+            super().__init__(*args, **kwargs)
+
+    model = Own("MlpPolicy", "CartPole-v1", 1e-3, bonus=2.0, n_actors=3)
+    assert (model.bonus, model.n_actors, model.learning_rate) == (2.0, 3, 1e-3)
+    with pytest.raises(TypeError, match=r"Own takes no argument 'n_actor'. Did you mean 'n_actors'"):
+        Own("MlpPolicy", "CartPole-v1", n_actor=3)
 
 
 def test_sb3s_own_policies_and_architectures_are_taken():

@@ -3,271 +3,47 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-import torch as th
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq
-from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ca2e.actors.exploration import Exploration
-from sb3_ca2e.algorithms.arguments import (
-    as_list,
-    check,
-    check_env_type,
-    check_kind,
-    check_learn,
-    check_observations,
-    check_space,
-)
-from sb3_ca2e.algorithms.hooks import Hooks
-from sb3_ca2e.checkpoints.resumption import Resumption
-from sb3_ca2e.checkpoints.saving import Saving
-from sb3_ca2e.common.misspelt import refuse_misspelt
-from sb3_ca2e.envs.copies.modules import modules_of, refuse_lost_modules
-from sb3_ca2e.envs.model_env import as_env, asked_of_first_reset, forget_asked, made, not_reset, release
+from sb3_ca2e.algorithms.checks import as_list, check_learn
+from sb3_ca2e.algorithms.construction import Construction
+from sb3_ca2e.envs.model_env import asked_of_first_reset, not_reset, release
 from sb3_ca2e.envs.recipe import recipe_from
 from sb3_ca2e.learner.graphed_updates import launches
 from sb3_ca2e.learner.interrupts import DeferredSignals, Interrupts
 from sb3_ca2e.learner.update import Learner, tiny_numbers_are_zero
 from sb3_ca2e.priors.agent import PriorAgent, PriorSource
-from sb3_ca2e.priors.retirement import Retirement
-from sb3_ca2e.replay.memory import PrioritizedReplayBuffer, PrioritizedReplaySamples
+from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 from sb3_ca2e.transport.shared_memory.parking import discard_parked, discarded_on_error
 
 if TYPE_CHECKING:
     from sb3_ca2e.learner.callback_steps import Tick
-    from sb3_ca2e.learner.collector import Collector
 
-#: Slots where neither the user nor the environment says how many: the paper's.
-DEFAULT_ACTORS = 8
 #: Updates to come for which ``compile="auto"`` compiles.
 WORTH_COMPILING = 20_000
 
 
-class CA2EMixin(Hooks, Saving):
+class CA2EMixin(Construction):
     """
     Asynchronous actors, prioritized multi-step memory and prior agents for an off-policy algorithm of SB3.
 
     SB3's own ``learn`` drives it: ``collect_rollouts`` takes transitions that actors have made instead of making
     them, and ``train`` adds importance weights and new priorities. An algorithm supplies the six
     :class:`~sb3_ca2e.algorithms.hooks.Hooks`.
+
+    :param env: an id, an environment, a function that makes one, or a ``VecEnv``
+    :param train_freq: steps of each environment between updates, or ``(steps, "step")``; not in episodes
+    :param replay_buffer_class: a subclass of :class:`~sb3_ca2e.PrioritizedReplayBuffer`; None for that itself
+    :param replay_buffer_kwargs: further arguments of the replay buffer, such as ``alpha`` and ``beta``
+    :param n_steps: steps of a multi-step return
     """
-
-    # Arguments.
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Refuse a misspelt argument with the nearest right name, which Python itself does not tell."""
-        refuse_misspelt(cls, kwargs)
-        return super().__new__(cls)
-
-    @classmethod
-    def _env_from(cls, env: Any, verbose: int = 0) -> Any:
-        env = as_env(made(env, verbose))
-        check_kind(env, cls)
-        return env
-
-    @staticmethod
-    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
-        check_space(wrapped.action_space)
-        check_observations(wrapped.observation_space)
-        return wrapped
-
-    def _set_ca2e_arguments(
-        self,
-        *,
-        prior_agents: Sequence[PriorSource] = (),
-        n_actors: int | None = None,
-        n_processes: int | None = None,
-        execution: str = "async",
-        prior_alpha: float = 1.0,
-        prior_patience: int = 3,
-        local_buffer_size: int = 50,
-        actor_update_interval: int = 100,
-        rate_limit: bool = True,
-        info_keys: Sequence[str] = (),
-        inference: str = "auto",
-        compile: bool | str = "auto",
-        actor_restarts: int = 10,
-        actor_timeout: float | None = 60.0,
-    ) -> None:
-        """Keep the arguments as given: ``load`` writes them back under their own names."""
-        agents = as_list("prior_agents", prior_agents, "agents, one a slot", PriorSource)
-        self._check_prior_agents([PriorAgent.of(agent) for agent in agents])
-        self.prior_agents = [PriorAgent.of(each) if isinstance(each, BaseAlgorithm) else each for each in agents]
-        self.n_actors = n_actors
-        self.n_processes = n_processes
-        self.execution = execution
-        self.prior_alpha = prior_alpha
-        self.prior_patience = prior_patience
-        self.local_buffer_size = local_buffer_size
-        self.actor_update_interval = actor_update_interval
-        self.rate_limit = rate_limit
-        self.info_keys = tuple(as_list("info_keys", info_keys, "names", str))
-        self.inference = inference
-        self.compile = compile
-        self.actor_restarts = actor_restarts
-        self.actor_timeout = actor_timeout
-        self.retirement_state: dict[str, Any] | None = None
-        self._last_actor_stats: list[dict[str, Any]] = []
-        self._n_updates_at_start = 0
-        self._n_learns = 0  # saved, so that each learn() sees new episodes though the seed is the same
-        self._collector: Collector | None = None
-        self._due: list[Callable[[], None]] = []
-        self._resumption: Resumption | None = None
-        self._interrupts = Interrupts()
-        self._last_batch: tuple[PrioritizedReplaySamples, th.Tensor] | None = None
-        self._learner: Learner | None = None
-
-    def _check_prior_agents(self, agents: list[PriorAgent]) -> None:
-        """Refuse at once what ``learn`` could not load, as far as that can be told without a network."""
-        if agents and self.env is not None:
-            identity = recipe_from(self.env, copies=False).identity
-            for agent in agents:
-                agent.check(self.observation_space, self.action_space, identity)
-
-    @property
-    def n_slots(self) -> int:
-        """Number of slots, priors included."""
-        if self.n_actors is not None:
-            return self.n_actors
-        return self.n_envs if self.n_envs > 1 else DEFAULT_ACTORS
-
-    @property
-    def actor_stats(self) -> list[dict[str, Any]]:
-        """What each slot does now or, outside ``learn``, did last: one plain dictionary a slot."""
-        if self._collector is None:
-            return self._last_actor_stats
-        return self._collector.actor_stats(1.0 - self._current_progress_remaining)
-
-    def _prior_slots(self) -> dict[int, int]:
-        """The prior agents take the last slots, which explore least once they become nature slots."""
-        first = self.n_slots - len(self.prior_agents)
-        return {first + index: index for index in range(len(self.prior_agents))}
-
-    def _nature_explorations(self) -> list[Exploration]:
-        """Explorations of the slots that have no prior agent, or none any more."""
-        retirement = self._retirement()
-        with_prior = {slot for slot, index in self._prior_slots().items() if not retirement.retired(index)}
-        return [each for slot, each in enumerate(self.explorations()) if slot not in with_prior]
-
-    def _nature_slots_changed(self) -> None:
-        """A prior slot has become a nature slot."""
-
-    def _retirement(self) -> Retirement:
-        retirement = Retirement(self.prior_alpha, self.prior_patience, self.retirement_state)
-        for index in range(len(self.prior_agents)):
-            retirement.add_prior(index)
-        return retirement
-
-    # Setting up.
-
-    def _setup_model(self) -> None:
-        self._convert_train_freq()
-        check(self)
-        self.explorations()  # refuses lists of the wrong length
-        if self.env is not None:
-            self._check_env(self.env)
-        if self.replay_buffer is None:
-            self.replay_buffer = self._make_memory()
-        # SB3 warns of n_steps > 1 with a buffer class of one's own: this one has them already.
-        n_steps, self.n_steps = self.n_steps, 1
-        n_learns = self._n_learns
-        try:
-            super()._setup_model()
-        finally:
-            self.n_steps = n_steps
-        self._n_learns = n_learns  # a loaded model goes on, though SB3 sets its seed anew
-        if self.execution == "async":
-            parts = [self, self.action_noise, *self.policy.modules()]
-            refuse_lost_modules(modules_of(map(type, parts)), "the model")
-        if self.env is not None and n_learns > 0:
-            forget_asked(self.env)
-
-    def _check_env(self, env: VecEnv) -> None:
-        """Refuse what actors can't rebuild, or can't step."""
-        recipe_from(env, own=self._steps_own(env), here=self.execution == "sync")
-        if env.render_mode == "human" and self.n_slots > 1:
-            raise ValueError(
-                f"render_mode='human' would open a window for each of the {self.n_slots} slots. Give n_actors=1, or "
-                "make the environment without it and watch the model in another one."
-            )
-
-    def _steps_own(self, env: VecEnv) -> bool:
-        """In one process, as many slots as there are environments need no copies of them."""
-        return self.execution == "sync" and self.n_slots == env.num_envs
-
-    def set_env(self, env: Any, force_reset: bool = True) -> None:
-        """
-        Learn on another environment from now on; see :meth:`stable_baselines3.common.base_class.BaseAlgorithm.set_env`.
-
-        :param env: whatever the constructor takes, of the same spaces and number of environments
-        :param force_reset: reset it before learning
-        :raises ValueError: if actors can't step it, or its spaces are others; the model keeps the one it has
-        """
-        check_env_type(env := as_env(made(env, self.verbose)))
-        env = self._wrap_env(env, self.verbose)
-        if env.num_envs == self.n_envs:  # else SB3 refuses it
-            check_for_correct_spaces(env, self.observation_space, self.action_space)
-            self._check_env(env)
-        super().set_env(env, force_reset)
-
-    def _current_learner(self) -> Learner:
-        """The learner of the networks and optimisers that there are: a user may have replaced or changed some."""
-        modules, optimizers = self.trained_networks()
-        before = self._learner
-        if before is not None and before.learns(modules, optimizers):
-            return before
-        self._record_updates()
-        self._learner = Learner(self.update, modules, optimizers, self._values_of_update_settings)
-        self._learner.n_skipped = before.n_skipped if before is not None else 0
-        return self._learner
-
-    def _values_of_update_settings(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, name) for name in self.update_settings)
-
-    def _make_memory(self) -> PrioritizedReplayBuffer:
-        """The memory reserves nothing until transitions come."""
-        memory_class = self.replay_buffer_class or PrioritizedReplayBuffer
-        assert issubclass(memory_class, PrioritizedReplayBuffer)
-        self.replay_buffer_class = memory_class
-        recipe = recipe_from(self.env, copies=False) if self.env is not None else None
-        return memory_class(
-            self.buffer_size,
-            self.observation_space,
-            self.action_space,
-            device=self.device,
-            n_envs=self.n_envs,
-            optimize_memory_usage=self.optimize_memory_usage,
-            n_steps=self.n_steps,
-            gamma=self.gamma,
-            columns=recipe.columns if recipe is not None else None,
-            normalize_frames=recipe is not None and recipe.normalizes_frames,
-            seed=self.seed,
-            **{"n_slots": self.n_slots, **self.replay_buffer_kwargs},
-        )
-
-    def set_random_seed(self, seed: int | None = None) -> None:
-        """
-        Seed everything that is random, the actors and the memory too.
-
-        :param seed: None leaves all as it is
-        """
-        super().set_random_seed(seed)
-        if seed is not None:
-            self.seed = seed  # from which each actor takes its own when it starts
-            self._n_learns = 0
-            self.replay_buffer.set_random_seed(seed)
-
-    # Learning.
 
     def learn(
         self,
@@ -512,6 +288,20 @@ class CA2EMixin(Hooks, Saving):
         if self._collector is not None:
             self._collector.learner_updates += time.perf_counter() - started
 
+    def _current_learner(self) -> Learner:
+        """The learner of the networks and optimisers that there are: a user may have replaced or changed some."""
+        modules, optimizers = self.trained_networks()
+        before = self._learner
+        if before is not None and before.learns(modules, optimizers):
+            return before
+        self._record_updates()
+        self._learner = Learner(self.update, modules, optimizers, self._values_of_update_settings)
+        self._learner.n_skipped = before.n_skipped if before is not None else 0
+        return self._learner
+
+    def _values_of_update_settings(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in self.update_settings)
+
     def _compile_now(self, gradient_steps: int) -> bool:
         """Compiling takes some ten seconds of a core, which a short run does not win back."""
         if self.compile != "auto":
@@ -521,6 +311,15 @@ class CA2EMixin(Hooks, Saving):
         updates = to_come * gradient_steps / (self.train_freq.frequency * self.n_envs)
         # In one process, when a compiler finishes would decide on the last digits.
         return updates >= WORTH_COMPILING and self.execution == "async"
+
+    # Logs.
+
+    @property
+    def actor_stats(self) -> list[dict[str, Any]]:
+        """What each slot does now or, outside ``learn``, did last: one plain dictionary a slot."""
+        if self._collector is None:
+            return self._last_actor_stats
+        return self._collector.actor_stats(1.0 - self._current_progress_remaining)
 
     def _record_updates(self) -> None:
         """What the updates told since this was last asked."""

@@ -1,7 +1,6 @@
 """CA2E-DDPG: deterministic policy gradients from multi-step returns, with many actors."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch as th
 from gymnasium import spaces
@@ -15,10 +14,10 @@ from torch.utils._pytree import tree_map
 
 from sb3_ca2e.actors.exploration import Exploration, noise_ladder
 from sb3_ca2e.actors.steps import Steps
+from sb3_ca2e.algorithms.arguments import CA2EArguments
 from sb3_ca2e.algorithms.base import CA2EMixin
 from sb3_ca2e.learner.update import Networks, Result
 from sb3_ca2e.policies import CA2EDDPGCnnPolicy, CA2EDDPGMultiInputPolicy, CA2EDDPGPolicy, l2_penalty
-from sb3_ca2e.priors.agent import PriorSource
 from sb3_ca2e.replay.memory import PrioritizedReplaySamples
 
 
@@ -26,8 +25,7 @@ class CA2EDDPG(CA2EMixin, DDPG):
     """
     Deep Deterministic Policy Gradient with Compound Asynchronous Exploration and Exploitation.
 
-    Takes what :class:`stable_baselines3.DDPG` takes, with the same meaning, and after it what
-    :class:`~sb3_ca2e.CA2EDQN` documents. Its own:
+    Takes what :class:`stable_baselines3.DDPG` takes, with the same meaning, and after it:
 
     :param learning_rate: learning rate of the critic
     :param actor_learning_rate: learning rate of the actor, or a schedule
@@ -70,26 +68,15 @@ class CA2EDDPG(CA2EMixin, DDPG):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
         *,
-        prior_agents: Sequence[PriorSource] = (),
-        n_actors: int | None = None,
-        n_processes: int | None = None,
-        execution: str = "async",
-        prior_alpha: float = 1.0,
-        prior_patience: int = 3,
         actor_learning_rate: float | Schedule = 1e-4,
         critic_l2: float = 1e-2,
-        local_buffer_size: int = 50,
-        actor_update_interval: int = 100,
-        rate_limit: bool = True,
-        info_keys: Sequence[str] = (),
-        inference: str = "auto",
-        compile: bool | str = "auto",
-        actor_restarts: int = 10,
-        actor_timeout: float | None = 60.0,
+        **ca2e: Unpack[CA2EArguments],
     ) -> None:
+        self.actor_learning_rate = actor_learning_rate
+        self.critic_l2 = critic_l2
         super().__init__(
-            policy,  # type: ignore[arg-type]
-            self._env_from(env, verbose),
+            policy,
+            env,
             learning_rate=learning_rate,
             buffer_size=buffer_size,
             learning_starts=learning_starts,
@@ -108,28 +95,9 @@ class CA2EDDPG(CA2EMixin, DDPG):
             verbose=verbose,
             seed=seed,
             device=device,
-            _init_setup_model=False,
+            _init_setup_model=_init_setup_model,
+            **ca2e,
         )
-        self.actor_learning_rate = actor_learning_rate
-        self.critic_l2 = critic_l2
-        self._set_ca2e_arguments(
-            prior_agents=prior_agents,
-            n_actors=n_actors,
-            n_processes=n_processes,
-            execution=execution,
-            prior_alpha=prior_alpha,
-            prior_patience=prior_patience,
-            local_buffer_size=local_buffer_size,
-            actor_update_interval=actor_update_interval,
-            rate_limit=rate_limit,
-            info_keys=info_keys,
-            inference=inference,
-            compile=compile,
-            actor_restarts=actor_restarts,
-            actor_timeout=actor_timeout,
-        )
-        if _init_setup_model:
-            self._setup_model()
 
     # What runs in the learner (Algorithm 3).
 

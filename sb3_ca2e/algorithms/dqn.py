@@ -1,7 +1,7 @@
 """CA2E-DQN: double Q-learning from multi-step returns, with many actors."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch as th
 from gymnasium import spaces
@@ -13,10 +13,10 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_ca2e.actors.exploration import EpsilonGreedy, Exploration, epsilon_ladder
 from sb3_ca2e.actors.steps import Steps
+from sb3_ca2e.algorithms.arguments import CA2EArguments
 from sb3_ca2e.algorithms.base import CA2EMixin
 from sb3_ca2e.learner.update import Networks, Result
 from sb3_ca2e.policies import CA2EDQNCnnPolicy, CA2EDQNMultiInputPolicy, CA2EDQNPolicy
-from sb3_ca2e.priors.agent import PriorSource
 from sb3_ca2e.replay.memory import PrioritizedReplaySamples
 
 
@@ -26,29 +26,7 @@ class CA2EDQN(CA2EMixin, DQN):
 
     Takes what :class:`stable_baselines3.DQN` takes, with the same meaning, and after it:
 
-    :param prior_agents: pretrained agents; each takes one slot until the learner has beaten it. A model, a path,
-        ``"zoo:ppo"``, ``"hub:sb3/ppo-CartPole-v1"``, or a :class:`~sb3_ca2e.PriorAgent`
-    :param n_actors: slots, priors included; None for ``env.num_envs`` where that is over 1, else 8
-    :param n_processes: actor processes; None for one a CPU, at most one a slot
-    :param execution: ``"async"``, or ``"sync"`` for the same actors and learner in one process, repeatable
-    :param prior_alpha: a prior retires at ``r >= baseline + (alpha - 1) * abs(baseline)``
-    :param prior_patience: looks in a row that must find so
     :param double_q: let the online network choose the action whose value the target network gives
-    :param local_buffer_size: transitions that a slot hands over at once (B of the paper)
-    :param actor_update_interval: transitions that a slot makes between two looks for newer parameters
-    :param rate_limit: hold updates per transition at ``gradient_steps / (train_freq * n_envs)``; False lets actors
-        and learner run free, as in the paper
-    :param info_keys: entries of ``info`` that callbacks are to see
-    :param inference: where the actors' networks run: ``"actor"``, on the CPU in each actor process; ``"device"``, on
-        the model's device, where one pass answers all; ``"auto"``: on a device other than the CPU if it answers at
-        least twice as soon, which is timed when learning starts
-    :param compile: compile the update: True, False, or ``"auto"`` for where enough updates are to come to win back the
-        seconds that it takes; until it is done, and where it can't be (``True`` warns), updates run eagerly
-    :param actor_restarts: how often an actor process that failed is replaced within ten minutes before
-        :class:`~sb3_ca2e.ActorError` is raised; 0 for never
-    :param actor_timeout: seconds without a sign of life after which an actor process is replaced, ten times as many
-        while an environment is made or reset; None for never
-    :param n_steps: steps of a multi-step return
     :param exploration_initial_eps: epsilon at the start: None for evenly from 1.0 to 0.2 over the slots, one
         number for all, or a list with one a slot
     :param exploration_final_eps: epsilon at the end: one number for all, or a list with one a slot
@@ -93,25 +71,13 @@ class CA2EDQN(CA2EMixin, DQN):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
         *,
-        prior_agents: Sequence[PriorSource] = (),
-        n_actors: int | None = None,
-        n_processes: int | None = None,
-        execution: str = "async",
-        prior_alpha: float = 1.0,
-        prior_patience: int = 3,
         double_q: bool = True,
-        local_buffer_size: int = 50,
-        actor_update_interval: int = 100,
-        rate_limit: bool = True,
-        info_keys: Sequence[str] = (),
-        inference: str = "auto",
-        compile: bool | str = "auto",
-        actor_restarts: int = 10,
-        actor_timeout: float | None = 60.0,
+        **ca2e: Unpack[CA2EArguments],
     ) -> None:
+        self.double_q = double_q
         super().__init__(
-            policy,  # type: ignore[arg-type]
-            self._env_from(env, verbose),
+            policy,
+            env,
             learning_rate=learning_rate,
             buffer_size=buffer_size,
             learning_starts=learning_starts,
@@ -126,8 +92,8 @@ class CA2EDQN(CA2EMixin, DQN):
             n_steps=n_steps,
             target_update_interval=target_update_interval,
             exploration_fraction=exploration_fraction,
-            exploration_initial_eps=exploration_initial_eps,  # type: ignore[arg-type]
-            exploration_final_eps=exploration_final_eps,  # type: ignore[arg-type]
+            exploration_initial_eps=exploration_initial_eps,
+            exploration_final_eps=exploration_final_eps,
             max_grad_norm=max_grad_norm,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -135,27 +101,9 @@ class CA2EDQN(CA2EMixin, DQN):
             verbose=verbose,
             seed=seed,
             device=device,
-            _init_setup_model=False,
+            _init_setup_model=_init_setup_model,
+            **ca2e,
         )
-        self.double_q = double_q
-        self._set_ca2e_arguments(
-            prior_agents=prior_agents,
-            n_actors=n_actors,
-            n_processes=n_processes,
-            execution=execution,
-            prior_alpha=prior_alpha,
-            prior_patience=prior_patience,
-            local_buffer_size=local_buffer_size,
-            actor_update_interval=actor_update_interval,
-            rate_limit=rate_limit,
-            info_keys=info_keys,
-            inference=inference,
-            compile=compile,
-            actor_restarts=actor_restarts,
-            actor_timeout=actor_timeout,
-        )
-        if _init_setup_model:
-            self._setup_model()
 
     # What runs in the learner (Algorithm 3).
 

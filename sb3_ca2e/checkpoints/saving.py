@@ -1,7 +1,6 @@
 """How a CA2E learner and its memory are saved and loaded."""
 
 import functools
-import inspect
 import io
 import pathlib
 import warnings
@@ -47,8 +46,8 @@ class Saving(OffPolicyAlgorithm):
     _due: list[Callable[[], None]]
     #: what is to be put back when a resumed model learns
     _resumption: Resumption | None
-    #: keeps the arguments that all algorithms of this package share
-    _set_ca2e_arguments: ClassVar[Callable[..., None]]
+    #: keyword arguments that the algorithm has and no other of this package
+    own_arguments: ClassVar[frozenset[str]] = frozenset()
 
     def save(
         self,
@@ -118,9 +117,7 @@ class Saving(OffPolicyAlgorithm):
             raise ValueError(f"{path} has checkpoints: go on from them with {cls.__name__}.resume({str(path)!r}, env).")
         saved = saved_attributes(path)
         refuse_unknown(cls, kwargs, saved)
-        shared = inspect.signature(cls._set_ca2e_arguments).parameters
-        own = {p.name for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY} - shared.keys()
-        if "prior_agents" not in saved or (own and own.isdisjoint(saved)):
+        if "prior_agents" not in saved or (cls.own_arguments and cls.own_arguments.isdisjoint(saved)):
             raise ValueError(
                 f"{path} is no {cls.__name__} but a model of another algorithm, with a policy from "
                 f"{saved['policy_class']['__module__']}. Load it with the class that saved it; to learn from what it "

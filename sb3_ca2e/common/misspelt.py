@@ -2,8 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from stable_baselines3 import A2C, PPO, SAC, TD3
 
@@ -11,20 +10,20 @@ from stable_baselines3 import A2C, PPO, SAC, TD3
 _OTHER_NAMES = {"lr": "learning_rate", "n_envs": "n_actors"}
 
 
-def refuse_misspelt(algorithm: type, given: Mapping[str, Any]) -> None:
+def refuse_misspelt(algorithm: str, given: Iterable[str], known: Sequence[str]) -> None:
     """
-    Tell the nearest right name, or whose argument it is, which Python itself does not.
+    Tell the nearest right name, or whose argument it is.
 
-    :param algorithm: the class
-    :param given: keyword arguments for its constructor
+    :param algorithm: name of the class
+    :param given: names of arguments for its constructor
+    :param known: names of all that it takes
     :raises TypeError: if it does not take one of them
     """
-    parameters = inspect.signature(algorithm).parameters
-    if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
-        for name in given.keys() - parameters.keys():
+    for name in given:
+        if name not in known:
             others = [each.__name__ for each in (A2C, PPO, SAC, TD3) if name in inspect.signature(each).parameters]
-            hint = f"It is one of {' and '.join(others)}." if others else suggestion(name, list(parameters))
-            raise TypeError(f"{algorithm.__name__} takes no argument {name!r}. {hint}")
+            hint = f"It is one of {' and '.join(others)}." if others else suggestion(name, known)
+            raise TypeError(f"{algorithm} takes no argument {name!r}. {hint}")
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:

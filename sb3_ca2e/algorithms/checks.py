@@ -1,0 +1,252 @@
+"""Errors in what a user passes: they say what was wrong, what was expected, and what to do."""
+
+import inspect
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from types import UnionType
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+
+from sb3_ca2e.common.misspelt import suggestion
+from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
+
+if TYPE_CHECKING:
+    from sb3_ca2e.algorithms.construction import Construction
+
+#: Arguments that take one of a few values, where an algorithm has them.
+_CHOICES: dict[str, tuple[bool | str, ...]] = {
+    "rate_limit": (True, False),
+    "compile": (True, False, "auto"),
+    "inference": ("actor", "device", "auto"),
+    "execution": ("async", "sync"),
+    "double_q": (True, False),
+}
+
+
+#: Arguments of the memory that the model gives it.
+GIVEN_TO_MEMORY = {"buffer_size", "observation_space", "action_space", "device", "n_envs", "n_steps", "gamma"}
+GIVEN_TO_MEMORY |= {"columns", "normalize_frames", "optimize_memory_usage", "seed"}
+
+
+def check_env_type(env: Any) -> None:
+    """
+    :param env: the environment
+    :raises TypeError: if it is one of gymnasium's vector environments, or several
+    """
+    if isinstance(env, gym.vector.VectorEnv | list | tuple):
+        raise TypeError(
+            f"env takes one environment or a VecEnv of Stable-Baselines3, not a {type(env).__name__}; give the id and "
+            "n_actors, or make_vec_env()."
+        )
+
+
+def check_kind(env: Any, algorithm: type["Construction"]) -> None:
+    """
+    :param env: the environment
+    :param algorithm: that is to learn
+    :raises TypeError: if it is one of gymnasium's vector environments, or several
+    :raises ValueError: if the algorithm learns no such actions
+    """
+    check_env_type(env)
+    action_space = getattr(env, "action_space", None)
+    if action_space is None:
+        return
+    if not isinstance(action_space, algorithm.action_spaces):
+        learns = " or ".join(kind.__name__ for kind in algorithm.action_spaces)
+        others = {spaces.Discrete: "use CA2EDQN", spaces.Box: "use CA2EDDPG"}
+        raise ValueError(
+            f"{algorithm.__name__} learns {learns} actions, those of this environment are {action_space}: "
+            f"{others.get(type(action_space), 'wrap the environment so that they agree')}."
+        )
+
+
+def check_space(action_space: spaces.Space) -> None:
+    """
+    :param action_space: of the environment
+    :raises ValueError: if it has no finite bounds, or is discrete and does not start at 0
+    """
+    if isinstance(action_space, spaces.Discrete) and action_space.start != 0:
+        raise ValueError(
+            f"Policies number actions from 0, and those of {action_space} start at {action_space.start}: declare "
+            f"Discrete({action_space.n}) in the environment, and add {action_space.start} in step()."
+        )
+    if isinstance(action_space, spaces.Box) and not _is_bounded(action_space):
+        raise ValueError(
+            f"Actions need finite bounds, those of {action_space} are not: actions are scaled to [-1, 1] between them. "
+            "Declare bounds in the environment, or wrap it in gymnasium.wrappers.RescaleAction or a wrapper of your "
+            "own."
+        )
+
+
+def check_observations(space: spaces.Space, name: str = "Observations") -> None:
+    """
+    :param space: of observations
+    :param name: how they are called in a message
+    :raises ValueError: if they are discrete and do not start at 0
+    """
+    if isinstance(space, spaces.Dict):
+        for key, part in space.spaces.items():
+            check_observations(part, f"Observations {key!r}")
+    elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
+        raise ValueError(
+            f"{name} of {space} start at {space.start}, and policies take them for numbers from 0: declare a space "
+            "without a start in the environment, and subtract it."
+        )
+
+
+def _is_bounded(space: spaces.Box) -> bool:
+    """Whether the distances between the bounds are finite, which those of the largest numbers are not."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(space.high - space.low).all())
+
+
+def as_list(name: str, value: Any, of_what: str, one: type | UnionType) -> list[Any]:
+    """
+    :param name: the argument's name
+    :param value: what was given for it
+    :param of_what: what it should be a list of
+    :param one: types of which the user may have forgotten to make a list
+    :return: the list
+    :raises TypeError: if it is none
+    """
+    if isinstance(value, one):
+        raise TypeError(f"{name} takes a list of {of_what}; write [{value!r}].")
+    if not isinstance(value, Iterable) or isinstance(value, Mapping) or None in (values := list(value)):
+        raise TypeError(f"{name} takes a list of {of_what}, not {value!r}; leave it out for none.")
+    return values
+
+
+def check(model: "Construction") -> None:
+    """
+    :param model: with its arguments as they were given, but for ``train_freq``, which is SB3's tuple
+    :raises ValueError: if it can't learn with them
+    """
+    if not hasattr(model, "n_envs"):
+        raise ValueError("env is None: give an id, an environment or a VecEnv; CA2E needs it to make the model.")
+    if not isinstance(model.replay_buffer_kwargs, Mapping):
+        raise TypeError(f"replay_buffer_kwargs takes a dictionary, not {model.replay_buffer_kwargs!r}.")
+    _check_numbers(model)
+    _check_choices(model)
+    if model.n_slots <= len(model.prior_agents):
+        raise ValueError(
+            f"{len(model.prior_agents)} prior agents leave no nature slot of n_actors={model.n_slots}; each prior "
+            f"takes one slot, and the learner needs at least one: set n_actors >= {len(model.prior_agents) + 1}."
+        )
+    if model.execution == "async" and sys.platform == "win32":
+        raise ValueError(
+            "execution='async' forks actor processes, which Windows can't. Give execution='sync', which learns in one "
+            "process, or use the Windows Subsystem for Linux."
+        )
+    memory = model.replay_buffer_class
+    if not (memory is None or (isinstance(memory, type) and issubclass(memory, PrioritizedReplayBuffer))):
+        raise ValueError(
+            f"replay_buffer_class={getattr(memory, '__name__', repr(memory))} can't take blocks from actors; "
+            "leave it out, or subclass sb3_ca2e.PrioritizedReplayBuffer."
+        )
+    _check_memory_arguments(memory or PrioritizedReplayBuffer, model.replay_buffer_kwargs)
+    assert isinstance(model.train_freq, TrainFreq)
+    if model.train_freq.unit != TrainFrequencyUnit.STEP:
+        raise ValueError(
+            f"train_freq=({model.train_freq.frequency}, 'episode') can't be held: many actors are in many episodes "
+            "at once. Give a number of steps."
+        )
+    if not _is_whole(model.train_freq.frequency) or model.train_freq.frequency < 1:
+        raise ValueError(f"train_freq must be a whole number of at least 1, not {model.train_freq.frequency!r}.")
+
+
+def _check_memory_arguments(memory: type[PrioritizedReplayBuffer], given: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(memory).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    own = [name for name in parameters if name not in GIVEN_TO_MEMORY]
+    for name in given:
+        if name in GIVEN_TO_MEMORY:
+            raise ValueError(f"replay_buffer_kwargs has {name!r}, which the model itself sets: leave it out.")
+        if name not in own:
+            raise TypeError(
+                f"replay_buffer_kwargs has {name!r}, which {memory.__name__} does not take. {suggestion(name, own)}"
+            )
+
+
+def check_learn(total_timesteps: Any, callback: Any, log_interval: Any) -> int:
+    """
+    :param total_timesteps: of ``learn``, whole or not, as in SB3
+    :param callback: of ``learn``
+    :param log_interval: of ``learn``
+    :return: the first whole number of transitions that is not less
+    :raises TypeError: if they are of another type than it takes
+    :raises ValueError: if ``log_interval`` is no number of episodes
+    """
+    if not _is_number(total_timesteps) or not np.isfinite(total_timesteps):
+        raise TypeError(f"total_timesteps must be a number of transitions, such as 100_000, not {total_timesteps!r}.")
+    if log_interval is not None and not (_is_whole(log_interval) and log_interval >= 1):
+        raise ValueError(f"log_interval must be a whole number of at least 1, or None, not {log_interval!r}.")
+    for each in callback if isinstance(callback, list) else [callback] if callback is not None else []:
+        if isinstance(each, type) and issubclass(each, BaseCallback):
+            raise TypeError(f"callback takes a callback, not its class: write {each.__name__}(...).")
+        if not (isinstance(each, BaseCallback) or (callable(each) and each is callback)):
+            raise TypeError(
+                f"callback takes a callback of Stable-Baselines3, a list of them, or a function, not {each!r}"
+                + (" in a list." if isinstance(callback, list) else ".")
+            )
+    first: int = math.ceil(total_timesteps)
+    return first
+
+
+def _check_numbers(model: "Construction") -> None:
+    counts = ("local_buffer_size", "actor_update_interval", "prior_patience", "n_steps", "buffer_size", "batch_size")
+    for name in (*counts, "n_slots", *(["n_processes"] if model.n_processes is not None else [])):
+        value = getattr(model, name)
+        if not _is_whole(value) or value < 1:
+            name = name.replace("n_slots", "n_actors")
+            raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
+    numbers = {"gamma", "tau", "learning_starts", "target_update_interval", "exploration_fraction"}
+    for name in sorted(numbers & vars(model).keys()):
+        value = getattr(model, name)
+        if not _is_number(value) or np.isnan(value):
+            raise ValueError(f"{name} must be a number, not {value!r}.")
+    for name in ("gradient_steps", "_stats_window_size"):
+        value = getattr(model, name)
+        if not isinstance(value, int | np.integer):
+            raise ValueError(f"{name.lstrip('_')} must be a whole number, not {value!r}.")
+    if not _is_whole(model.actor_restarts) or model.actor_restarts < 0:
+        raise ValueError(f"actor_restarts must be a whole number of at least 0, not {model.actor_restarts!r}.")
+    if model.actor_timeout is not None and not (_is_number(model.actor_timeout) and model.actor_timeout > 0):
+        raise ValueError(f"actor_timeout must be a number of seconds, or None, not {model.actor_timeout!r}.")
+    if not (_is_number(model.prior_alpha) and np.isfinite(model.prior_alpha)):
+        raise ValueError(f"prior_alpha must be a finite number, not {model.prior_alpha!r}.")
+    if hasattr(model, "critic_l2") and not (_is_number(model.critic_l2) and 0 <= model.critic_l2 < np.inf):
+        raise ValueError(f"critic_l2 must be a finite number of at least 0, not {model.critic_l2!r}.")
+    for name in {"learning_rate", "actor_learning_rate"} & vars(model).keys():
+        value = getattr(model, name)
+        if not (callable(value) or (_is_number(value) and 0 <= value < np.inf)):
+            raise ValueError(
+                f"{name} must be a number of at least 0, or a schedule such as "
+                f"stable_baselines3.common.utils.LinearSchedule(1e-3, 0.0, 1.0), not {value!r}."
+            )
+    for name in {"alpha", "beta"} & model.replay_buffer_kwargs.keys():
+        value = model.replay_buffer_kwargs[name]
+        if not (_is_number(value) and 0 <= value < np.inf):
+            raise ValueError(f"replay_buffer_kwargs has {name}={value!r}; it must be a finite number of at least 0.")
+
+
+def _check_choices(model: "Construction") -> None:
+    for name, choices in _CHOICES.items():
+        value = getattr(model, name, choices[0])
+        if not isinstance(value, str | bool | np.bool_) or value not in choices:
+            *first, last = map(repr, choices)
+            raise ValueError(f"{name} must be {', '.join(first)} or {last}, not {value!r}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -1,0 +1,221 @@
+"""A CA2E learner before it learns: its arguments, its environment and its memory."""
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.algorithms.arguments import PARAMETERS, CA2EArguments, describe_constructor
+from sb3_ca2e.algorithms.checks import as_list, check, check_env_type, check_kind, check_observations, check_space
+from sb3_ca2e.algorithms.hooks import Hooks
+from sb3_ca2e.checkpoints.saving import Saving
+from sb3_ca2e.common.misspelt import refuse_misspelt
+from sb3_ca2e.envs.copies.modules import modules_of, refuse_lost_modules
+from sb3_ca2e.envs.model_env import as_env, forget_asked, made
+from sb3_ca2e.envs.recipe import recipe_from
+from sb3_ca2e.learner.interrupts import Interrupts
+from sb3_ca2e.learner.update import Learner
+from sb3_ca2e.priors.agent import PriorAgent, PriorSource
+from sb3_ca2e.priors.retirement import Retirement
+from sb3_ca2e.replay.memory import PrioritizedReplayBuffer, PrioritizedReplaySamples
+
+if TYPE_CHECKING:
+    from sb3_ca2e.checkpoints.resumption import Resumption
+    from sb3_ca2e.learner.collector import Collector
+
+#: Slots where neither the user nor the environment says how many: the paper's.
+DEFAULT_ACTORS = 8
+
+
+class Construction(Hooks, Saving):
+    """The part of :class:`~sb3_ca2e.algorithms.base.CA2EMixin` that comes before ``learn``."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            parameters = inspect.signature(cls.__init__).parameters.values()
+            cls.own_arguments |= {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+            describe_constructor(cls)
+
+    def __init__(self, policy: Any, env: Any, *, _init_setup_model: bool = True, **given: Any):
+        """
+        :param policy: as SB3 takes it
+        :param env: an id, an environment, a function that makes one, or a ``VecEnv``
+        :param _init_setup_model: build the networks and the memory
+        :param given: arguments of SB3's algorithm, and :class:`~sb3_ca2e.algorithms.arguments.CA2EArguments`
+        :raises TypeError: if neither takes one of them
+        """
+        own, of_sb3 = (inspect.signature(each).parameters for each in (type(self), super().__init__))
+        refuse_misspelt(type(self).__name__, given, list(dict.fromkeys([*own, *of_sb3, *PARAMETERS])))
+        added: CA2EArguments = {name: given.pop(name, each.default) for name, each in PARAMETERS.items()}  # type: ignore[assignment]
+        env = as_env(made(env, given.get("verbose", 0)))
+        check_kind(env, type(self))
+        super().__init__(policy, env, **given, _init_setup_model=False)  # type: ignore[call-arg]
+        self._keep(added)
+        if _init_setup_model:
+            self._setup_model()
+
+    def _keep(self, added: CA2EArguments) -> None:
+        """Keep the arguments as given: ``load`` writes them back under their own names."""
+        agents = as_list("prior_agents", added["prior_agents"], "agents, one a slot", PriorSource)
+        self._check_prior_agents([PriorAgent.of(agent) for agent in agents])
+        self.prior_agents = [PriorAgent.of(each) if isinstance(each, BaseAlgorithm) else each for each in agents]
+        self.n_actors = added["n_actors"]
+        self.n_processes = added["n_processes"]
+        self.execution = added["execution"]
+        self.prior_alpha = added["prior_alpha"]
+        self.prior_patience = added["prior_patience"]
+        self.local_buffer_size = added["local_buffer_size"]
+        self.actor_update_interval = added["actor_update_interval"]
+        self.rate_limit = added["rate_limit"]
+        self.info_keys = tuple(as_list("info_keys", added["info_keys"], "names", str))
+        self.inference = added["inference"]
+        self.compile = added["compile"]
+        self.actor_restarts = added["actor_restarts"]
+        self.actor_timeout = added["actor_timeout"]
+        self.retirement_state: dict[str, Any] | None = None
+        self._last_actor_stats: list[dict[str, Any]] = []
+        self._n_updates_at_start = 0
+        self._n_learns = 0  # saved, so that each learn() sees new episodes though the seed is the same
+        self._collector: Collector | None = None
+        self._due: list[Callable[[], None]] = []
+        self._resumption: Resumption | None = None
+        self._interrupts = Interrupts()
+        self._last_batch: tuple[PrioritizedReplaySamples, th.Tensor] | None = None
+        self._learner: Learner | None = None
+
+    def _check_prior_agents(self, agents: list[PriorAgent]) -> None:
+        """Refuse at once what ``learn`` could not load, as far as that can be told without a network."""
+        if agents and self.env is not None:
+            identity = recipe_from(self.env, copies=False).identity
+            for agent in agents:
+                agent.check(self.observation_space, self.action_space, identity)
+
+    def _setup_model(self) -> None:
+        self._convert_train_freq()
+        check(self)
+        self.explorations()  # refuses lists of the wrong length
+        if self.env is not None:
+            self._check_env(self.env)
+        if self.replay_buffer is None:
+            self.replay_buffer = self._make_memory()
+        # SB3 warns of n_steps > 1 with a buffer class of one's own: this one has them already.
+        n_steps, self.n_steps = self.n_steps, 1
+        n_learns = self._n_learns
+        try:
+            super()._setup_model()
+        finally:
+            self.n_steps = n_steps
+        self._n_learns = n_learns  # a loaded model goes on, though SB3 sets its seed anew
+        if self.execution == "async":
+            parts = [self, self.action_noise, *self.policy.modules()]
+            refuse_lost_modules(modules_of(map(type, parts)), "the model")
+        if self.env is not None and n_learns > 0:
+            forget_asked(self.env)
+
+    # Slots.
+
+    @property
+    def n_slots(self) -> int:
+        """Number of slots, priors included."""
+        if self.n_actors is not None:
+            return self.n_actors
+        return self.n_envs if self.n_envs > 1 else DEFAULT_ACTORS
+
+    def _prior_slots(self) -> dict[int, int]:
+        """The prior agents take the last slots, which explore least once they become nature slots."""
+        first = self.n_slots - len(self.prior_agents)
+        return {first + index: index for index in range(len(self.prior_agents))}
+
+    def _nature_explorations(self) -> list[Exploration]:
+        """Explorations of the slots that have no prior agent, or none any more."""
+        retirement = self._retirement()
+        with_prior = {slot for slot, index in self._prior_slots().items() if not retirement.retired(index)}
+        return [each for slot, each in enumerate(self.explorations()) if slot not in with_prior]
+
+    def _nature_slots_changed(self) -> None:
+        """A prior slot has become a nature slot."""
+
+    def _retirement(self) -> Retirement:
+        retirement = Retirement(self.prior_alpha, self.prior_patience, self.retirement_state)
+        for index in range(len(self.prior_agents)):
+            retirement.add_prior(index)
+        return retirement
+
+    # The environment.
+
+    @staticmethod
+    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        check_space(wrapped.action_space)
+        check_observations(wrapped.observation_space)
+        return wrapped
+
+    def _check_env(self, env: VecEnv) -> None:
+        """Refuse what actors can't rebuild, or can't step."""
+        recipe_from(env, own=self._steps_own(env), here=self.execution == "sync")
+        if env.render_mode == "human" and self.n_slots > 1:
+            raise ValueError(
+                f"render_mode='human' would open a window for each of the {self.n_slots} slots. Give n_actors=1, or "
+                "make the environment without it and watch the model in another one."
+            )
+
+    def _steps_own(self, env: VecEnv) -> bool:
+        """In one process, as many slots as there are environments need no copies of them."""
+        return self.execution == "sync" and self.n_slots == env.num_envs
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """
+        Learn on another environment from now on; see :meth:`stable_baselines3.common.base_class.BaseAlgorithm.set_env`.
+
+        :param env: whatever the constructor takes, of the same spaces and number of environments
+        :param force_reset: reset it before learning
+        :raises ValueError: if actors can't step it, or its spaces are others; the model keeps the one it has
+        """
+        check_env_type(env := as_env(made(env, self.verbose)))
+        env = self._wrap_env(env, self.verbose)
+        if env.num_envs == self.n_envs:  # else SB3 refuses it
+            check_for_correct_spaces(env, self.observation_space, self.action_space)
+            self._check_env(env)
+        super().set_env(env, force_reset)
+
+    # The memory, and what is random.
+
+    def _make_memory(self) -> PrioritizedReplayBuffer:
+        """The memory reserves nothing until transitions come."""
+        memory_class = self.replay_buffer_class or PrioritizedReplayBuffer
+        assert issubclass(memory_class, PrioritizedReplayBuffer)
+        self.replay_buffer_class = memory_class
+        recipe = recipe_from(self.env, copies=False) if self.env is not None else None
+        return memory_class(
+            self.buffer_size,
+            self.observation_space,
+            self.action_space,
+            device=self.device,
+            n_envs=self.n_envs,
+            optimize_memory_usage=self.optimize_memory_usage,
+            n_steps=self.n_steps,
+            gamma=self.gamma,
+            columns=recipe.columns if recipe is not None else None,
+            normalize_frames=recipe is not None and recipe.normalizes_frames,
+            seed=self.seed,
+            **{"n_slots": self.n_slots, **self.replay_buffer_kwargs},
+        )
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Seed everything that is random, the actors and the memory too.
+
+        :param seed: None leaves all as it is
+        """
+        super().set_random_seed(seed)
+        if seed is not None:
+            self.seed = seed  # from which each actor takes its own when it starts
+            self._n_learns = 0
+            self.replay_buffer.set_random_seed(seed)
