@@ -1,4 +1,4 @@
-"""Names that do not exist, and the nearest that do."""
+"""Suggestions for misspelt argument and attribute names."""
 
 import difflib
 import inspect
@@ -7,17 +7,17 @@ from typing import Any
 
 from stable_baselines3 import A2C, PPO, SAC, TD3
 
-#: Names that other algorithms, and functions of SB3, have for the same.
+#: Names that other libraries or functions of SB3 use, and ours.
 _OTHER_NAMES = {"lr": "learning_rate", "n_envs": "n_actors"}
 
 
 def refuse_misspelt(algorithm: type, given: Mapping[str, Any]) -> None:
     """
-    Tell the nearest right name, or whose argument it is, which Python itself does not.
+    Refuse unknown arguments, suggesting the nearest name or the algorithm that takes it.
 
-    :param algorithm: the class
+    :param algorithm: algorithm class
     :param given: keyword arguments for its constructor
-    :raises TypeError: if it does not take one of them
+    :raises TypeError: if the constructor does not take one of them
     """
     parameters = inspect.signature(algorithm).parameters
     if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
@@ -28,16 +28,25 @@ def refuse_misspelt(algorithm: type, given: Mapping[str, Any]) -> None:
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
+    """
+    Suggest a known name for an unknown one, or list all known names.
+
+    :param name: the unknown name
+    :param known: names that exist
+    :return: a sentence for an error message
+    """
     nearest = [_OTHER_NAMES[name]] if name in _OTHER_NAMES else difflib.get_close_matches(name, known, 1, cutoff=0.75)
     return f"Did you mean {nearest[0]!r}?" if nearest else f"It takes {', '.join(known)}."
 
 
 def refuse_unknown(algorithm: type, given: Iterable[str], saved: Iterable[str]) -> None:
     """
-    :param algorithm: the class of a model that is loaded
+    Refuse attributes that a model does not have.
+
+    :param algorithm: class of the model that is loaded
     :param given: names of attributes to change
-    :param saved: names of the saved ones
-    :raises TypeError: if there is no such attribute
+    :param saved: names of the saved attributes
+    :raises TypeError: if one of them does not exist
     """
     known = [*inspect.signature(algorithm).parameters, *saved]
     for name in given:
