@@ -1,25 +1,25 @@
-"""What can go wrong, by its own name."""
+"""The package's exceptions and warnings."""
 
 
 class ActorError(RuntimeError):
     """
-    An actor failed, and it was not the first time; the message names the slot, its seed and the cause.
+    An actor failed more often than it may be restarted; the message names the slot, its seed and the cause.
 
-    What was committed stays in the memory, and the model can be used and saved.
+    Transitions committed before stay in the memory, and the model can still be used and saved.
     """
 
 
 class ActorWarning(RuntimeWarning):
-    """An actor failed and is replaced, or gave steps that are left out: training goes on."""
+    """An actor failed and is replaced, or its invalid steps are left out; training continues."""
 
 
 class UnrecoverableError(ValueError):
-    """A slot gives what can't be learned from, and would after a restart too."""
+    """A slot returned data that can't be learned from, and would do so again after a restart."""
 
 
 class NotFiniteError(ValueError):
-    """NaN or infinity, or what becomes infinite in the type that it is stored in."""
+    """A value is NaN or infinite, or overflows the dtype in which it is stored."""
 
 
 class DamagedError(ValueError):
-    """A file is not as it was written; the message says which, and in what way."""
+    """A file has changed since it was written; the message names the file and the damage."""

@@ -1,4 +1,4 @@
-"""Actions as environments take them, and as the learner stores them."""
+"""Conversion between the environment's actions and stored actions."""
 
 from typing import Any
 
@@ -8,8 +8,10 @@ from gymnasium import spaces
 
 def stored_action(space: spaces.Space) -> tuple[tuple[int, ...], np.dtype]:
     """
+    Return shape and dtype of a stored action.
+
     :param space: an action space
-    :return: shape and dtype of an action as the learner stores it
+    :return: shape and dtype
     """
     if isinstance(space, spaces.Box):
         return (int(np.prod(space.shape)),), np.dtype(np.float32)
@@ -18,7 +20,7 @@ def stored_action(space: spaces.Space) -> tuple[tuple[int, ...], np.dtype]:
 
 class ActionScale:
     """
-    Between the actions of an environment and those that the learner stores, of a ``Box`` flat and scaled to [-1, 1].
+    Converts between an environment's actions and stored ones; stored ``Box`` actions are flat and scaled to [-1, 1].
 
     :param space: the environment's action space
     """
@@ -31,8 +33,10 @@ class ActionScale:
 
     def unscaled(self, stored: np.ndarray) -> list[Any]:
         """
-        :param stored: ``(slots, ...)`` as the learner stores them
-        :return: one for the environment of each slot, which may write into it: numbers are NumPy's, as SB3's are
+        Convert stored actions to the environment's.
+
+        :param stored: ``(slots, ...)`` stored actions
+        :return: one action for each slot, NumPy scalars or arrays as in SB3; the environment may modify them
         """
         if self._box is None:
             return list(stored)
@@ -42,19 +46,23 @@ class ActionScale:
 
     def bounded(self, action: Any) -> Any:
         """
-        An agent trained with wider bounds must not leave the environment's: what is stored is what was done.
+        Clip an action to the environment's bounds.
 
-        :param action: of an agent
-        :return: the nearest that the environment takes
+        An agent trained with wider bounds must not exceed them: the stored action must be the one that was taken.
+
+        :param action: action of an agent
+        :return: the nearest valid action
         """
         return action if self._box is None else np.clip(action, self._box.low, self._box.high)
 
     def scaled(self, action: Any) -> Any:
         """
-        :param action: of the environment, within its bounds
-        :return: as the learner stores it
+        Convert an environment's action to a stored one.
+
+        :param action: action within the bounds
+        :return: the stored action
         """
         if self._box is None:
             return action
-        span = np.where(self._span > 0, self._span, 1)  # what can't be chosen must not become NaN
+        span = np.where(self._span > 0, self._span, 1)  # low == high must not give NaN
         return (2.0 * ((action - self._low) / span) - 1.0).reshape(-1)

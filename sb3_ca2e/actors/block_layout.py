@@ -1,4 +1,4 @@
-"""How blocks of transitions lie in memory."""
+"""Memory layout of blocks of transitions."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,17 +13,21 @@ Field = tuple[str, tuple[int, ...], np.dtype]
 
 def size_of(fields: Iterable[Field]) -> int:
     """
-    :param fields: arrays to lay one behind the other
-    :return: bytes that they take
+    Return the memory that consecutive arrays take.
+
+    :param fields: arrays to place one after another
+    :return: size in bytes
     """
     return sum(_padded(int(np.prod(shape)) * dtype.itemsize) for _, shape, dtype in fields)
 
 
 def views_of(memory: np.ndarray, fields: Iterable[Field]) -> dict[str, np.ndarray]:
     """
+    Return views of consecutive arrays in memory.
+
     :param memory: ``(n_bytes,)`` uint8
-    :param fields: arrays that lie one behind the other in it
-    :return: they, all views of ``memory``
+    :param fields: arrays placed one after another
+    :return: the arrays by name, views of ``memory``
     """
     arrays, offset = {}, 0
     for name, shape, dtype in fields:
@@ -40,12 +44,12 @@ def _padded(n_bytes: int) -> int:
 @dataclass(frozen=True)
 class BlockLayout:
     """
-    Where the fields of one slot's block lie.
+    Memory layout of the block of one slot.
 
-    :param columns: the observation columns
-    :param n_steps: transitions in a block; as many rows again are kept free for the ends of episodes
+    :param columns: observation columns by key
+    :param n_steps: transitions in a block; as many rows again are reserved for the ends of episodes
     :param action_shape: shape of a stored action
-    :param action_dtype: its dtype
+    :param action_dtype: dtype of a stored action
     """
 
     columns: dict[str, ObservationColumn]
@@ -55,7 +59,7 @@ class BlockLayout:
 
     @property
     def lead(self) -> int:
-        """Frames before the first row."""
+        """Number of frames before the first row."""
         return lead_frames(self.columns)
 
     def _fields(self) -> Iterator[Field]:
@@ -70,22 +74,26 @@ class BlockLayout:
 
     @property
     def n_bytes(self) -> int:
-        """Size of one block."""
+        """Size of one block, in bytes."""
         return size_of(self._fields())
 
     def views(self, memory: np.ndarray) -> dict[str, np.ndarray]:
         """
+        Return views of a block's fields.
+
         :param memory: ``(n_bytes,)`` uint8
-        :return: an array for each field, all views of ``memory``
+        :return: one array for each field, views of ``memory``
         """
         return views_of(memory, self._fields())
 
     def block(self, slot: int, views: dict[str, np.ndarray], n_rows: int) -> Block:
         """
-        :param slot: the slot
-        :param views: the fields, as :meth:`views` gave them
-        :param n_rows: rows written
-        :return: the block, a view as well
+        Return a block as the learner reads it.
+
+        :param slot: index of the slot
+        :param views: fields as :meth:`views` returns them
+        :param n_rows: number of rows written
+        :return: the block, a view too
         """
         frames = {key: views[f"frames/{key}"][: self.lead + n_rows + 1] for key in self.columns}
         return Block(

@@ -1,4 +1,4 @@
-"""Exploration: one setting a slot, so that every nature actor explores in its own way."""
+"""Exploration: each slot has its own setting."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,53 +12,61 @@ from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 
 
 class Exploration(Protocol):
-    """How one slot departs from its greedy action. Actions are as the learner stores them, slots of one class."""
+    """Exploration strategy of one slot. Actions are stored actions; the slots of a process use the same class."""
 
-    #: departures of a whole block can be drawn before its first step
+    #: whether the noise of a whole block can be drawn before its first step
     drawn_ahead: ClassVar[bool]
 
     def rate(self, progress: float) -> float:
         """
-        :param progress: share of the training that is done, 0 to 1
-        :return: the strength of exploration now, for logs: epsilon, or the noise's standard deviation
+        Return the current strength of exploration, for logs.
+
+        :param progress: fraction of the training that is done, 0 to 1
+        :return: epsilon, or the standard deviation of the noise
         """
 
     def draw_noise(self, n: int, progress: float, rng: np.random.Generator) -> np.ndarray:
         """
+        Draw the noise of the next steps.
+
         :param n: number of steps
-        :param progress: share of the training that is done, 0 to 1
-        :param rng: the slot's random numbers
-        :return: ``(n, ...)`` how it departs in each of the next steps, for :meth:`perturb`
+        :param progress: fraction of the training that is done, 0 to 1
+        :param rng: the slot's random generator
+        :return: ``(n, ...)`` noise for :meth:`perturb`
         """
 
     @staticmethod
     def perturb(greedy: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """
-        :param greedy: ``(slots, ...)`` the policy's own actions
-        :param departures: ``(slots, ...)``
+        Apply noise to greedy actions.
+
+        :param greedy: ``(slots, ...)`` greedy actions
+        :param noise: ``(slots, ...)`` noise from :meth:`draw_noise`
         :return: ``(slots, ...)`` the actions to take, a new array
         """
 
     def random(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """
+        Draw uniform actions, used before learning starts.
+
         :param n: number of steps
-        :param rng: the slot's random numbers
-        :return: ``(n, ...)`` uniform actions, for the time before learning starts
+        :param rng: the slot's random generator
+        :return: ``(n, ...)`` actions
         """
 
     def reset(self) -> None:
-        """Called at the start of an episode."""
+        """Begin an episode."""
 
 
 @dataclass(frozen=True)
 class EpsilonGreedy:
     """
-    A random action with probability epsilon, annealed linearly.
+    Epsilon-greedy exploration with linearly annealed epsilon.
 
     :param n_actions: number of actions
     :param initial: epsilon at the start
-    :param final: epsilon once ``fraction`` of the training is done
-    :param fraction: share of the training over which epsilon is annealed
+    :param final: epsilon after ``fraction`` of the training
+    :param fraction: fraction of the training over which epsilon is annealed
     """
 
     n_actions: int
@@ -91,7 +99,7 @@ class GaussianNoise:
     """
     Independent Gaussian noise on actions in [-1, 1].
 
-    :param shape: shape of the environment's actions, which the learner stores flat
+    :param shape: shape of the environment's actions; stored actions are flat
     :param sigma: standard deviation
     """
 
@@ -124,10 +132,11 @@ class GaussianNoise:
 @dataclass
 class NoiseProcess(GaussianNoise):
     """
-    A noise of the user's own, a copy for each slot. It is asked once a step, as it may change with each, and an
-    episode that ends begins it anew.
+    The user's action noise, copied for each slot.
 
-    :param noise: the noise, in units of actions scaled to [-1, 1] as in SB3
+    It is called once a step, as its state may change, and reset at the end of each episode.
+
+    :param noise: noise in units of actions scaled to [-1, 1], as in SB3
     """
 
     noise: ActionNoise = field(kw_only=True)
@@ -146,14 +155,14 @@ class NoiseProcess(GaussianNoise):
 
 class Explorer:
     """
-    The slots of a process, exploring together.
+    Explores in all slots of a process at once.
 
-    Each slot draws from random numbers of its own, a block ahead and whatever it does meanwhile: what it draws depends
+    Each slot draws from its own random generator, one block ahead and whatever the slot does, so that its draws depend
     neither on its process nor on the other slots.
 
-    :param explorations: one a slot
-    :param rngs: random numbers of each slot
-    :param block_size: steps in a block
+    :param explorations: exploration of each slot
+    :param rngs: random generator of each slot
+    :param block_size: number of steps in a block
     """
 
     def __init__(self, explorations: Sequence[Exploration], rngs: Sequence[np.random.Generator], block_size: int):
@@ -162,14 +171,16 @@ class Explorer:
         self._progress, self._n_random = 0.0, 0
         self._random = self._stacked([each.random(1, rng) for each, rng in self._slots()])
         self._noise = np.zeros_like(self._random)
-        #: slots that take their greedy actions, with axes as actions have
+        #: whether each slot takes greedy actions, with the axes of actions
         self._greedy = np.zeros((len(explorations), *[1] * (self._random.ndim - 2)), dtype=bool)
         self._any_greedy = False
 
     def begin_block(self, progress: float, n_random: int) -> None:
         """
-        :param progress: share of the training that is done
-        :param n_random: steps until learning starts, before which actions are uniform
+        Draw the random numbers of a block.
+
+        :param progress: fraction of the training that is done, 0 to 1
+        :param n_random: number of steps until learning starts; until then, actions are uniform
         """
         n, self._progress, self._n_random = self._block_size, progress, n_random
         if n_random > 0:
@@ -179,17 +190,21 @@ class Explorer:
 
     def set_greedy(self, position: int, greedy: bool) -> None:
         """
-        :param position: of a slot
-        :param greedy: it takes the policy's own actions from now on
+        Switch exploration of a slot off or on.
+
+        :param position: position of the slot in this process
+        :param greedy: whether it takes greedy actions from now on
         """
         self._greedy[position] = greedy
         self._any_greedy = bool(self._greedy.any())
 
     def actions(self, t: int, greedy: np.ndarray) -> np.ndarray:
         """
-        :param t: step in the block
-        :param greedy: ``(slots, ...)`` the policy's own actions
-        :return: ``(slots, ...)`` the actions to take; may be written to
+        Choose the actions of a step.
+
+        :param t: index of the step in the block
+        :param greedy: ``(slots, ...)`` greedy actions
+        :return: ``(slots, ...)`` actions to take; may be modified
         """
         actions: np.ndarray
         if t < self._n_random:
@@ -201,7 +216,7 @@ class Explorer:
         return actions
 
     def _next_noise(self) -> np.ndarray:
-        """Those of one step; slots that are greedy are not asked."""
+        """Draw the noise of one step; greedy slots draw none."""
         for position, (each, rng) in enumerate(self._slots()):
             if not self._greedy[position]:
                 self._noise[0, position] = each.draw_noise(1, self._progress, rng)[0]
@@ -213,7 +228,7 @@ class Explorer:
 
     @staticmethod
     def _stacked(of_slots: Sequence[np.ndarray]) -> np.ndarray:
-        """From ``(steps, ...)`` of each slot to ``(steps, slots, ...)``."""
+        """Stack arrays ``(steps, ...)`` of all slots into ``(steps, slots, ...)``."""
         return np.stack(of_slots, axis=1)
 
 
@@ -225,14 +240,15 @@ def epsilon_ladder(
     fraction: float,
 ) -> list[EpsilonGreedy]:
     """
-    One epsilon-greedy setting a slot.
+    Create one epsilon-greedy setting for each slot.
 
     :param n_slots: number of slots
     :param n_actions: number of actions
-    :param initial: epsilon at the start: evenly from 1.0 to 0.2 if None, one for all, or a list with one a slot
-    :param final: epsilon at the end: one for all, or a list with one a slot
-    :param fraction: share of the training over which epsilon is annealed
-    :return: the settings, in the order of the slots
+    :param initial: initial epsilon, one for all slots or a list with one for each; None spaces them evenly from 1.0 to
+        0.2
+    :param final: final epsilon, one for all slots or a list with one for each
+    :param fraction: fraction of the training over which epsilon is annealed
+    :return: the settings in the order of the slots
     """
     spread = np.linspace(1.0, 0.2, n_slots).tolist() if initial is None else initial
     starts = per_slot("exploration_initial_eps", spread, n_slots)
@@ -244,13 +260,13 @@ def epsilon_ladder(
 
 def noise_ladder(n_slots: int, action_space: spaces.Box, noise: ActionNoise | None) -> list[GaussianNoise]:
     """
-    One action noise a slot.
+    Create one action noise for each slot.
 
     :param n_slots: number of slots
     :param action_space: the action space
-    :param noise: a noise to copy for each slot; None for Gaussian noise with sigma evenly from 0.05 to 0.4
-    :return: the settings, in the order of the slots
-    :raises TypeError: if it is no action noise
+    :param noise: noise to copy for each slot; None for Gaussian noise with sigma evenly spaced from 0.05 to 0.4
+    :return: the settings in the order of the slots
+    :raises TypeError: if ``noise`` is not an action noise
     :raises ValueError: if its values do not have the shape of actions
     """
     shape = action_space.shape
@@ -266,7 +282,7 @@ def noise_ladder(n_slots: int, action_space: spaces.Box, noise: ActionNoise | No
 
 
 def _check_noise(noise: ActionNoise, shape: tuple[int, ...]) -> None:
-    random_state = np.random.get_state()  # from which SB3's noises draw
+    random_state = np.random.get_state()  # SB3's noises draw from it
     value = np.shape(deepcopy(noise)())
     np.random.set_state(random_state)
     try:
@@ -280,17 +296,17 @@ def _check_noise(noise: ActionNoise, shape: tuple[int, ...]) -> None:
 
 def per_slot(name: str, value: float | Sequence[float], n_slots: int) -> np.ndarray:
     """
-    Spread a setting over the slots.
+    Broadcast a probability to all slots.
 
-    :param name: the argument's name, for the error
-    :param value: a probability for all, or one a slot
+    :param name: name of the argument, for the error
+    :param value: one probability for all slots, or one for each
     :param n_slots: number of slots
     :return: ``(n_slots,)``
-    :raises ValueError: if a list has another length, or a value lies outside 0 to 1
+    :raises ValueError: if a list has another length, or a value lies outside [0, 1]
     """
     values = np.atleast_1d(np.asarray(value, dtype=float))
     if values.shape not in ((1,), (n_slots,)):
         raise ValueError(f"{name} has {len(values)} values for {n_slots} slots; pass one number or one for each slot.")
     if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError(f"{name}={value!r} is no probability; pass numbers from 0 to 1.")
+        raise ValueError(f"{name}={value!r} is not a probability; pass numbers from 0 to 1.")
     return np.broadcast_to(values, (n_slots,))

@@ -8,9 +8,9 @@ from sb3_ca2e.common.transfers import pinned
 
 class FlatParameters:
     """
-    The floating-point parameters and buffers of some modules as one vector.
+    The floating-point parameters and buffers of several modules as one vector.
 
-    :param modules: the modules
+    :param modules: modules by name
     """
 
     def __init__(self, modules: dict[str, th.nn.Module]):
@@ -20,43 +20,49 @@ class FlatParameters:
 
     @property
     def device(self) -> th.device:
-        """Where the first of them is; the CPU if there are none."""
+        """Device of the first parameter; the CPU if there are none."""
         return self._tensors[0].device if self._tensors else th.device("cpu")
 
     def flat(self) -> th.Tensor:
         """
-        :return: ``(size,)`` float32, a copy where they are
+        Copy the parameters on their device.
+
+        :return: ``(size,)`` float32
         """
         return th.cat([tensor.detach().reshape(-1).float() for tensor in self._tensors])
 
     def get(self) -> np.ndarray:
         """
+        Copy the parameters to the CPU.
+
         :return: ``(size,)`` float32
         """
         return self.flat().cpu().numpy()
 
     def copy_from(self, others: "FlatParameters") -> None:
         """
-        Take over the parameters of other copies of the modules, without asking their device for a number.
+        Copy the parameters of other copies of the modules, without synchronising with the device.
 
-        :param others: they
+        :param others: parameters to copy
         """
         with th.no_grad():
             th._foreach_copy_(self._tensors, others._tensors)
 
     def equal(self, others: "FlatParameters") -> bool:
         """
-        :param others: of other copies of the modules, on the same device
-        :return: whether all are the same; NaN is no other than before
+        Compare bit by bit with the parameters of other copies of the modules; NaN equals NaN.
+
+        :param others: parameters on the same device
+        :return: whether all are equal
         """
         pairs = zip(self._tensors, others._tensors, strict=True)
         return all(th.equal(*(each.detach().float().view(th.int32) for each in pair)) for pair in pairs)
 
     def bind(self, extra: int = 0) -> np.ndarray:
         """
-        Lay the modules' tensors into one vector, so that writing it changes them all.
+        Move the modules' tensors into one vector; writing to it changes them all.
 
-        :param extra: numbers to have room for behind them
+        :param extra: additional elements to reserve at the end
         :return: ``(size + extra,)`` float32, shared with the modules
         """
         flat = th.zeros(self.size + extra)
@@ -70,12 +76,14 @@ class FlatParameters:
 
 class Fetched:
     """
-    Copies of the learner's parameters, for actors in other processes. Those on a GPU are fetched while it goes on: to
-    ask for them as they are now would be to wait until it has done all that it was told.
+    Fetches copies of the learner's parameters for actors in other processes.
 
-    :param parameters: the learner's
-    :param every: begin to fetch every so many times that it is asked, as actors don't look at each copy; 0 to wait for
-        what they are now each time
+    Parameters on a GPU are copied asynchronously: reading their current values would wait until the GPU has finished
+    all pending work.
+
+    :param parameters: the learner's parameters
+    :param every: start a copy at every ``every``-th call of :meth:`newer`, as actors don't read each copy; 0 waits for
+        the current values at each call
     """
 
     def __init__(self, parameters: FlatParameters, every: int):
@@ -86,7 +94,9 @@ class Fetched:
 
     def newer(self) -> np.ndarray | None:
         """
-        :return: ``(size,)`` float32, None while there are none that are newer than those given last
+        Return parameters newer than those returned last, if any.
+
+        :return: ``(size,)`` float32, or None if there are no newer ones yet
         """
         if self._every == 0:
             return self._parameters.get()

@@ -1,4 +1,4 @@
-"""What actors say of the blocks that they hand over."""
+"""Messages with which actors announce filled blocks."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 class Seconds(NamedTuple):
     """
-    How an actor spent its time.
+    Time that an actor spent, in seconds.
 
     :param collecting: filling blocks
-    :param waiting: for the learner, before
-    :param environments: of collecting, in steps and resets
-    :param inference: of collecting, in networks and prior agents
+    :param waiting: waiting for the learner before
+    :param environments: part of ``collecting`` spent in environment steps and resets
+    :param inference: part of ``collecting`` spent in networks and prior agents
     """
 
     collecting: float = 0.0
@@ -23,22 +23,24 @@ class Seconds(NamedTuple):
 @dataclass
 class Handover:
     """
-    What an actor announces when it has filled a block for each of its slots.
+    Announcement of an actor that it has filled one block for each of its slots.
 
     :param process: index of the actor process
-    :param sequence: number of the handover in that process, from 0
-    :param n_rows: rows written, a number a slot
-    :param version: version of the parameters that chose the actions and priorities
-    :param infos: what environments reported, by (step, position of the slot)
-    :param games: for each game that ended: its return, and whether a nature slot played it without exploration
+    :param sequence: number of the handover in this process, from 0
+    :param n_rows: number of rows written for each slot
+    :param version: version of the parameters behind the actions and priorities
+    :param infos: entries of ``info``, by (step, position of the slot)
+    :param games: by (step, position of the slot), for each game that ended: its return, and whether a nature slot
+        played it without exploration
     :param seconds: how the actor spent its time
-    :param refused: by position of the slot, how much of what it gave was not finite, and why the last was refused
-    :param broken: by position of the slot, why its prior agent was given up
-    :param begins: the first of its actor: episodes begin anew, those before were cut off
-    :param late: the actor was silent for too long meanwhile
-    :param error: traceback, if the actor failed: then all else is empty
-    :param failed_slot: slot whose environment failed, -1 if none did
-    :param hopeless: another actor would fail too
+    :param refused: by position of the slot: number of values refused because they are not finite, and the reason for
+        the last
+    :param broken: by position of the slot: why its prior agent was given up
+    :param begins: the actor's first handover: episodes start anew, those before were cut off
+    :param late: the actor was silent for longer than the timeout meanwhile
+    :param error: traceback if the actor failed; the other fields are empty then
+    :param failed_slot: slot whose environment failed, or -1
+    :param hopeless: a replacement would fail too
     """
 
     process: int

@@ -1,4 +1,4 @@
-"""Signs of life of actors, and how long they may be silent."""
+"""Heartbeats of actors, and how long actors may be silent."""
 
 import time
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-#: Making an environment (an emulator that loads its game) or resetting it may take so many times longer than a step.
+#: Factor by which creating or resetting an environment (such as an emulator loading its game) may exceed the timeout.
 PATIENCE = 10.0
 
 
@@ -23,10 +23,12 @@ class Phase(IntEnum):
 @dataclass(frozen=True)
 class Supervision:
     """
-    :param restarts: how often each actor process, and the server that they are forked from, may be replaced within
-        ten minutes; 0: its first failure is an error
-    :param timeout: seconds without a sign of life after which an actor process counts as hung, ten times as many
-        while an environment is made or reset; None: never
+    Settings for restarts and timeouts of actors.
+
+    :param restarts: how often each actor process, and the server that they are forked from, may be replaced within ten
+        minutes; with 0, the first failure is an error
+    :param timeout: seconds without a heartbeat after which an actor process counts as hung, ten times as many while an
+        environment is created or reset; None disables the timeout
     """
 
     restarts: int = 10
@@ -34,8 +36,10 @@ class Supervision:
 
     def limit(self, phase: Phase) -> float:
         """
+        Return how long an actor may be silent in a phase.
+
         :param phase: what an actor is doing
-        :return: seconds for which it may be silent meanwhile
+        :return: seconds
         """
         if self.timeout is None:
             return float("inf")
@@ -44,7 +48,7 @@ class Supervision:
 
 class Heartbeat:
     """
-    The signs of life of an actor process, in memory that it shares with the learner and that only it writes.
+    Heartbeat of an actor process, in memory that it shares with the learner and that only it writes.
 
     Times are those of ``time.monotonic()``, which all processes of a machine share.
 
@@ -55,25 +59,29 @@ class Heartbeat:
     _TIME, _SLOT, _PHASE = range(3)
 
     def __init__(self, memory: np.ndarray):
-        #: as Python's own numbers, which are written faster
+        #: a memoryview: faster to write than a NumPy array
         self._words: Any = memory[: self.SIZE].view(np.float64).data
         self._supervision = Supervision(timeout=None)
         self._last, self._limit = 0.0, float("inf")
-        #: the actor was silent for too long since this was set to False
+        #: whether the actor was silent for too long since this was set to False
         self.late = False
 
     # The actor's side.
 
     def supervise(self, supervision: Supervision) -> None:
         """
-        :param supervision: how long the actor may be silent
+        Start to check the actor's own silence.
+
+        :param supervision: timeouts
         """
         self._supervision = supervision
         self.enter(Phase.MAKING)
 
     def beat(self, slot: int) -> None:
         """
-        :param slot: the slot whose environment is called next, -1 for none
+        Give a heartbeat.
+
+        :param slot: slot whose environment is called next, or -1
         """
         now = time.monotonic()
         if now - self._last > self._limit:
@@ -85,6 +93,8 @@ class Heartbeat:
 
     def enter(self, phase: Phase) -> None:
         """
+        Enter a phase.
+
         :param phase: what the actor does from now on
         """
         self.beat(self.slot)
@@ -95,12 +105,12 @@ class Heartbeat:
 
     @property
     def time(self) -> float:
-        """When the actor gave its last sign of life; 0 before the first."""
+        """Time of the actor's last heartbeat; 0 before the first."""
         return float(self._words[self._TIME])
 
     @property
     def slot(self) -> int:
-        """The slot whose environment is being called, -1 if none is."""
+        """Slot whose environment is being called, or -1."""
         return int(self._words[self._SLOT])
 
     @property
@@ -110,7 +120,7 @@ class Heartbeat:
 
     @property
     def doing(self) -> str:
-        """What a message says of an actor that ended, or fell silent, while it did it."""
+        """Description of what the actor was doing at its last heartbeat, for messages."""
         if self.time == 0.0:
             return "at its start"
         if self.phase is Phase.WAITING:

@@ -1,4 +1,4 @@
-"""One forward pass for all slots of a process, with as little overhead as the networks allow."""
+"""Forward passes for all slots of a process at once."""
 
 import copy
 import warnings
@@ -10,22 +10,22 @@ import torch as th
 
 from sb3_ca2e.actors.steps import ActorCore, Steps
 
-#: Passes through the modules themselves before they are traced, which takes as long as a thousand of them.
+#: Passes through the modules before they are traced; tracing takes as long as a thousand passes.
 TRACE_AFTER = 100
 
 
 class Inference:
     """
-    What the networks say about observations.
+    Forward passes of the networks, with little overhead.
 
-    Most of the time that a small network takes is Python's, from layer to layer. Once the batches of all slots have
-    come often enough, they go through a trace: the same operations on the same parameters, without the Python between
-    them. It has to give exactly what the modules give whenever there are newer parameters; networks that can't be
-    traced, or that decide by what they see, stay as they are.
+    In a small network, most of the time is Python's overhead between layers. After enough batches of all slots, the
+    modules are replaced by a trace: the same operations on the same parameters without Python. After each change of the
+    parameters, the trace must reproduce the modules' results exactly; otherwise, or if a network can't be traced, the
+    modules are used.
 
-    :param behaviour: the algorithm's hooks
-    :param modules: the networks, whose parameters may change in place
-    :param n_slots: batches of other sizes go through the modules
+    :param core: the algorithm's actor hooks
+    :param modules: the networks; their parameters may change in place
+    :param n_slots: batch size for which the trace is used; other batches go through the modules
     :param trace_after: passes through the modules before they are traced
     """
 
@@ -43,24 +43,27 @@ class Inference:
 
     def trace(self, observations: Any) -> None:
         """
-        Trace the networks now. For the main thread of a process, as it keeps back the tracer's warnings: no thread can
-        do that for itself alone.
+        Trace the networks now.
 
-        :param observations: ``(n_slots, ...)`` as they will come
+        Call it in the main thread: it suppresses the tracer's warnings, which is not possible for a single thread.
+
+        :param observations: ``(n_slots, ...)`` example batch
         """
         self._passes = max(self._passes, self._trace_after)
         self._trace = _traced(self._core, self._modules, observations)
-        self._parameters_changed = True  # it has yet to prove itself
+        self._parameters_changed = True  # not yet compared with the modules
 
     def parameters_changed(self) -> None:
-        """The parameters are others now: a trace has to prove itself again."""
+        """Note that the parameters have changed: the trace must be checked again."""
         self._parameters_changed = True
 
     def __call__(self, observations: Any, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """
-        :param observations: ``(batch_size, ...)`` a tensor, or a dictionary of them; of the same types each time
+        Compute greedy actions.
+
+        :param observations: ``(batch_size, ...)`` a tensor, or a dictionary of them; of the same types in each call
         :param batch_size: number of observations
-        :return: greedy actions, and what the algorithm keeps beside them for the priorities
+        :return: greedy actions, and the outputs that the algorithm keeps for the priorities
         """
         if batch_size != self._n_slots:
             actions, outputs = self._core.act(self._modules, observations)
@@ -78,6 +81,8 @@ class Inference:
 
     def evaluate(self, steps: Steps) -> tuple[th.Tensor, th.Tensor]:
         """
+        Compute the values that priorities need.
+
         :param steps: blocks of some slots
         :return: ``(rows,)`` q(s, a) and ``(rows,)`` the value of s
         """
@@ -85,7 +90,7 @@ class Inference:
 
 
 class _Act(th.nn.Module):
-    """A behaviour as a module, which is what can be traced."""
+    """The actor hooks as a module: only modules can be traced."""
 
     def __init__(self, core: ActorCore, modules: dict[str, th.nn.Module]):
         super().__init__()
@@ -93,8 +98,10 @@ class _Act(th.nn.Module):
 
     def forward(self, observations: Any) -> tuple[th.Tensor, th.Tensor]:
         """
+        Call the algorithm's ``act``.
+
         :param observations: ``(batch, ...)``
-        :return: what the behaviour makes of them
+        :return: the result of :meth:`ActorCore.act`
         """
         return self.core.act(dict(self.networks.items()), observations)
 
@@ -102,29 +109,29 @@ class _Act(th.nn.Module):
 def _traced(
     core: ActorCore, modules: dict[str, th.nn.Module], observations: Any
 ) -> Callable[[Any], tuple[th.Tensor, th.Tensor]] | None:
-    """The trace of a pass, None if there can be none."""
+    """Trace a forward pass; None if it can't be traced."""
     random_state = th.get_rng_state()
     try:
-        # Of the same parameters; what else a network keeps in Python is not to notice.
+        # Share the parameters but copy the modules: tracing must not change other attributes of a network.
         tensors = [tensor for module in modules.values() for tensor in (*module.parameters(), *module.buffers())]
         act = _Act(core, copy.deepcopy(modules, {id(tensor): tensor for tensor in tensors})).train(False)
         with warnings.catch_warnings():
-            # PyTorch would rather see a compiler used, which takes seconds where this takes milliseconds.
+            # PyTorch recommends its compiler, which takes seconds where this takes milliseconds.
             warnings.simplefilter("ignore")
-            warnings.simplefilter("error", th.jit.TracerWarning)  # the trace would depend on what was traced
+            warnings.simplefilter("error", th.jit.TracerWarning)  # the trace would depend on the example
             trace = th.jit.trace(act, (observations,), check_trace=False)
-            # Fused code is no faster on so little work, and takes longer to prepare than all the rest.
+            # Fused code is no faster on small networks and takes longest to prepare.
             fused = th.jit.set_fusion_strategy([])
             try:
-                for _ in range(3):  # the first passes are slow: it optimises itself
+                for _ in range(3):  # the first passes optimise the trace and are slow
                     trace(observations)
             finally:
                 th.jit.set_fusion_strategy(fused)
-    except Exception:  # whatever networks of a user's own may raise: they can be used as they are
+    except Exception:  # custom networks may raise anything; the modules are used then
         return None
     finally:
         th.set_rng_state(random_state)
-    return trace.forward  # type: ignore[no-any-return]  # to call the module takes a tenth longer
+    return trace.forward  # type: ignore[no-any-return]  # calling the module takes 10 % longer
 
 
 def _same(ours: tuple[th.Tensor, ...], theirs: tuple[th.Tensor, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""What slots give that can't be learned from: steps with numbers that are not finite are left out, and counted."""
+"""Counts invalid steps (with numbers that are not finite), which are left out."""
 
 import math
 from typing import Any
@@ -7,38 +7,42 @@ import numpy as np
 
 from sb3_ca2e.errors import NotFiniteError, UnrecoverableError
 
-#: A slot of which so many steps in a row were refused will give no others.
+#: Consecutive refused steps after which a slot is given up.
 MOST_IN_A_ROW = 10
-#: A prior agent that fails so often in a row is of no use.
+#: Consecutive failures after which a prior agent is given up.
 PRIOR_FAILURES = 3
-#: Rewards are kept in float32.
+#: Rewards are stored as float32.
 LARGEST_REWARD = float(np.finfo(np.float32).max)
 
 
 class InvalidSteps:
     """
-    The steps, and the first observations of episodes, that were refused in a block of each slot of a process.
+    Counts refused steps and refused first observations of episodes, for each slot of a process.
 
-    :param n_slots: slots of the process
+    :param n_slots: number of slots of the process
     """
 
     def __init__(self, n_slots: int):
-        #: by position of the slot, how many since its last step that can be learned from
+        #: by position of the slot: number since its last valid step
         self.in_a_row = [0] * n_slots
-        #: by position of the slot: how many, and why the last one was
+        #: by position of the slot: number in this block, and the reason for the last
         self.of_block: dict[int, tuple[int, str]] = {}
 
     def accepted(self, position: int) -> None:
         """
-        :param position: of a slot whose step can be learned from
+        Note a valid step.
+
+        :param position: position of the slot
         """
         self.in_a_row[position] = 0
 
     def refused(self, position: int, error: NotFiniteError) -> None:
         """
-        :param position: of a slot
-        :param error: what was wrong
-        :raises UnrecoverableError: if nothing else comes from it any more
+        Count a refused step.
+
+        :param position: position of the slot
+        :param error: why it was refused
+        :raises UnrecoverableError: if too many in a row were refused
         """
         self.in_a_row[position] += 1
         count, _ = self.of_block.get(position, (0, ""))
@@ -49,10 +53,12 @@ class InvalidSteps:
 
 def finite_reward(reward: Any) -> float:
     """
+    Convert a reward to a float.
+
     :param reward: what an environment returned
-    :return: the number
-    :raises NotFiniteError: if it is none that float32, in which it is kept, can hold
-    :raises UnrecoverableError: if it is no number
+    :return: the reward
+    :raises NotFiniteError: if it is not finite, or too large for float32, in which it is stored
+    :raises UnrecoverableError: if it is not a number
     """
     try:
         value = float(reward)
@@ -70,10 +76,12 @@ def finite_reward(reward: Any) -> float:
 
 def not_finite(actions: np.ndarray) -> list[int]:
     """
-    :param actions: ``(slots, ...)`` as the learner stores them
+    Find actions that are not finite.
+
+    :param actions: ``(slots, ...)`` stored actions
     :return: positions of the slots whose actions are not finite
     """
-    # The sum of squares takes a third of the time of isfinite and all; of finite numbers it may be infinite.
+    # The sum of squares takes a third of the time of isfinite(...).all(), but may overflow for finite numbers.
     if actions.dtype.kind != "f" or math.isfinite(np.vdot(actions, actions)) or np.isfinite(actions).all():
         return []
     positions: list[int] = np.flatnonzero(~np.isfinite(actions).reshape(len(actions), -1).all(axis=1)).tolist()

@@ -1,4 +1,4 @@
-"""What an actor writes into its blocks: rows, and priorities (Algorithm 2 of the paper)."""
+"""The local buffer: collects an actor's steps and writes blocks with priorities (Algorithm 2 of the paper)."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,10 +18,10 @@ class Ending(NamedTuple):
     """
     The last observation of an episode, on which no step was taken.
 
-    :param position: of the slot
+    :param position: position of the slot
     :param seen: its newest frame, as :class:`LocalBuffer` keeps it
-    :param observation: the whole of it
-    :param age: steps of the episode
+    :param observation: the whole observation
+    :param age: number of steps of the episode
     """
 
     position: int
@@ -32,20 +32,20 @@ class Ending(NamedTuple):
 
 class LocalBuffer:
     """
-    Keeps what the slots of a process do, a step of all at once, and writes it into their blocks when those are full.
+    Collects the steps of all slots of a process, and writes them into their blocks when these are full.
 
-    :param observations: of the slots, which it looks at
+    :param observations: current observations of the slots, read at each step
     :param layout: layout of a block
-    :param n_slots: slots of the process
+    :param n_slots: number of slots of the process
     """
 
     def __init__(self, observations: Observations, layout: BlockLayout, n_slots: int):
         self._observations, self._lead = observations, layout.lead
         self.n_steps = 0
-        #: steps of each slot that were left out of its block
+        #: number of steps of each slot left out of its block
         self.n_refused = [0] * n_slots
         self.endings: list[Ending] = []
-        # What has been seen before each step and after the last; what was done in each step, all by step and slot.
+        # Observations before each step and after the last, and the data of each step, indexed by step and slot.
         n = layout.n_steps
         frames = {f"frames/{key}": newest for key, newest in observations.newest.items()}
         self._seen = {name: np.zeros((n + 1, *newest.shape), newest.dtype) for name, newest in frames.items()}
@@ -54,16 +54,16 @@ class LocalBuffer:
         self._actions = np.zeros((n, n_slots, *layout.action_shape), layout.action_dtype)
         self._rewards = np.zeros((n, n_slots), np.float32)
         self._flags = np.zeros((n, n_slots), np.uint8)
-        self._outputs: np.ndarray | None = None  # made when their shape is known
+        self._outputs: np.ndarray | None = None  # created once their shape is known
         self._views: Sequence[dict[str, np.ndarray]] = []
 
     def begin(self, views: Sequence[dict[str, np.ndarray]], ages: list[int], prior: list[bool]) -> None:
         """
-        Begin new blocks with the observations that stand there.
+        Begin new blocks with the current observations.
 
-        :param views: of each slot, the fields of its block
-        :param ages: of each slot, steps since its episode began
-        :param prior: of each slot, whether a prior agent plays
+        :param views: fields of each slot's block
+        :param ages: steps since each slot's episode began
+        :param prior: whether a prior agent plays in each slot
         """
         self._views, self.n_steps = views, 0
         self.n_refused = [0] * len(views)
@@ -77,12 +77,12 @@ class LocalBuffer:
 
     def step(self, actions: np.ndarray, outputs: np.ndarray, rewards: list[float], ages: list[int]) -> None:
         """
-        A step of all slots, which has led to the observations that stand there.
+        Record a step of all slots that led to the current observations.
 
-        :param actions: ``(slots, ...)`` as the learner stores them
-        :param outputs: ``(slots, ...)`` what the networks said about the observations before
-        :param rewards: of each slot, raw
-        :param ages: of each slot, steps since its episode began
+        :param actions: ``(slots, ...)`` stored actions
+        :param outputs: ``(slots, ...)`` network outputs for the observations before
+        :param rewards: raw reward of each slot
+        :param ages: steps since each slot's episode began
         """
         if self._outputs is None:
             self._outputs = np.zeros((len(self._actions), *outputs.shape), outputs.dtype)
@@ -99,11 +99,11 @@ class LocalBuffer:
 
     def end_episode(self, position: int, terminated: bool, age: int) -> None:
         """
-        The step that is being made ends an episode with the observation that stands there.
+        Mark the current step as the last of an episode, which ends with the current observation.
 
-        :param position: of the slot
-        :param terminated: the episode is worth nothing more; else it was cut off
-        :param age: steps of the episode
+        :param position: position of the slot
+        :param terminated: whether the episode terminated; otherwise it was truncated
+        :param age: number of steps of the episode
         """
         self._flags[self.n_steps, position] |= TERMINATED if terminated else TRUNCATED
         seen: dict[str, Any] = {name: newest[position].copy() for name, newest in self._newest.items()}
@@ -113,28 +113,29 @@ class LocalBuffer:
 
     def refuse(self, position: int) -> None:
         """
-        The step that is being made is left out: what was seen before it ends what came before, as a frame on which no
-        step was taken.
+        Leave out the current step.
 
-        :param position: of the slot
+        The observation before it becomes the last of the episode so far, a frame without a step.
+
+        :param position: position of the slot
         """
         self._flags[self.n_steps, position] = 0
         self.n_refused[position] += 1
 
     def prior_retired(self, position: int) -> None:
         """
-        The steps that follow the one being made are a nature slot's.
+        Mark the steps after the current one as those of a nature slot.
 
-        :param position: of the slot
+        :param position: position of the slot
         """
         self._flags[self.n_steps + 1 :, position] = TRANSITION
 
     def close(self, last_outputs: np.ndarray, end_outputs: np.ndarray) -> "Blocks":
         """
-        Write all but the priorities.
+        Write everything except the priorities.
 
-        :param last_outputs: ``(slots, ...)`` what the networks say about the observations that stand there
-        :param end_outputs: ``(endings, ...)`` about the last ones of episodes
+        :param last_outputs: ``(slots, ...)`` network outputs for the current observations
+        :param end_outputs: ``(endings, ...)`` network outputs for the last observations of episodes
         :return: the blocks
         """
         n = self.n_steps
@@ -142,7 +143,7 @@ class LocalBuffer:
         n_rows = n + ended.sum(axis=0)
         # Each episode that ends inserts a row for its last observation.
         rows = np.arange(n)[:, None] + np.cumsum(ended, axis=0) - ended
-        end_rows = (rows + 1)[ended]  # by step and slot, as the endings came
+        end_rows = (rows + 1)[ended]  # by step and slot, the order of self.endings
         np.minimum(self._seen["ages"], self._lead, out=self._seen["ages"])
         for name, seen in self._seen.items():
             self._write(name, seen, rows, n_rows, end_rows)
@@ -154,7 +155,7 @@ class LocalBuffer:
         return blocks
 
     def _write(self, name: str, seen: np.ndarray, rows: np.ndarray, n_rows: np.ndarray, end_rows: np.ndarray) -> None:
-        """Write a field of what has been seen: in the rows of steps, in those of endings, and behind the last."""
+        """Write a field of the observations: the rows of steps, those of endings, and the one behind the last."""
         columns = [fields[name][self._lead if name != "ages" else 0 :] for fields in self._views]
         for position, column in enumerate(columns):
             column[rows[:, position]] = seen[: self.n_steps, position]
@@ -165,11 +166,11 @@ class LocalBuffer:
 
 class Blocks:
     """
-    The blocks of the slots of a process, one behind the other as in :class:`Steps`.
+    The blocks of the slots of a process, one after another as in :class:`Steps`.
 
-    :param views: of each slot, the fields of its block
-    :param n_rows: ``(slots,)`` rows of each
-    :param lead: frames before the first row
+    :param views: fields of each slot's block
+    :param n_rows: ``(slots,)`` number of rows of each block
+    :param lead: number of frames before the first row
     """
 
     def __init__(self, views: Sequence[dict[str, np.ndarray]], n_rows: np.ndarray, lead: int):
@@ -180,13 +181,13 @@ class Blocks:
         self, rows: np.ndarray, flags: np.ndarray, rewards: np.ndarray, actions: np.ndarray, outputs: np.ndarray
     ) -> None:
         """
-        Write what was done; rows without a step stay zero.
+        Write flags, rewards and actions; rows without a step stay zero.
 
-        :param rows: ``(steps, slots)`` where, in the block of the slot
+        :param rows: ``(steps, slots)`` row of each step in the slot's block
         :param flags: ``(steps, slots)``
         :param rewards: ``(steps, slots)`` raw
-        :param actions: ``(steps, slots, action_dim)`` as the learner stores them
-        :param outputs: ``(steps, slots, ...)`` what the networks said before
+        :param actions: ``(steps, slots, action_dim)`` stored actions
+        :param outputs: ``(steps, slots, ...)`` network outputs before each step
         """
 
         def placed(of_steps: np.ndarray) -> np.ndarray:
@@ -208,9 +209,11 @@ class Blocks:
 
     def steps(self, columns: dict[str, ObservationColumn], normalizer: Normalizer | None) -> Steps:
         """
+        Return the blocks as network input.
+
         :param columns: how observations are stacked
-        :param normalizer: what the learner normalises with, or None
-        :return: the blocks as the networks see them
+        :param normalizer: the learner's normalisation, or None
+        :return: the blocks as consecutive steps
         """
         blocks = list(zip(self._views, self.n_rows.tolist(), strict=True))
         return Steps(
@@ -226,9 +229,9 @@ class Blocks:
         self, rewards: np.ndarray, q_taken: np.ndarray, values: np.ndarray, n_steps: int, gamma: float
     ) -> None:
         """
-        Priorities |R + gamma^k v(s_k) - q(s, a)|, with as many steps as the memory would use now.
+        Write priorities |R + gamma^k v(s_k) - q(s, a)|, with the multi-step length that the memory currently uses.
 
-        :param rewards: ``(rows,)`` as the learner trains on them
+        :param rewards: ``(rows,)`` rewards as the learner trains on them
         :param q_taken: ``(rows,)`` q(s, a)
         :param values: ``(rows,)`` the value to bootstrap from
         :param n_steps: multi-step length
@@ -237,7 +240,7 @@ class Blocks:
         returns, length = n_step_returns(rewards, self.flags, n_steps, gamma)
         last = np.arange(len(returns)) + length - 1
         bootstrapped = self.flags[last] & TERMINATED == 0
-        # The row behind the last is there wherever a step was taken.
+        # Every step has a row behind its last one.
         targets = returns + bootstrapped * gamma**length * values.take(last + 1, mode="clip")
         errors = np.abs(targets - q_taken).astype(np.float64) + PRIORITY_FLOOR
         self._write("priorities", np.where(self.flags & TRANSITION > 0, errors, 0.0))

@@ -1,4 +1,4 @@
-"""The observations that the slots of an actor see, as one batch."""
+"""The current observations of an actor's slots, as one batch."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,8 @@ class _Stack:
     Stacks frames exactly as SB3's ``VecFrameStack`` does: older frames first, zeros before an episode's first.
 
     :param column: how it is stored
-    :param n_slots: slots of this actor
-    :param any_value: all finite values of its dtype belong to the space
+    :param n_slots: number of slots of this actor
+    :param any_value: whether all finite values of the dtype belong to the space
     """
 
     def __init__(self, column: ObservationColumn, n_slots: int, any_value: bool):
@@ -34,13 +34,13 @@ class _Stack:
         self._any_value = any_value
 
     def accepts(self, raw: Any) -> bool:
-        """Whether what an environment returned is a frame as declared; if that can't be told at once, no."""
+        """Whether a quick check shows that an observation is a valid frame."""
         if not self._any_value or type(raw) is not np.ndarray:
             return False
-        # Equal, as a dtype that came from another process is not identical with those made here.
+        # Compare with ==: a dtype unpickled from another process is equal but not identical.
         if raw.dtype != self.column.dtype or raw.shape != self.column.frame_shape:
             return False
-        # Zero times what is not finite is not zero: a fraction of the time of isfinite and all, and no warning.
+        # Zero times NaN or infinity is not zero. This is much faster than isfinite(...).all() and gives no warning.
         return self._zeros is None or bool(np.vdot(raw, self._zeros) == 0.0)
 
     def reset(self, slot: int, frame: np.ndarray) -> None:
@@ -63,7 +63,7 @@ class Observations:
     The current observation of each slot of an actor, as one batch.
 
     :param recipe: the environment's recipe
-    :param n_slots: slots of this actor
+    :param n_slots: number of slots of this actor
     """
 
     def __init__(self, recipe: "EnvRecipe", n_slots: int):
@@ -75,15 +75,17 @@ class Observations:
         }
         self._only = self._stacks.get(OBSERVATION)
         self.batch = {key: stack.batch for key, stack in self._stacks.items()}
-        #: of each key ``(slots, *frame_shape)`` the newest frames, a part of the batch
+        #: newest frames by key, ``(slots, *frame_shape)``, views of the batch
         self.newest = {key: stack.newest for key, stack in self._stacks.items()}
 
     def frames(self, raw: Any) -> Frames:
         """
-        :param raw: what the environment returned
-        :return: the frame of each key in the learner's layout
-        :raises UnrecoverableError: if one does not fit the environment's observation space
-        :raises NotFiniteError: if one has other numbers than finite ones
+        Convert an observation to frames.
+
+        :param raw: observation that the environment returned
+        :return: frame of each key in the learner's layout
+        :raises UnrecoverableError: if it does not fit the observation space
+        :raises NotFiniteError: if it is not finite
         """
         parts = raw if isinstance(raw, dict) else {OBSERVATION: raw}
         if missing := [key for key in self.columns if key not in parts]:
@@ -123,19 +125,19 @@ class Observations:
         Begin an episode.
 
         :param slot: position in the batch
-        :param raw: what the environment returned first
-        :raises ValueError: as :meth:`frames` does; nothing has changed then
+        :param raw: first observation
+        :raises ValueError: as :meth:`frames`; nothing has changed then
         """
         for key, frame in self.frames(raw).items():
             self._stacks[key].reset(slot, frame)
 
     def push(self, slot: int, raw: Any) -> None:
         """
-        Go one step on.
+        Advance by one step.
 
         :param slot: position in the batch
-        :param raw: what the environment returned
-        :raises ValueError: as :meth:`frames` does; nothing has changed then
+        :param raw: observation that the environment returned
+        :raises ValueError: as :meth:`frames`; nothing has changed then
         """
         stack = self._only
         if stack is not None and stack.accepts(raw):
@@ -146,15 +148,19 @@ class Observations:
 
     def of(self, slot: int) -> Frames:
         """
+        Copy the observation of a slot.
+
         :param slot: position in the batch
-        :return: a copy of its observation
+        :return: the observation by key
         """
         return {key: batch[slot].copy() for key, batch in self.batch.items()}
 
     def older(self, slot: int) -> list[Frames]:
         """
+        Return all stacked frames of a slot except the newest.
+
         :param slot: position in the batch
-        :return: the frames of its observation but the newest
+        :return: frames, oldest first
         """
         n_stack = max(column.n_stack for column in self.columns.values())
         parts = {key: np.split(self.batch[key][slot], n_stack, column.axis) for key, column in self.columns.items()}
@@ -162,7 +168,7 @@ class Observations:
 
 
 def _holds(dtype: np.dtype, frame: np.ndarray) -> bool:
-    """Whether the dtype of a space can hold the values that an environment returned, in whatever type."""
+    """Whether a dtype can represent the values of an observation exactly; any floating-point dtype counts."""
     if frame.dtype == dtype or frame.dtype.kind not in "biuf":
         return frame.dtype == dtype
     with np.errstate(invalid="ignore"):  # of NaN as a whole number

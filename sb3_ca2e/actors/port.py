@@ -1,4 +1,4 @@
-"""What an actor asks of whoever runs it: all that it knows of the learner, and of what stands between them."""
+"""The interface through which an actor sees the learner and its transport."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -13,78 +13,88 @@ from sb3_ca2e.actors.steps import Steps
 
 class Port(Protocol):
     """
-    What the learner has told, and where blocks are written. A transport provides one for each actor.
+    The learner's messages to one actor, and the memory for its blocks; provided by a transport.
 
-    Nothing here waits: an actor looks when it suits it.
+    Nothing here blocks: the actor polls.
     """
 
-    #: where the actor gives its signs of life
+    #: the actor's heartbeat
     pulse: Heartbeat
 
     @property
     def version(self) -> int:
-        """Number of the newest parameters; 0 before the first."""
+        """Version of the newest parameters; 0 before the first."""
 
     def read(self, out: np.ndarray) -> int:
         """
         Copy the newest parameters.
 
-        :param out: ``(n_parameters,)`` float32, written
+        :param out: ``(n_parameters,)`` float32, overwritten
         :return: their version
         """
 
     @property
     def progress(self) -> float:
-        """Share of the training that is done, 0 to 1."""
+        """Fraction of the training that is done, 0 to 1."""
 
     @property
     def stopped(self) -> bool:
-        """The actor is to end."""
+        """Whether the actor must stop."""
 
     def retired(self, slot: int) -> bool:
         """
-        :param slot: a slot
-        :return: whether its prior is to be replaced
+        Tell whether the prior agent of a slot has been retired.
+
+        :param slot: index of the slot
+        :return: True if it must be replaced
         """
 
     def views(self, sequence: int) -> Sequence[dict[str, np.ndarray]]:
         """
-        :param sequence: number of a handover
-        :return: for each slot, the fields of the block that is to be written, as
-            :meth:`~sb3_ca2e.actors.block_layout.BlockLayout.views` gives them
+        Return the blocks to write.
+
+        :param sequence: number of the handover
+        :return: for each slot the fields of its block, as :meth:`~sb3_ca2e.actors.block_layout.BlockLayout.views`
+            returns them
         """
 
 
 class Networks(Protocol):
-    """Networks that are somewhere else, in the place of :class:`~sb3_ca2e.actors.inference.Inference`."""
+    """Networks in another process, a replacement for :class:`~sb3_ca2e.actors.inference.Inference`."""
 
     def __call__(self, observations: Any, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """
+        Compute greedy actions.
+
         :param observations: ``(batch_size, ...)`` a tensor, or a dictionary of them
-        :param batch_size: number of observations; as many as slots are theirs
-        :return: greedy actions, and what the algorithm keeps beside them for the priorities
+        :param batch_size: number of observations; if equal to the number of slots, they are the slots' observations
+        :return: greedy actions, and the outputs that the algorithm keeps for the priorities
         """
 
     def evaluate(self, steps: Steps) -> tuple[th.Tensor, th.Tensor]:
         """
+        Compute the values that priorities need.
+
         :param steps: consecutive steps
         :return: ``(rows,)`` q(s, a) and ``(rows,)`` the value of s
         """
 
     def parameters_changed(self) -> None:
-        """The actor has copied newer parameters."""
+        """Note that the actor has copied newer parameters."""
 
     def expect(self, playing: Sequence[Playing], observations: dict[str, np.ndarray]) -> None:
         """
-        Have prior agents act when next the actions of all slots are asked for, and only then: they remember.
+        Have prior agents act at the next call with the observations of all slots, and only then: they have memory.
 
-        :param playing: who plays, a value a slot
-        :param observations: for each key ``(n_slots, ...)`` of the environments
+        :param playing: who plays in each slot
+        :param observations: by key ``(n_slots, ...)`` observations of the environments
         """
 
     def prior_action(self, position: int) -> np.ndarray:
         """
-        :param position: of a slot, among those of this actor
-        :return: what its prior agent does on the observation expected last
-        :raises Exception: whatever that raised
+        Return the action of a prior agent on the observation expected last.
+
+        :param position: position of the slot in this actor
+        :return: the action
+        :raises Exception: the agent's own exception
         """

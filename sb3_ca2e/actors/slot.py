@@ -1,4 +1,4 @@
-"""A slot: an environment, and who plays in it."""
+"""A slot: an environment and the policy that plays in it."""
 
 import enum
 from collections.abc import Mapping
@@ -17,33 +17,35 @@ class Playing(enum.IntEnum):
 
     NATURE = 0
     PRIOR = 1
-    #: a prior agent, at the start of an episode
+    #: a prior agent at the start of an episode
     PRIOR_STARTS = 2
 
     @classmethod
     def of(cls, prior: bool, age: int) -> "Playing":
         """
-        :param prior: a prior agent does
+        Tell who plays in a slot.
+
+        :param prior: whether a prior agent plays
         :param age: steps since the episode began
         :return: who plays
         """
         return cls.NATURE if not prior else cls.PRIOR if age > 0 else cls.PRIOR_STARTS
 
 
-#: Every so many episodes, a nature slot plays one without exploration, to measure the learner.
+#: A nature slot plays every ``GREEDY_EVERY``-th game without exploration, to measure the learner.
 GREEDY_EVERY = 10
 
 
 class Slot:
     """
-    One environment with a policy on it, writing its steps into the block it fills.
+    One environment with the policy that plays in it.
 
     :param index: index among all slots
     :param env: its environment
     :param exploration: how it explores as a nature slot
-    :param prior: its prior agent, None for a nature slot
+    :param prior: prior agent, or None for a nature slot
     :param seed: seed of the exploration
-    :param asked: what its first ``reset`` is given
+    :param asked: arguments of its first ``reset``
     """
 
     def __init__(
@@ -68,8 +70,8 @@ class Slot:
         """
         Begin the next episode.
 
-        :param game_over: the episode was the last of its game (Atari's lives are episodes of one game)
-        :param retired: the prior has been beaten, or fails; this slot is a nature slot from now on
+        :param game_over: whether the last episode ended its game (Atari's lives are episodes of one game)
+        :param retired: whether the prior agent has been beaten or fails; the slot is a nature slot from now on
         """
         self.raw, _ = self.env.reset()
         self.age, self.state = 0, None

@@ -1,4 +1,4 @@
-"""What actors are in the middle of, where they share the learner's process and their environments can give it."""
+"""Saves and restores running actors in the learner's process, if their environments can be pickled."""
 
 import io
 from dataclasses import dataclass, replace
@@ -18,17 +18,17 @@ from sb3_ca2e.envs.vector_slots import VecEnvSlot
 @dataclass(frozen=True)
 class ActorsState:
     """
-    The state of the slots of a process.
+    State of the slots of a process.
 
-    :param environments: pickled environments, one a slot
-    :param rngs: states of the random numbers of each slot
-    :param explorations: how each slot explores
-    :param slots: what else each slot keeps
+    :param environments: pickled environment of each slot
+    :param rngs: state of each slot's random generator
+    :param explorations: exploration of each slot
+    :param slots: other attributes of each slot
     :param priors: whether a prior agent plays in each slot
-    :param observations: the current observations, by key
-    :param parameters: those that the actor acts with
-    :param counters: attributes of the actor
-    :param warmup: transitions of all slots for which nature actors act at random
+    :param observations: current observations by key
+    :param parameters: parameters that the actor acts with
+    :param counters: counters of the actor
+    :param warmup: number of transitions, of all slots, for which nature actors act at random
     """
 
     environments: list[bytes]
@@ -42,19 +42,21 @@ class ActorsState:
     warmup: int
 
 
-#: What a slot has that is put back in another way: who else holds it is to notice.
+#: Attributes of a slot that are restored in place, because other objects hold them too.
 _HELD_BY_OTHERS = ("env", "prior", "rng", "exploration")
 _COUNTERS = ("version", "sequence", "steps")
 
 
 def state_of(actor: Worker) -> ActorsState | None:
     """
+    Return the state of an actor.
+
     :param actor: an actor between two blocks
-    :return: its state, None if an environment can't give its own
+    :return: its state, or None if an environment can't be pickled
     """
     try:
         environments = [_pickled(_inside(slot.env)) for slot in actor.slots]
-    except Exception:  # whatever an environment of the user's own raises that can't be pickled
+    except Exception:  # pickling the user's environment may raise anything
         return None
     return ActorsState(
         environments,
@@ -71,14 +73,16 @@ def state_of(actor: Worker) -> ActorsState | None:
 
 def restore(actor: Worker, state: ActorsState) -> None:
     """
-    :param actor: an actor with open environments
-    :param state: of an actor of the same slots
+    Restore the state of an actor.
+
+    :param actor: actor with open environments
+    :param state: state of an actor with the same slots
     """
     for position, slot in enumerate(actor.slots):
         assert isinstance(slot.env, SlotMonitor)
         if slot.env.owned:
             slot.env.env.close()
-        slot.env.owned = True  # what the user's environment was in the middle of, a copy goes on with
+        slot.env.owned = True  # a copy continues the episode of the user's environment
         slot.env.env = cloudpickle.loads(state.environments[position])
         slot.rng.bit_generator.state = state.rngs[position]
         vars(slot.exploration).update(vars(state.explorations[position]))
@@ -93,7 +97,7 @@ def restore(actor: Worker, state: ActorsState) -> None:
 
 
 def _inside(env: SlotMonitor | VecEnvSlot) -> gym.Env:
-    """The environment without the monitor around it, which has open files."""
+    """Return the environment inside the monitor, which has open files."""
     if isinstance(env, VecEnvSlot):
         raise TypeError("A native vector environment does not give the states of single environments.")
     return env.env
@@ -106,7 +110,10 @@ def _pickled(env: gym.Env) -> bytes:
 
 
 class _StatePickler(cloudpickle.Pickler):
-    """Refuses what would come back as new: gymnasium's environments in C pickle how they were made, not their state."""
+    """
+    Refuses environments that would be restored without their state: gymnasium's C environments pickle only their
+    constructor arguments.
+    """
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, EzPickle) and type(obj).__getstate__ is EzPickle.__getstate__:

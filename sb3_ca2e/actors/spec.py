@@ -1,4 +1,4 @@
-"""What an actor is to do, as its process is told."""
+"""The description from which an actor process is started."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,28 +21,28 @@ from sb3_ca2e.priors.agent import PriorAgent
 @dataclass(frozen=True)
 class WorkerSpec:
     """
-    All that one actor process is started with; plain data and modules, pickled once.
+    Everything that one actor process needs to start: plain data and modules, pickled once.
 
     :param process: index of the process
-    :param slots: indices of its slots
-    :param n_slots: slots of all processes
+    :param slots: indices of its slots among all slots
+    :param n_slots: number of slots of all processes
     :param seed: seed of the run; each slot derives its own
     :param recipe: how to build the environments
-    :param behaviour: the algorithm's hooks
-    :param modules: the learner's networks, on the CPU
-    :param explorations: one a slot of this process
-    :param priors: the prior agent of each slot of this process, or None
+    :param core: the algorithm's actor hooks
+    :param modules: copies of the learner's networks on the CPU
+    :param explorations: exploration of each slot of this process
+    :param priors: prior agent of each slot of this process, or None
     :param n_steps: multi-step length
     :param gamma: discount factor
     :param block_size: transitions in a block
-    :param update_interval: transitions that a slot makes between two looks for newer parameters
-    :param warmup: transitions of all slots for which nature actors act at random
-    :param n_learns: how often the model had learned before; each time sees new episodes
-    :param info_keys: entries of ``info`` that reach the learner's callbacks
-    :param statistics: those of VecNormalize at the start, as :meth:`Statistics.publish` gives them
-    :param supervision: how long it may be silent
-    :param life: how often its process has been replaced; each life sees new episodes
-    :param asked: what the first ``reset`` of each slot of this process is given, as the user asked: seed and options
+    :param update_interval: transitions of a slot between two checks for newer parameters
+    :param warmup: number of transitions, of all slots, for which nature actors act at random
+    :param n_learns: number of earlier calls of ``learn``; each call sees new episodes
+    :param info_keys: entries of ``info`` passed to the learner's callbacks
+    :param statistics: initial statistics of VecNormalize, as :meth:`Statistics.publish` returns them
+    :param supervision: restarts and timeouts
+    :param life: number of times its process has been replaced; each life sees new episodes
+    :param asked: seed and options that the user set for the first ``reset`` of each slot of this process
     """
 
     process: int
@@ -68,7 +68,7 @@ class WorkerSpec:
 
     @property
     def n_parameters(self) -> int:
-        """Numbers that the learner publishes."""
+        """Number of elements that the learner publishes."""
         return FlatParameters(self.modules).size + len(self.statistics)
 
     @property
@@ -78,23 +78,29 @@ class WorkerSpec:
 
     def told(self, failure: Handover) -> str:
         """
-        :param failure: what the actor said of its failure
-        :return: for a message to the user
+        Describe a failure for the user.
+
+        :param failure: handover with the actor's error
+        :return: text for a message
         """
         slot = f"slot {failure.failed_slot}" if failure.failed_slot >= 0 else f"slots {self.slots}"
         return f"Actor process {self.process}, {slot}, life {self.life}, seed {self.seed}, failed:\n{failure.error}"
 
     def seed_of(self, slot: int) -> int:
         """
+        Derive the seed of a slot.
+
         :param slot: index of a slot
-        :return: the seed that its environment and exploration are made with
+        :return: seed of its environment and exploration
         """
         return int(np.random.SeedSequence([self.seed, slot, self.n_learns, self.life]).generate_state(1)[0])
 
 
 def for_actors(module: th.nn.Module) -> th.nn.Module:
     """
-    :param module: a network of the learner
-    :return: a copy on the CPU
+    Copy a network to the CPU for actors.
+
+    :param module: network of the learner
+    :return: a copy on the CPU in evaluation mode
     """
     return copy_of(module).cpu().train(False)

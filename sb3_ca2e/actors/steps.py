@@ -1,4 +1,4 @@
-"""Consecutive steps of actors, as networks see them."""
+"""Consecutive steps of actors as network input."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,15 +15,16 @@ from sb3_ca2e.replay.stacks import stacked
 @dataclass
 class Steps:
     """
-    The blocks of slots as the networks see them, for :meth:`ActorCore.evaluate`, one behind the other. Behind the rows
-    of each comes one for the frame that closes it.
+    Blocks of slots as network input for :meth:`ActorCore.evaluate`, one after another.
 
-    :param frames: of each block, for each key ``(lead + n_rows + 1, *frame_shape)``
-    :param ages: of each block ``(n_rows + 1,)``
+    The rows of each block are followed by one for the frame that closes it.
+
+    :param frames: for each block, by key ``(lead + n_rows + 1, *frame_shape)``
+    :param ages: for each block ``(n_rows + 1,)``
     :param columns: how observations are stacked
-    :param normalizer: what the learner normalises with, or None
+    :param normalizer: the learner's normalisation, or None
     :param actions: ``(rows, action_dim)``, zero where no step was taken
-    :param outputs: ``(rows, ...)`` what :meth:`ActorCore.act` returned beside the actions
+    :param outputs: ``(rows, ...)`` outputs that :meth:`ActorCore.act` returned with the actions
     """
 
     frames: list[Frames]
@@ -48,11 +49,13 @@ def as_tensors(
     batch: Frames, ages: np.ndarray, columns: dict[str, ObservationColumn], normalizer: Normalizer | None
 ) -> Any:
     """
-    :param batch: for each key ``(batch, *shape)`` raw observations
-    :param ages: ``(batch,)`` frames of the episode that precede each
-    :param columns: how they are stacked
-    :param normalizer: what the learner normalises with, or None
-    :return: what the networks take
+    Convert observations to network input.
+
+    :param batch: by key ``(batch, *shape)`` raw observations
+    :param ages: ``(batch,)`` number of preceding frames of the episode
+    :param columns: how observations are stored
+    :param normalizer: the learner's normalisation, or None
+    :return: a tensor or a dictionary of tensors
     """
     if normalizer is not None:
         batch = normalizer.observations(batch, ages, columns)
@@ -61,7 +64,7 @@ def as_tensors(
 
 
 class ActorCore(Protocol):
-    """The hooks of an algorithm that run in the actors; see :class:`~sb3_ca2e.algorithms.base.CA2EMixin`."""
+    """The hooks of an algorithm that run in actors; see :class:`~sb3_ca2e.algorithms.base.CA2EMixin`."""
 
     @staticmethod
     def act(modules: dict[str, Any], observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]: ...

@@ -1,4 +1,4 @@
-"""An actor: slots that step their environments, nature or prior (Algorithms 1.1 and 1.2 of the paper)."""
+"""The actor: steps the environments of its slots, nature or prior (Algorithms 1.1 and 1.2 of the paper)."""
 
 import copy
 import time
@@ -34,9 +34,9 @@ class Worker:
     The slots of one process, stepped together so that one forward pass serves them all.
 
     :param spec: what to run
-    :param port: what the learner has told, and where blocks are written
-    :param remote: networks that are somewhere else, None for those of the spec
-    :param alone: the process is its own, and not the learner's
+    :param port: the learner's messages, and memory for blocks
+    :param remote: networks in another process; None uses those of the spec
+    :param alone: whether the process is the actor's own and not the learner's
     """
 
     def __init__(self, spec: WorkerSpec, port: Port, remote: Networks | None = None, alone: bool = False):
@@ -54,7 +54,7 @@ class Worker:
         self.observations = Observations(spec.recipe, len(spec.slots))
         self._remote = remote
         self._generators = ProcessGenerators(alone)
-        # The run is a long one if it is to replace another; nobody waits for its first block, nor for its trace then.
+        # A replacement joins a long run: trace at once, nobody waits for its first block.
         trace_after = TRACE_AFTER if spec.life == 0 else 1
         self._policy = remote or Inference(spec.core, spec.modules, len(spec.slots), trace_after)
         self._batch = None if self.normalizer is not None else self._seen(self.observations.batch, _NO_AGES)
@@ -62,11 +62,11 @@ class Worker:
         self._recorder = LocalBuffer(self.observations, spec.layout, len(spec.slots))
         self._refusals = InvalidSteps(len(spec.slots))
         self._broken: dict[int, str] = {}
-        self._current: tuple[np.ndarray, np.ndarray] | None = None  # what the networks say about the observations now
+        self._current: tuple[np.ndarray, np.ndarray] | None = None  # network results for the current observations
 
     @property
     def collecting(self) -> int:
-        """The slot whose environment is being called, to name it when that fails; -1 for none."""
+        """Slot whose environment is being called, named if that fails; -1 for none."""
         return self.pulse.slot
 
     @collecting.setter
@@ -74,7 +74,7 @@ class Worker:
         self.pulse.beat(slot)
 
     def open(self) -> None:
-        """Make the environments."""
+        """Create the environments."""
         spec = self.spec
         retired = map(self.port.retired, spec.slots)
         priors = [None if gone else prior for prior, gone in zip(spec.priors, retired, strict=True)]
@@ -95,7 +95,7 @@ class Worker:
         self.show_who_explores()
 
     def show_who_explores(self) -> None:
-        """Have the slots in which the learner's policy is measured, or a prior agent plays, not explore."""
+        """Switch exploration off in slots that measure the learner's policy or have a prior agent."""
         for position, slot in enumerate(self.slots):
             self._explorer.set_greedy(position, slot.greedy or slot.prior is not None)
         self._tell_who_plays()
@@ -104,7 +104,7 @@ class Worker:
         """
         Fill one block for each slot.
 
-        :param waited: seconds that this actor waited before
+        :param waited: seconds that this actor has waited before
         :return: the announcement to send
         """
         started = time.perf_counter()
@@ -137,7 +137,7 @@ class Worker:
             slot.env.close()
 
     def _refresh(self) -> None:
-        """Look for newer parameters (Algorithm 1.2), only between blocks: a block has one version."""
+        """Read newer parameters (Algorithm 1.2), only between blocks: a block has one version."""
         every = max(round(self.spec.update_interval / self.spec.block_size), 1)
         if (self.version == 0 or self.sequence % every == 0) and self.port.version != self.version:
             self.version, self._current = self.port.read(self.flat), None
@@ -147,7 +147,7 @@ class Worker:
         return [slot.age for slot in self.slots]
 
     def _step(self, t: int, handover: Handover) -> None:
-        """One step of every slot."""
+        """Step every slot once."""
         greedy, outputs = self._act()
         self._current = None
         stored = self._explorer.actions(t, greedy)
@@ -155,7 +155,7 @@ class Worker:
         unsound = self._let_priors_act(stored, actions)
         for position in not_finite(stored):
             unsound[position] = self._unsound_action(self.slots[position])
-            stored[position] = 0.0  # what the environment gets, of a step that is refused
+            stored[position] = 0.0  # the environment gets the middle of its bounds; the step is refused
             actions[position] = self._scale.unscaled(stored[position : position + 1])[0]
         if self._together is not None:
             started = time.perf_counter()
@@ -183,19 +183,19 @@ class Worker:
             if terminated or truncated:
                 self._episode_end(made, position, info, bool(terminated), handover)
             elif info_keys and (kept := {key: info[key] for key in info_keys if key in info}):
-                handover.infos[made, position] = copy.deepcopy(kept)  # the environment may change it, as with SB3
+                handover.infos[made, position] = copy.deepcopy(kept)  # environments may modify it later, as with SB3
         self.collecting = -1
         self._recorder.step(stored, outputs, rewards, self._ages())
         self._tell_who_plays()
 
     def _let_priors_act(self, stored: np.ndarray, actions: list[Any]) -> dict[int, str]:
-        """Write what prior agents do; where one fails, the learner's action stays, of a step that is refused."""
+        """Write the actions of prior agents; if one fails, the learner's action stays and the step is refused."""
         failed = {}
         for position, slot in enumerate(self.slots):
             if slot.prior is not None:
                 try:
                     actions[position] = self._scale.bounded(self._of_prior(slot.prior, slot, position))
-                except Exception:  # whatever a policy of others raises: the learner warns of it
+                except Exception:  # a prior's policy may raise anything; the learner warns
                     failed[position] = f"The prior agent {slot.prior.name} failed:\n{traceback.format_exc()}"
                 else:
                     stored[position] = self._scale.scaled(actions[position])
@@ -210,7 +210,11 @@ class Worker:
         )
 
     def _refuse(self, position: int, info: dict, error: NotFiniteError, of_action: bool) -> None:
-        """Leave a step out. The episode breaks off before it: what the environment would do next can't be trusted."""
+        """
+        Leave a step out.
+
+        The episode is cut off before it: the environment may be in an invalid state.
+        """
         if self.spec.recipe.raises_on_nan:
             raise UnrecoverableError(f"{error} VecCheckNan was given raise_exception=True.") from error
         self._refusals.refused(position, error)
@@ -222,7 +226,7 @@ class Worker:
         self._next_episode(position, game_over="episode" in info, prior_broken=gives_up)
 
     def _show_first(self, position: int) -> None:
-        """Show the first observation of an episode; if it is refused, that of another one."""
+        """Take the first observation of an episode; if it is refused, reset again."""
         slot = self.slots[position]
         while True:
             try:
@@ -233,13 +237,15 @@ class Worker:
                 slot.raw, _ = slot.env.reset()
 
     def _tell_who_plays(self) -> None:
-        """Prior agents in the learner's process act with the next pass, on the observations that stand here now."""
+        """
+        Announce to prior agents in the learner's process that they act at the next pass, on the current observations.
+        """
         if self._remote is not None and any(slot.prior is not None for slot in self.slots):
             playing = [Playing.of(slot.prior is not None, slot.age) for slot in self.slots]
             self._remote.expect(playing, self.observations.batch)
 
     def _of_prior(self, prior: PriorAgent, slot: Slot, position: int) -> Any:
-        """What a prior agent does, as the environment takes it."""
+        """Return the action of a prior agent, as the environment takes it."""
         if self._remote is not None:
             return self._remote.prior_action(position)
         started = time.perf_counter()
@@ -273,9 +279,9 @@ class Worker:
     @th.inference_mode()
     def _close(self) -> list[int]:
         """
-        Write the blocks with their priorities, by the parameters that chose the actions (Algorithm 2).
+        Write the blocks with their priorities, using the parameters that chose the actions (Algorithm 2).
 
-        :return: number of rows of each
+        :return: number of rows of each block
         """
         self._current = self._act()
         last_outputs = self._current[1]
@@ -291,7 +297,7 @@ class Worker:
 
     @th.inference_mode()
     def _act(self) -> tuple[np.ndarray, np.ndarray]:
-        """Greedy actions of all slots, and what the algorithm keeps beside them for the priorities."""
+        """Return greedy actions of all slots, and the outputs that the algorithm keeps for the priorities."""
         if self._current is not None:
             return self._current
         started = time.perf_counter()
@@ -303,11 +309,11 @@ class Worker:
         return results
 
     def _seen(self, batch: Frames, ages: np.ndarray) -> Any:
-        """What the networks see; without statistics, views that show what is written there later."""
+        """Return network input; without statistics it is a view that follows later changes."""
         return as_tensors(batch, ages, self.spec.recipe.columns, self.normalizer)
 
     def _end_outputs(self, like: np.ndarray) -> np.ndarray:
-        """What the networks say about the last observations of episodes, on which no step was taken."""
+        """Return network outputs for the last observations of episodes, on which no step was taken."""
         endings = self._recorder.endings
         if not endings:
             return like[:0]

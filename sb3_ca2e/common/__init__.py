@@ -1,1 +1,1 @@
-"""What every floor may use."""
+"""Helpers shared by all other packages."""

@@ -1,8 +1,8 @@
 """
-Copies within one process: objects are copied, and classes, functions and modules are the same.
+Copies objects within one process; classes, functions and modules are shared, not copied.
 
-``cloudpickle.loads`` is made for another process. In the process that pickled a class of a script, it takes the class
-for the one it knows, and writes all of its methods anew, with globals of their own.
+``cloudpickle.loads`` is made for another process. In the process that pickled a class of a script, it finds the class
+that already exists and overwrites its methods with new ones that have globals of their own.
 """
 
 import io
@@ -16,24 +16,26 @@ import cloudpickle
 
 class Pickler(cloudpickle.Pickler):
     """
-    Pickles for :func:`loads`.
+    Pickles objects for :func:`loads`.
 
-    :param file: where to
+    :param file: file to write to
     """
 
     def __init__(self, file: io.BytesIO):
         super().__init__(file)
-        #: what is the same in a copy
+        #: objects that a copy shares with the original
         self.kept: list[Any] = []
         self._indices: dict[int, int] = {}
 
     def reducer_override(self, obj: Any) -> Any:
         """
-        :param obj: anything that is to be pickled, but plain data
-        :return: as of ``__reduce__``: functions hold copies of what they hold, and see the globals that they saw
+        Reduce an object; what can't change is kept by reference.
+
+        :param obj: any object to pickle except plain data
+        :return: as of ``__reduce__``; a copied function has copies of its closure and defaults, and the same globals
         """
         if obj is _kept:
-            return NotImplemented  # pickled by its name, which is how an unpickler knows what is the same
+            return NotImplemented  # pickled by name, by which the unpickler recognises shared objects
         if type(obj) is _Kept:
             return self._as_it_is(obj.value)
         if isinstance(obj, type | types.ModuleType | types.CodeType):
@@ -60,15 +62,15 @@ class Pickler(cloudpickle.Pickler):
 
 
 class _Kept:
-    """Stands for a dictionary, which a pickler does not ask about."""
+    """Wraps a dictionary to be shared: picklers don't call ``reducer_override`` for plain dictionaries."""
 
     def __init__(self, value: dict[str, Any]):
         self.value = value
 
 
 def _kept(index: int) -> Any:
-    """Stands for what an unpickler has been given."""
-    raise pickle.UnpicklingError("what was pickled by copying.Pickler is loaded by copying.loads")
+    """Mark an object that the unpickler takes from its list; never called itself."""
+    raise pickle.UnpicklingError("pickles of copying.Pickler must be loaded with copying.loads")
 
 
 def _function(code: types.CodeType, its_globals: dict[str, Any], name: str, n_cells: int) -> types.FunctionType:
@@ -96,17 +98,21 @@ class _Unpickler(pickle.Unpickler):
 
 def loads(pickled: bytes, kept: Sequence[Any]) -> Any:
     """
-    :param pickled: by a :class:`Pickler` of this process
-    :param kept: by the same
-    :return: a copy
+    Load a pickle of this process.
+
+    :param pickled: bytes that a :class:`Pickler` of this process wrote
+    :param kept: its ``kept`` objects
+    :return: a copy of the pickled object
     """
     return _Unpickler(io.BytesIO(pickled), kept).load()
 
 
 def copy(obj: Any) -> Any:
     """
-    :param obj: anything that can be pickled
-    :return: a copy
+    Copy an object within this process.
+
+    :param obj: any object that can be pickled
+    :return: the copy
     """
     buffer = io.BytesIO()
     pickler = Pickler(buffer)

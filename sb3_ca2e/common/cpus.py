@@ -1,10 +1,12 @@
-"""How many cores there are."""
+"""The number of CPU cores available."""
 
 import os
 
 
 def cpu_count() -> int:
     """
-    :return: number of cores that this process may use
+    Count the CPU cores that this process may use.
+
+    :return: number of cores
     """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

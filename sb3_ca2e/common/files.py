@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside, brought to the disk, and renamed."""
+"""Atomic file writes: write to a temporary file beside the target, flush it to disk, then rename it."""
 
 import contextlib
 import errno
@@ -13,33 +13,35 @@ import warnings
 from collections.abc import Iterator
 from typing import BinaryIO
 
-#: What is not yet whole: a file or folder beside the one whose place it takes, named after the process that writes it.
+#: Temporary file or folder beside the one that it will replace, named after the host and process that write it.
 _PARTIAL = re.compile(r"\.sb3_ca2e-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}\.partial")
 
 
 def partial_beside(path: pathlib.Path) -> pathlib.Path:
     """
-    :param path: a file or folder that is to appear whole
-    :return: a name in the same folder that no other thread, process or host uses
+    Return a unique temporary name beside a path.
+
+    :param path: file or folder that will be written
+    :return: a path in the same folder that no other thread, process or host uses
     """
     return path.with_name(f".sb3_ca2e-{_host()}-{os.getpid()}-{secrets.token_hex(4)}.partial")
 
 
 def remove_left_partials(folder: pathlib.Path) -> None:
     """
-    Remove what processes of this host left unfinished when they were killed.
+    Remove temporary files that killed processes of this host have left.
 
-    :param folder: where they wrote
+    :param folder: folder that they wrote to
     """
     for path in folder.glob(".sb3_ca2e-*.partial"):
         match = _PARTIAL.fullmatch(path.name)
         if match is not None and match["host"] == _host() and not _runs(int(match["pid"])):
-            with contextlib.suppress(OSError):  # another process does the same, or has the right to and we have not
+            with contextlib.suppress(OSError):  # another process removes it too, or we lack the permission
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _host() -> str:
-    """This host, and the namespace of its process ids: containers may share a host's name."""
+    """Name this host and its process-id namespace: containers may share a host name."""
     name = re.sub(r"[^\w.-]", "_", socket.gethostname())
     with contextlib.suppress(OSError):
         name += f".{os.stat('/proc/self/ns/pid').st_ino}"
@@ -47,13 +49,13 @@ def _host() -> str:
 
 
 def _runs(pid: int) -> bool:
-    if sys.platform == "win32":  # where signal 0 is Ctrl-C
+    if sys.platform == "win32":  # signal 0 is Ctrl-C there
         return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is another user's
+    except OSError:  # the process belongs to another user
         return True
     return True
 
@@ -61,12 +63,15 @@ def _runs(pid: int) -> bool:
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
     """
-    A new file that takes the place of another once it is on the disk. Until then, and if anything fails, the other
-    stays as it is. What killed processes left unfinished in the folder is removed.
+    Write a new file and atomically replace the old one with it once the new one is on disk.
 
-    :param path: the file; a link stays one, and what is no plain file (a pipe, say) is written to as it is
-    :return: to be written
-    :raises OSError: if it can't be written
+    If anything fails before, the old file stays as it is. Temporary files of killed processes in the folder are
+    removed.
+
+    :param path: the file; a symbolic link is followed, and anything but a regular file (such as a pipe) is written
+        directly
+    :return: the open file to write to
+    :raises OSError: if the file can't be written
     """
     target = pathlib.Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
@@ -90,10 +95,10 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
 @contextlib.contextmanager
 def written_through(path: pathlib.Path) -> Iterator[BinaryIO]:
     """
-    A new file that is on the disk when this ends.
+    Open a new file that is flushed to disk when the context ends.
 
     :param path: the file
-    :return: to be written, and read
+    :return: the open file, writable and readable
     """
     with path.open("w+b") as file:
         yield file
@@ -103,17 +108,17 @@ def written_through(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 def sync_folder(folder: pathlib.Path) -> None:
     """
-    Bring the names of a folder's files to the disk.
+    Flush a folder's file names to disk.
 
     :param folder: the folder
     """
-    if sys.platform == "win32":  # where folders can't be opened
+    if sys.platform == "win32":  # folders can't be opened there
         return
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that bring them there themselves
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that do this by themselves
             raise
     finally:
         os.close(fd)
@@ -121,11 +126,11 @@ def sync_folder(folder: pathlib.Path) -> None:
 
 def destination(path: str | pathlib.Path, suffix: str) -> pathlib.Path:
     """
-    Where SB3 saves to when it is given a path, with its warnings.
+    Choose the file to save to as SB3 does, with its warnings.
 
-    :param path: what the user gave
-    :param suffix: for a path that has none
-    :return: the file to write, in a folder that exists
+    :param path: path that the user gave
+    :param suffix: appended to a path without one
+    :return: the file to write; its folder exists
     """
     path = pathlib.Path(path)
     if path.suffix == "":

@@ -1,4 +1,4 @@
-"""How to install what is missing. The package is on no index: it is installed from a clone of its repository."""
+"""Hints on how to install missing dependencies. The package is installed from a clone, not from an index."""
 
 import contextlib
 import pathlib
@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from gymnasium import error
 
 _ROOT = pathlib.Path(__file__).parents[1]
-#: Words of gymnasium's messages, and our extra that has what they miss.
+#: Words in gymnasium's messages, and the extra of this package that provides the missing dependency.
 _EXTRAS = {"Box2D": "box2d", "MuJoCo": "mujoco", "mujoco": "mujoco", "ALE": "atari", "NoFrameskip": "atari"}
 
 
 def how_to_install(extra: str) -> str:
     """
+    Return the command that installs an extra.
+
     :param extra: one of this package's extras
-    :return: a command
+    :return: a shell command
     """
     if (_ROOT / "pyproject.toml").is_file():
         return f"pip install -e '{_ROOT}[{extra}]'"
@@ -25,10 +27,10 @@ def how_to_install(extra: str) -> str:
 @contextlib.contextmanager
 def needing(extra: str, what: str) -> Iterator[None]:
     """
-    Let imports that fail say how to install what is missing.
+    Add the install command to import errors.
 
     :param extra: one of this package's extras
-    :param what: is not there, a sentence without its end
+    :param what: description of what is missing, a sentence without its full stop
     """
     try:
         yield
@@ -39,8 +41,9 @@ def needing(extra: str, what: str) -> Iterator[None]:
 @contextlib.contextmanager
 def naming_our_extras() -> Iterator[None]:
     """
-    Let errors of ``gym.make`` say what to do. gymnasium names its own extras, of which that for Box2D needs a compiler,
-    and none for ale-py.
+    Add this package's install command to errors of ``gym.make``.
+
+    gymnasium names its own extras: the one for Box2D needs a compiler, and there is none for ale-py.
     """
     try:
         yield

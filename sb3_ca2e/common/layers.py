@@ -1,4 +1,4 @@
-"""Functions of networks, written as compilers and devices want them."""
+"""Network functions rewritten for compilers and GPUs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from sb3_ca2e.common import copying
 
 
 class Rewritten(TorchFunctionMode):
-    """While it is entered, the functions below take the place of PyTorch's."""
+    """Context that replaces PyTorch's functions with those of this module."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         written = WRITTEN.get(func)
@@ -20,10 +20,12 @@ class Rewritten(TorchFunctionMode):
 
 def copy_of(module: nn.Module) -> nn.Module:
     """
-    Pickled, as a network may keep results of its last pass, which ``deepcopy`` refuses.
+    Copy a network.
+
+    The copy is made by pickling: a network may keep results of its last pass, which ``deepcopy`` refuses.
 
     :param module: a network
-    :return: a copy, without the optimiser that SB3 hangs onto networks, whose parameters are parts of nothing larger
+    :return: a copy without the optimizer that SB3 attaches to networks; no parameter is a view of a larger tensor
     """
     optimizer = module.__dict__.pop("optimizer", None)
     try:
@@ -37,7 +39,7 @@ def copy_of(module: nn.Module) -> nn.Module:
 
 def one_hot(tensor: th.Tensor, num_classes: int) -> th.Tensor:
     """
-    ``nn.functional.one_hot`` without PyTorch's look at the numbers, which can't be recorded.
+    ``nn.functional.one_hot`` without PyTorch's check of the values, which a CUDA graph can't record.
 
     :param tensor: ``(...)`` int64
     :param num_classes: number of classes
@@ -48,8 +50,10 @@ def one_hot(tensor: th.Tensor, num_classes: int) -> th.Tensor:
 
 def linear(inputs: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None) -> th.Tensor:
     """
-    ``nn.functional.linear``, on a GPU with the bias apart. The compiler would make one operation of a product and a
-    sum, but not of a difference; for that operation, cuBLASLt takes kernels that are slow on small networks.
+    ``nn.functional.linear`` that adds the bias in a separate operation on a GPU.
+
+    The compiler fuses a product and a sum into one operation, but not a product and a difference; for the fused
+    operation, cuBLASLt chooses kernels that are slow on small networks.
 
     :param inputs: ``(batch, in_features)``
     :param weight: ``(out_features, in_features)``
@@ -71,16 +75,16 @@ def conv2d(
     groups: int = 1,
 ) -> th.Tensor:
     """
-    ``nn.functional.conv2d``, on a GPU without a stride where the kernel is a multiple of it: see
+    ``nn.functional.conv2d`` that avoids the stride on a GPU if the kernel size is a multiple of it; see
     :func:`without_stride`.
 
     :param inputs: ``(batch, channels, height, width)``
     :param weight: ``(filters, channels, kernel height, kernel width)``
     :param bias: ``(filters,)``
-    :param stride: of the filters
-    :param padding: around the images
-    :param dilation: of the filters
-    :param groups: of channels
+    :param stride: stride of the filters
+    :param padding: padding of the images
+    :param dilation: dilation of the filters
+    :param groups: groups of channels
     :return: ``(batch, filters, ...)``
     """
     plain = isinstance(stride, tuple) and (padding, dilation, groups) == ((0, 0), (1, 1), 1)
@@ -91,16 +95,17 @@ def conv2d(
 
 def without_stride(inputs: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, stride: int) -> th.Tensor:
     """
-    A convolution whose steps of ``stride`` pixels have become channels. The first layers of image networks have few
-    channels and large steps, with which tensor cores can't do much.
+    Compute a strided convolution as one without stride, by folding each stride x stride patch into channels.
+
+    The first layers of image networks have few channels and large strides, which tensor cores handle poorly.
 
     :param inputs: ``(batch, channels, height, width)``
-    :param weight: ``(filters, channels, kernel height, kernel width)``, multiples of the stride
+    :param weight: ``(filters, channels, kernel height, kernel width)``, kernel sizes that are multiples of the stride
     :param bias: ``(filters,)``
-    :param stride: of the filters
+    :param stride: stride of the filters
     :return: ``(batch, filters, ...)``
     """
-    # What the last filter does not reach is cut off.
+    # Cut off the pixels that the last filter does not reach.
     height, width = ((size // stride) * stride for size in inputs.shape[2:])
 
     def folded(images: th.Tensor) -> th.Tensor:
@@ -112,7 +117,7 @@ def without_stride(inputs: th.Tensor, weight: th.Tensor, bias: th.Tensor | None,
     return nn.functional.conv2d(folded(inputs[..., :height, :width]), folded(weight), bias)
 
 
-#: What takes the place of which.
+#: PyTorch's functions and their replacements.
 WRITTEN: dict[Any, Callable[..., th.Tensor]] = {
     nn.functional.one_hot: one_hot,
     nn.functional.linear: linear,

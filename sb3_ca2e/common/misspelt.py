@@ -1,4 +1,4 @@
-"""Names that do not exist, and the nearest that do."""
+"""Suggestions for misspelt argument and attribute names."""
 
 import difflib
 import inspect
@@ -6,17 +6,17 @@ from collections.abc import Iterable, Sequence
 
 from stable_baselines3 import A2C, PPO, SAC, TD3
 
-#: Names that other algorithms, and functions of SB3, have for the same.
+#: Names that other libraries or functions of SB3 use, and ours.
 _OTHER_NAMES = {"lr": "learning_rate", "n_envs": "n_actors"}
 
 
 def refuse_misspelt(algorithm: str, given: Iterable[str], known: Sequence[str]) -> None:
     """
-    Tell the nearest right name, or whose argument it is.
+    Refuse unknown arguments, suggesting the nearest name or the algorithm that takes it.
 
     :param algorithm: name of the class
-    :param given: names of arguments for its constructor
-    :param known: names of all that it takes
+    :param given: names of keyword arguments for its constructor
+    :param known: names of all that the constructor takes
     :raises TypeError: if it does not take one of them
     """
     for name in given:
@@ -27,16 +27,25 @@ def refuse_misspelt(algorithm: str, given: Iterable[str], known: Sequence[str]) 
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
+    """
+    Suggest a known name for an unknown one, or list all known names.
+
+    :param name: the unknown name
+    :param known: names that exist
+    :return: a sentence for an error message
+    """
     nearest = [_OTHER_NAMES[name]] if name in _OTHER_NAMES else difflib.get_close_matches(name, known, 1, cutoff=0.75)
     return f"Did you mean {nearest[0]!r}?" if nearest else f"It takes {', '.join(known)}."
 
 
 def refuse_unknown(algorithm: type, given: Iterable[str], saved: Iterable[str]) -> None:
     """
-    :param algorithm: the class of a model that is loaded
+    Refuse attributes that a model does not have.
+
+    :param algorithm: class of the model that is loaded
     :param given: names of attributes to change
-    :param saved: names of the saved ones
-    :raises TypeError: if there is no such attribute
+    :param saved: names of the saved attributes
+    :raises TypeError: if one of them does not exist
     """
     known = [*inspect.signature(algorithm).parameters, *saved]
     for name in given:

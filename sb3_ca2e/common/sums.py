@@ -1,4 +1,4 @@
-"""SHA-256 sums of what is written, so that whoever reads it knows whether it is as it was."""
+"""SHA-256 checksums written with files, so that readers detect damage."""
 
 import contextlib
 import hashlib
@@ -15,20 +15,20 @@ from typing import Any, BinaryIO
 
 from sb3_ca2e.errors import DamagedError
 
-#: The file, or the member of a zip, that lists the SHA-256 sums of the others, as ``sha256sum`` writes and checks them.
+#: File or zip member that lists the SHA-256 sums of the others, in the format of ``sha256sum``.
 SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
-#: Where a member of a zip says how long its name is (APPNOTE.TXT, 4.3.7).
+#: Offset of the name's length in the header of a zip member (APPNOTE.TXT, 4.3.7).
 _LENGTHS_AT = 26
-#: Bytes that are read at once, that are read behind what is written, and that are brought to the disk at once.
+#: Bytes per read, bytes by which hashing lags behind writing, and bytes per flush to disk.
 _CHUNK, _BEHIND, _TO_DISK = 2**20, 2**22, 2**27
 
 
 class HashedFile:
     """
-    A file whose SHA-256 is computed while it is written.
+    A file that computes the SHA-256 of its content while it is written.
 
-    :param file: where bytes go
+    :param file: file to write to
     """
 
     def __init__(self, file: BinaryIO):
@@ -37,36 +37,44 @@ class HashedFile:
 
     def write(self, data: bytes) -> int:
         """
-        :param data: bytes, or anything that has some
-        :return: how many were written
+        Write data.
+
+        :param data: bytes or an object with a buffer
+        :return: number of bytes written
         """
         self._hash.update(data)
         return self._file.write(data)
 
     def hexdigest(self) -> str:
         """
-        :return: the SHA-256 of what has been written, in hexadecimal digits
+        Return the SHA-256 of the data written so far.
+
+        :return: hexadecimal digits
         """
         return self._hash.hexdigest()
 
 
 def sha256(path: pathlib.Path) -> str:
     """
+    Compute the SHA-256 of a file.
+
     :param path: a file
-    :return: its SHA-256, in hexadecimal digits
+    :return: hexadecimal digits
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# Lists of sums. A list carries its own sum in its last line, so that a part of it is no list.
+# Lists of sums. The last line holds the list's own sum, so that a truncated list is detected.
 
 
 def list_of_sums(title: str, sums: dict[str, str]) -> str:
     """
-    :param title: the first line
+    Format a list of checksums.
+
+    :param title: first line
     :param sums: SHA-256 of each file, in hexadecimal digits
-    :return: what to write
+    :return: text to write
     """
     lines = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
     listed = f"# {title}\n{lines}"
@@ -75,39 +83,41 @@ def list_of_sums(title: str, sums: dict[str, str]) -> str:
 
 def parse_sums(text: bytes) -> tuple[str, dict[str, str]]:
     """
-    :param text: what :func:`list_of_sums` returned
-    :return: the title, and the sums
-    :raises DamagedError: if it is not exactly that
+    Parse and verify a list of checksums.
+
+    :param text: output of :func:`list_of_sums`
+    :return: the title and the sums
+    :raises DamagedError: if the text is not exactly what :func:`list_of_sums` wrote
     """
     try:
         title, *lines, _ = text.decode().splitlines()
         matches = [_LINE.fullmatch(line) for line in lines]
         title = title.removeprefix("# ")
         sums = {match[2]: match[1] for match in matches if match is not None}
-    except ValueError:  # no text, or less than two lines
+    except ValueError:  # not text, or fewer than two lines
         title, sums = "", {}
     if list_of_sums(title, sums).encode() != text:
         raise DamagedError(f"{SUMS} is damaged")
     return title, sums
 
 
-# Zips that carry the sums of their members.
+# Zips that contain the sums of their members.
 
 
 @contextlib.contextmanager
 def zip_with_sums(file: BinaryIO, title: str) -> Iterator[io.BufferedRandom | io.BytesIO]:
     """
-    A zip to which a list of its members' sums is added at the end.
+    Open a zip to which a list of its members' checksums is added at the end.
 
-    Whoever writes the zip knows nothing of sums, so they are taken from what was written. A new file is read behind
-    its writer, in a thread, and is on its way to the disk meanwhile: sums and disk cost hardly any time of their own.
+    The writer of the zip need not know of checksums. A new file is hashed by a thread that reads behind the writer, and
+    flushed to disk meanwhile, so that neither takes noticeable time.
 
-    :param file: what becomes the zip, as yet empty; a plain file if it can be read, too
-    :param title: of the list
-    :return: the zip to write, its members not compressed
-    :raises OSError: if it can't be written
+    :param file: empty file that becomes the zip; a regular file should be readable too
+    :param title: title of the list
+    :return: the zip to write; its members must not be compressed
+    :raises OSError: if the file can't be written
     """
-    if not (isinstance(file, io.BufferedRandom) and isinstance(file.raw, io.FileIO)):  # what can't be looked at again
+    if not (isinstance(file, io.BufferedRandom) and isinstance(file.raw, io.FileIO)):  # can't be read back
         archive = io.BytesIO()
         yield archive
         _add_sums(archive, title, {})
@@ -119,13 +129,17 @@ def zip_with_sums(file: BinaryIO, title: str) -> Iterator[io.BufferedRandom | io
             yield followed
         _add_sums(followed, title, sums)
     finally:
-        followed.detach()  # the file is closed by whoever opened it
+        followed.detach()  # the caller closes the file
 
 
 def check_members(archive: zipfile.ZipFile) -> None:
     """
-    :param archive: a zip; SB3's own have no list of sums, but zips have their own, which are weaker
-    :raises DamagedError: if a member is not as it was written
+    Verify the members of a zip.
+
+    SB3's own zips have no list of SHA-256 sums; then the zip's weaker CRCs are checked.
+
+    :param archive: an open zip
+    :raises DamagedError: if a member has changed since it was written
     """
     if SUMS not in archive.namelist():
         if (damaged := archive.testzip()) is not None:
@@ -142,7 +156,7 @@ def _sum_of(archive: zipfile.ZipFile, name: str) -> str:
         return hashlib.file_digest(member, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-#: Where something begins in a file, and how long it is.
+#: Offset and length in a file.
 _Extent = tuple[int, int]
 
 
@@ -163,7 +177,7 @@ def _extent(file: BinaryIO, member: zipfile.ZipInfo) -> _Extent:
 
 
 def _sum_at(file: BinaryIO, extent: _Extent) -> str:
-    """Taken from the file itself: zipfile would compute the zip's own sum again beside it."""
+    """Hash a part of the file directly: zipfile would also compute the CRC again."""
     begin, left = extent
     file.seek(begin)
     digest = hashlib.sha256()
@@ -175,27 +189,29 @@ def _sum_at(file: BinaryIO, extent: _Extent) -> str:
 
 class _FollowedFile(io.BufferedRandom):
     """
-    A zip whose writer is followed: sums are taken of the file's parts, behind him, in a thread.
+    A zip file that a thread hashes part by part behind the writer.
 
-    ``zipfile`` seeks the place of a member, writes its header in one go, and then its contents. So a part begins after
-    the first write that follows a seek, and ends with the next seek. Where a writer should do otherwise, these parts
-    are none of the members, and their sums of no use; none is wrong.
+    ``zipfile`` seeks to the place of a member, writes the header in one call, and then the content. So a part begins
+    after the first write that follows a seek and ends at the next seek. If a writer behaves differently, the parts
+    match no member and their sums are not used; the result is never wrong.
     """
 
     def __init__(self, raw: io.FileIO):
         super().__init__(raw)
         self._path = raw.name
-        self._pool = futures.ThreadPoolExecutor(2)  # one takes sums, one brings to the disk
+        self._pool = futures.ThreadPoolExecutor(2)  # one hashes, one flushes to disk
         self._tasks: list[futures.Future[None]] = []
         self._written: queue.SimpleQueue[tuple[int, int, int] | None] = queue.SimpleQueue()
-        #: the part begins here; the thread knows of what lies before the second; on its way to the disk is the third
+        #: offsets: the part's beginning; up to where the thread may read; up to where a flush to disk has begun
         self._part = self._told = self._synced = 0
         self._header_comes = True
 
     def write(self, data: Any, /) -> int:
         """
-        :param data: as any file takes it
-        :return: its bytes
+        Write data.
+
+        :param data: as for any file
+        :return: number of bytes
         """
         if self._header_comes:
             written = super().write(data)
@@ -211,8 +227,10 @@ class _FollowedFile(io.BufferedRandom):
 
     def seek(self, target: int, whence: int = os.SEEK_SET, /) -> int:
         """
-        :param target: as any file takes it
-        :param whence: likewise
+        Move to a position, which ends the current part.
+
+        :param target: as for any file
+        :param whence: as for any file
         :return: the new position
         """
         if not self._header_comes:
@@ -232,8 +250,10 @@ class _FollowedFile(io.BufferedRandom):
     @contextlib.contextmanager
     def follow(self) -> Iterator[dict[_Extent, str]]:
         """
-        :return: at the end, the sums of its parts
-        :raises OSError: if it can't be read, or brought to the disk
+        Hash the file while it is written.
+
+        :return: the sums of its parts, filled when the context ends
+        :raises OSError: if the file can't be read or flushed to disk
         """
         sums: dict[_Extent, str] = {}
         with self._pool:
@@ -243,7 +263,7 @@ class _FollowedFile(io.BufferedRandom):
             finally:
                 self._written.put(None)
             for task in self._tasks:
-                task.result()  # what failed in a thread fails here: the next fsync would not tell it again
+                task.result()  # raise a thread's error here: the next fsync would not report it again
 
     def _take_sums(self, sums: dict[_Extent, str]) -> None:
         hashes: dict[int, Any] = {}

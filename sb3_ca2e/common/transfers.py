@@ -1,20 +1,24 @@
-"""What goes from the CPU to a device, without waiting for it."""
+"""Asynchronous copies from the CPU to a device."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch as th
 
-#: Bytes to whose multiples parts of a piece are aligned.
+#: Alignment of arrays within one transfer, in bytes.
 ALIGNMENT = 16
 
 
 def moved(tensor: th.Tensor, device: th.device, copy: bool = False) -> th.Tensor:
     """
-    :param tensor: on the CPU or where it is to be
-    :param device: torch device
-    :param copy: also where it is there already
-    :return: the tensor there; the CPU does not wait for what a GPU has to do before
+    Move a tensor to a device.
+
+    The CPU does not wait for a GPU's pending work.
+
+    :param tensor: tensor on the CPU or on the device
+    :param device: target device
+    :param copy: also copy a tensor that is on the device already
+    :return: the tensor on the device
     """
     if device.type == "cuda" and tensor.is_cpu:
         return pinned(tensor.numpy()).to(device, non_blocking=True)
@@ -23,11 +27,12 @@ def moved(tensor: th.Tensor, device: th.device, copy: bool = False) -> th.Tensor
 
 def pinned(values: np.ndarray) -> th.Tensor:
     """
-    Where a GPU can fetch values without a word from the CPU. NumPy copies them: PyTorch may do that with all cores, on
-    which actors run, and wait for each.
+    Copy an array into pinned memory, from which a GPU reads by itself.
 
-    :param values: free to change afterwards
-    :return: a copy, in memory that PyTorch uses again once it has been fetched
+    NumPy makes the copy: PyTorch may use all cores for it, on which actors run, and wait for each.
+
+    :param values: may be changed afterwards
+    :return: a copy; PyTorch reuses its memory once the GPU has read it
     """
     copy = th.empty(values.shape, dtype=dtype_of(values), pin_memory=True)
     copy.numpy()[...] = values
@@ -36,18 +41,20 @@ def pinned(values: np.ndarray) -> th.Tensor:
 
 def dtype_of(values: np.ndarray) -> th.dtype:
     """
-    :param values: of a type that PyTorch knows
-    :return: PyTorch's name of it
+    Return PyTorch's dtype of a NumPy array.
+
+    :param values: array of a dtype that PyTorch supports
+    :return: the same dtype in PyTorch
     """
     return th.from_numpy(np.empty(0, values.dtype)).dtype
 
 
 def copy_to(part: th.Tensor, values: np.ndarray) -> None:
     """
-    Write a part of a column that may be on another device, without waiting for it.
+    Copy values into a tensor that may be on another device, without waiting.
 
-    :param part: ``(n, *shape)``, written
-    :param values: the same, free to change afterwards
+    :param part: ``(n, *shape)``, overwritten
+    :param values: ``(n, *shape)``, may be changed afterwards
     """
     if part.is_cpu:
         part.numpy()[...] = values
@@ -59,9 +66,11 @@ def copy_to(part: th.Tensor, values: np.ndarray) -> None:
 
 def copy_all(parts: Sequence[tuple[th.Tensor, np.ndarray]]) -> None:
     """
-    :func:`copy_to` for several columns of a device. A GPU gets all in one piece, as a small one takes as long to send.
+    Copy values into several tensors of one device.
 
-    :param parts: ``(n, *shape)`` tensors, written, each with its values
+    A GPU receives all of them in one transfer, as a small transfer takes as long as a large one.
+
+    :param parts: pairs of ``(n, *shape)`` tensors, overwritten, and their values
     """
     if not parts[0][0].is_cuda:
         for part, values in parts:

@@ -1,1 +1,1 @@
-"""From the user's environment to those of the actors."""
+"""From the user's environment to the actors' environments."""

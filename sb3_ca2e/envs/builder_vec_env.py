@@ -1,4 +1,4 @@
-"""A vectorized environment that keeps the functions its environments were made with."""
+"""A vectorized environment that keeps the functions that made its environments."""
 
 import gc
 import sys
@@ -16,33 +16,33 @@ from sb3_ca2e.envs.copies.inspection import held_by
 from sb3_ca2e.envs.identity import identity_of, layers_of
 from sb3_ca2e.envs.slot_monitor import appending
 
-#: Objects of a function that are looked at for an environment.
+#: Most objects to search for an environment that a function holds.
 MOST_OBJECTS = 100_000
 
 
 class BuilderVecEnv(DummyVecEnv):
     """
-    A ``DummyVecEnv`` that keeps the functions its environments were made with, so that actors can make more.
+    A ``DummyVecEnv`` that keeps the functions that made its environments, so that actors can make more.
 
-    Its own environments can be released, and are made anew when they are asked for.
+    Its own environments can be released; they are made again when needed.
 
     :param env_fns: functions that each return a new environment. If one returns an environment that it holds
         (``lambda: env``), actors step copies of it, as they do if you pass the environment itself
-    :raises TypeError: if it is no list of at least one
+    :raises TypeError: if ``env_fns`` is not a list of at least one function
     """
 
     def __init__(self, env_fns: list[Callable[[], gym.Env]]):
         if not isinstance(env_fns, list | tuple) or not env_fns or not all(map(callable, env_fns)):
             raise TypeError(f"BuilderVecEnv takes a list of functions that each make an environment, not {env_fns!r}.")
         self._made: list[gym.Env] | None = None
-        #: the environments were closed, and none have been made since
+        #: whether the environments are closed and not yet made again
         self.released = False
         self.env_fns = env_fns
-        held = _envs_held_by(env_fns)  # now, as a function may also keep what it makes
+        held = _envs_held_by(env_fns)  # before any call, as a function may also keep what it makes
         super().__init__(env_fns)
-        #: what the first environment says of itself
+        #: identity of the first environment
         self.identity = identity_of(self.envs[0])
-        #: classes of which they are
+        #: classes of the environments
         self.kinds = patches.kinds_of(self.envs)
         inside = {id(layer) for env in self.envs for layer in layers_of(env)}
         self._holding = any(id(env) in inside for env in held)
@@ -51,16 +51,16 @@ class BuilderVecEnv(DummyVecEnv):
     @property
     def envs(self) -> list[gym.Env]:
         """
-        The environments, which are made if there are none.
+        The environments, made if there are none.
 
-        :raises RuntimeError: if a function fails that has made one before
+        :raises RuntimeError: if a function fails that has made an environment before
         """
         if self._made is None:
             with appending():
                 self._made = [self._made_again(make) for make in self.env_fns]
             self._as_made, self.released = tuple(self._made), False
             for env in self._made:
-                env.reset()  # as they were when learn() began
+                env.reset()  # the state in which learn() began
         return self._made
 
     @envs.setter
@@ -69,19 +69,19 @@ class BuilderVecEnv(DummyVecEnv):
 
     @property
     def makes_new(self) -> bool:
-        """Whether actors get what the functions make: these make new environments, and nobody has put in others."""
+        """Whether actors get what the functions make: each call makes a new environment, and none has been replaced."""
         replaced = self._made is not None and any(map(_is_not, self._made, self._as_made))
         return not self._holding and not replaced
 
     def release(self) -> None:
-        """Close the environments and forget them: whoever has one robot can open it elsewhere."""
+        """Close and drop the environments, so that a single device, such as a robot, can be opened elsewhere."""
         if not self.makes_new:
             return
         self.close()
         inside = [weakref.ref(env.unwrapped) for env in self._made or []]
         self._made, self._as_made, self.released = None, (), True
         if any(each() is not None for each in inside):
-            gc.collect()  # it is part of a circle
+            gc.collect()  # part of a reference cycle
 
     def close(self) -> None:
         """Close the environments, if there are any."""
@@ -94,7 +94,7 @@ class BuilderVecEnv(DummyVecEnv):
         except Exception as error:
             raise RuntimeError(
                 "The model's own environment was closed while actors step theirs, and it can't be made again now "
-                f"({type(error).__name__}: {error}). If there is only one of what it needs, ask for it after learn(), "
+                f"({type(error).__name__}: {error}). If it needs a device that exists only once, use it after learn() "
                 "or learn with execution='sync' and as many actors as there are environments."
             ) from error
 
@@ -104,7 +104,7 @@ def _is_not(one: Any, other: Any) -> bool:
 
 
 def _envs_held_by(functions: Iterable[Any]) -> list[gym.Env]:
-    """Environments that can be reached from functions, such as that of ``lambda: env``."""
+    """Return environments reachable from functions, such as that of ``lambda: env``."""
     found: list[gym.Env] = []
     waiting, seen = list(functions), set[int]()
     while waiting and len(seen) < MOST_OBJECTS:
@@ -119,7 +119,7 @@ def _envs_held_by(functions: Iterable[Any]) -> list[gym.Env]:
 
 
 def _held(value: Any) -> Iterable[Any]:
-    """What an object holds; of a function, what it finds by its names in its module."""
+    """Return the objects that an object holds; for a function, also the globals that it names."""
     if isinstance(value, types.ModuleType) or _is_of_a_library(value):
         return []
     if isinstance(value, type):
@@ -137,7 +137,7 @@ def _is_of_a_library(value: Any) -> bool:
 
 def _globals_of(function: types.FunctionType) -> list[Any]:
     codes = [function.__code__]
-    for code in codes:  # which grows meanwhile
+    for code in codes:  # grows during the loop
         codes += [const for const in code.co_consts if isinstance(const, types.CodeType)]
     names = {name for code in codes for name in code.co_names}
     held = [function.__globals__[name] for name in names if name in function.__globals__]

@@ -1,22 +1,24 @@
-"""Objects of the user's that are read and made anew must be of the very class that is known: a subclass may do more."""
+"""Checks that objects of known classes are not of subclasses that override something."""
 
 import types
 from typing import Any
 
-#: What a subclass may have of its own, as it does nothing later.
+#: Attributes that a subclass may define without changing behaviour.
 _HARMLESS = {"__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__dict__", "__weakref__"}
 _HARMLESS |= {"__abstractmethods__", "_abc_impl", "__parameters__", "__orig_bases__", "__static_attributes__"}
 _HARMLESS |= {"__firstlineno__", "__slots__"}
-#: What all objects have, and what decides over everything else if a class has its own.
+#: Methods of ``object`` that change everything else if a class overrides them.
 _DECISIVE = {"__getattribute__", "__setattr__", "__delattr__", "__new__"}
 
 
 def overridden(value: Any, known: type) -> str | None:
     """
+    Find what an object changes of a known class.
+
     :param value: an object
-    :param known: a class that it is an instance of
-    :return: where the object's class, or the object itself, has something else in the place of a part of that class,
-        or the class of what it had when it was defined: a name to be shown; None if it has not
+    :param known: class that it is an instance of
+    :return: name of the first part of ``known`` that the object, its class, or a later change to ``known`` overrides;
+        None if there is none
     """
     kind, parents = type(value), known.__mro__[:-1]
     parts = _DECISIVE.union(*map(vars, parents)) - _HARMLESS
@@ -36,6 +38,6 @@ def overridden(value: Any, known: type) -> str | None:
 
 
 def _defined_in(kind: type, function: Any) -> bool:
-    """Whether a function stands in a class's own text; ``functools.wraps`` changes all its names but one."""
-    function = getattr(function, "__func__", function)  # of a static or a class method
+    """Whether a function was defined in a class's body; ``functools.wraps`` changes all its names but one."""
+    function = getattr(function, "__func__", function)  # unwrap static and class methods
     return isinstance(function, types.FunctionType) and function.__code__.co_qualname.startswith(f"{kind.__name__}.")

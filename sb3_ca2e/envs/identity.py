@@ -1,4 +1,4 @@
-"""What an environment says of itself: by it prior agents are found, and told what to expect."""
+"""The identity of an environment, by which prior agents are found and checked."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 @dataclass(frozen=True)
 class EnvIdentity:
     """
-    What an environment says of itself.
+    Identity of an environment.
 
-    :param env_id: its id, None if it was not made from one
-    :param max_episode_steps: steps after which an episode is cut off, if there is such a limit
-    :param wrappers: names of the classes that wrap it
+    :param env_id: its id, or None if it was not made from one
+    :param max_episode_steps: steps after which an episode is truncated, or None
+    :param wrappers: class names of its wrappers
     """
 
     env_id: str | None = None
@@ -24,23 +24,27 @@ class EnvIdentity:
 
 def identity_of(env: gym.Env) -> EnvIdentity:
     """
+    Return the identity of an environment.
+
     :param env: an environment
-    :return: what it says of itself
+    :return: its identity
     """
     return _from_spec(env.spec, _wrappers(env))
 
 
 def identity_of_vec(env: VecEnv) -> EnvIdentity:
     """
+    Return the identity of a vectorized environment.
+
     :param env: a vectorized environment, wrapped or not
-    :return: what the first of its environments says of itself; wrappers that are in another process stay unknown
+    :return: identity of its first environment; wrappers in another process are unknown
     """
     base = env.unwrapped
     if isinstance(base, DummyVecEnv):
         return identity_of(base.envs[0])
     try:
         spec = env.get_attr("spec", 0)[0]
-    except (AttributeError, NotImplementedError, OSError, EOFError):  # it has none, or its processes have ended
+    except (AttributeError, NotImplementedError, OSError, EOFError):  # no spec, or the processes have ended
         spec = None
     return _from_spec(spec, frozenset())
 
@@ -57,8 +61,10 @@ def _wrappers(env: gym.Env) -> frozenset[str]:
 
 def layers_of(env: gym.Env) -> Iterator[gym.Env]:
     """
+    Iterate over an environment and its inner environments.
+
     :param env: an environment
-    :return: it, and what it wraps, from the outside
+    :return: the environment and the environments that it wraps, outermost first
     """
     while isinstance(env, gym.Wrapper):
         yield env

@@ -1,4 +1,4 @@
-"""The model's own environment: made of what the user passed, reset, released."""
+"""The model's own environment: creation, first reset, release."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ from sb3_ca2e.envs.builder_vec_env import BuilderVecEnv
 
 def made(env: Any, verbose: int = 0) -> Any:
     """
-    Make an environment of an id, as SB3 does.
+    Make an environment from an id, as SB3 does.
 
     :param env: what the user passed
     :param verbose: 1 to print the id
-    :return: the environment, or ``env`` itself
-    :raises gymnasium.error.Error: if there is no environment of this id, or it needs what is not installed
+    :return: the environment, or ``env`` itself if it is not an id
+    :raises gymnasium.error.Error: if the id does not exist, or a dependency is not installed
     """
     with naming_our_extras():
         return maybe_make_env(env, verbose)
@@ -31,7 +31,7 @@ def made(env: Any, verbose: int = 0) -> Any:
 
 def as_env(env: Any) -> Any:
     """
-    Let a function that makes an environment stand for one, as environments and ``VecEnv`` do in SB3.
+    Turn a function that makes an environment into a ``VecEnv``.
 
     :param env: what the user passed
     :return: a ``VecEnv`` that keeps the function, or ``env`` itself
@@ -47,9 +47,11 @@ def _monitored_once(env: gym.Env) -> gym.Env:
 
 def asked_of_first_reset(env: VecEnv, n_slots: int) -> list[dict[str, Any]]:
     """
+    Return the arguments of each slot's first ``reset``.
+
     :param env: the model's environment, as SB3 wrapped it
     :param n_slots: number of slots
-    :return: what the first ``reset`` of each slot is given: what SB3's would be, seeds counted on for further slots
+    :return: seed and options as SB3 would pass them; further slots get consecutive seeds
     """
     base: Any = env.unwrapped
     seeds, options = getattr(base, "_seeds", [None]), getattr(base, "_options", [{}])
@@ -64,7 +66,7 @@ def asked_of_first_reset(env: VecEnv, n_slots: int) -> list[dict[str, Any]]:
 @contextlib.contextmanager
 def not_reset(env: VecEnv) -> Iterator[None]:
     """
-    Let nothing be done by ``env.reset()``, for a while: whoever steps the environments resets them.
+    Disable ``env.reset()`` while the context lasts: the actors reset the environments.
 
     :param env: the model's environment
     """
@@ -82,7 +84,9 @@ def not_reset(env: VecEnv) -> Iterator[None]:
 
 def forget_asked(env: VecEnv) -> None:
     """
-    :param env: an environment of a model that has learned before, whose seed SB3 would set again
+    Drop the seed that the user set.
+
+    :param env: environment of a model that has learned before, whose seed SB3 would set again
     """
     base: Any = env.unwrapped
     base._reset_seeds()
@@ -90,7 +94,9 @@ def forget_asked(env: VecEnv) -> None:
 
 def release(env: VecEnv) -> None:
     """
-    :param env: the model's environment, which is made anew when it is asked for, if it was made by functions
+    Close the model's environment if functions can make it again.
+
+    :param env: the model's environment
     """
     if isinstance(env.unwrapped, BuilderVecEnv):
         env.unwrapped.release()

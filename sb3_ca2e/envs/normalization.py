@@ -1,8 +1,8 @@
 """
 VecNormalize among many actors.
 
-The memory keeps raw data. The statistics live in the user's own ``VecNormalize``, which the learner updates with
-exactly what it stores; actors get them with the parameters, to see and to rate what the learner would.
+The memory stores raw data. The statistics live in the user's own ``VecNormalize``, which the learner updates with
+exactly the data that it stores. Actors receive them with the parameters, and normalise as the learner does.
 """
 
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from sb3_ca2e.replay.stacks import each_frame
 @dataclass(frozen=True)
 class Normalization:
     """
-    What a ``VecNormalize`` does, without its statistics.
+    Settings of a ``VecNormalize``, without its statistics.
 
-    :param shapes: shape of the statistics of each observation key that is normalised
-    :param of_frames: the statistics are of single frames, which are stacked afterwards
-    :param norm_reward: rewards are divided by the standard deviation of returns
-    :param clip_obs: largest absolute value of an observation
-    :param clip_reward: largest absolute value of a reward
-    :param epsilon: keeps divisors positive
+    :param shapes: shape of the statistics of each normalised observation key
+    :param of_frames: whether the statistics are those of single frames, which are stacked afterwards
+    :param norm_reward: whether rewards are divided by the standard deviation of returns
+    :param clip_obs: largest absolute value of a normalised observation
+    :param clip_reward: largest absolute value of a normalised reward
+    :param epsilon: added to variances to keep divisors positive
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -38,9 +38,11 @@ class Normalization:
     @classmethod
     def of(cls, normalize: VecNormalize, of_frames: bool) -> "Normalization":
         """
+        Read the settings of a ``VecNormalize``.
+
         :param normalize: the user's wrapper
-        :param of_frames: a ``VecFrameStack`` lies above it
-        :return: what it does
+        :param of_frames: whether a ``VecFrameStack`` lies above it
+        :return: its settings
         """
         shapes = {key: tuple(rms.mean.shape) for key, rms in observation_statistics(normalize).items()}
         clip_obs, clip_reward = float(normalize.clip_obs), float(normalize.clip_reward)
@@ -48,23 +50,25 @@ class Normalization:
 
     @property
     def size(self) -> int:
-        """Numbers that :func:`publish` gives."""
+        """Number of elements of published statistics."""
         return sum(2 * int(np.prod(shape)) for shape in self.shapes.values()) + 1
 
     def views(self, statistics: np.ndarray) -> "Normalizer":
         """
-        :param statistics: ``(size,)`` float32, where published statistics are written
-        :return: what applies them
+        Return a normalizer that reads published statistics.
+
+        :param statistics: ``(size,)`` float32, where statistics are written
+        :return: the normalizer
         """
         return Normalizer(self, statistics)
 
 
 class Normalizer:
     """
-    Applies published statistics.
+    Normalises with published statistics.
 
-    :param normalization: what to do
-    :param statistics: ``(size,)`` float32, read each time
+    :param normalization: settings
+    :param statistics: ``(size,)`` float32, read at each call
     """
 
     def __init__(self, normalization: Normalization, statistics: np.ndarray):
@@ -82,10 +86,12 @@ class Normalizer:
         self, batch: dict[str, np.ndarray], ages: np.ndarray, columns: dict[str, ObservationColumn]
     ) -> dict[str, np.ndarray]:
         """
-        :param batch: for each key ``(batch, *shape)`` raw observations
-        :param ages: ``(batch,)`` frames of the episode that precede each
-        :param columns: how they are stacked
-        :return: for each key ``(batch, *shape)``, float32 where normalised
+        Normalise observations.
+
+        :param batch: by key ``(batch, *shape)`` raw observations
+        :param ages: ``(batch,)`` number of preceding frames of the episode
+        :param columns: how observations are stacked
+        :return: by key ``(batch, *shape)``, float32 where normalised
         """
         normalized = dict(batch)
         for key, (mean, variance) in self.moments.items():
@@ -104,8 +110,10 @@ class Normalizer:
 
     def rewards(self, rewards: np.ndarray) -> np.ndarray:
         """
-        :param rewards: raw
-        :return: as the learner trains on them
+        Normalise rewards.
+
+        :param rewards: raw rewards
+        :return: rewards as the learner trains on them
         """
         if not self.normalization.norm_reward:
             return rewards
@@ -117,8 +125,10 @@ class Normalizer:
 
 def observation_statistics(normalize: VecNormalize) -> dict[str, RunningMeanStd]:
     """
+    Return the observation statistics of a ``VecNormalize``.
+
     :param normalize: the user's wrapper
-    :return: the statistics of each observation key that it normalises
+    :return: statistics of each observation key that it normalises
     """
     if not normalize.norm_obs:
         return {}

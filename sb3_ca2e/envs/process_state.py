@@ -1,4 +1,4 @@
-"""What holds for the whole of the user's process, and for actor processes too."""
+"""Process-wide settings that actor processes take over from the user's process."""
 
 import contextlib
 import decimal
@@ -24,7 +24,7 @@ def _log_format() -> str | None:
 
 @dataclass(frozen=True)
 class ProcessState:
-    """Settings of Python and NumPy, as they are in the process that makes it."""
+    """Settings of Python and NumPy in the process that creates the object."""
 
     recursion_limit: int = field(default_factory=sys.getrecursionlimit)
     int_digits: int = field(default_factory=sys.get_int_max_str_digits)
@@ -36,7 +36,7 @@ class ProcessState:
     log_format: str | None = field(default_factory=_log_format)
 
     def apply(self) -> None:
-        """Let them hold in this process."""
+        """Apply the settings to this process."""
         sys.setrecursionlimit(self.recursion_limit)
         sys.set_int_max_str_digits(self.int_digits)
         np.seterr(**self.numpy_errors)

@@ -1,4 +1,4 @@
-"""From the user's environment to a recipe by which every slot gets its own."""
+"""From the user's environment to a recipe by which each slot builds its own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,31 +37,31 @@ from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
 #: Vectorized environments that actors can copy.
 Base = DummyVecEnv | SubprocVecEnv | NativeVecEnv
 
-#: Frames in a stack: how many of them belong to the episode is kept in a byte.
+#: Most frames in a stack: the number of those that belong to the episode is stored in a byte.
 MOST_FRAMES = 256
 
 
 @dataclass(frozen=True)
 class EnvRecipe:
     """
-    What an actor needs to make the environment of a slot and to see what the learner's policy sees.
+    Everything that an actor needs to build a slot's environment and to see what the learner's policy sees.
 
-    :param builders: pickled environments or functions; slot ``i`` uses ``builders[i % len(builders)]``. A native
-        vector environment has one function, which makes those of all slots of a process
-    :param registered: pickled specs of the ids that the user's process knows beside gymnasium's own
+    :param builders: pickled environments or functions; slot ``i`` uses ``builders[i % len(builders)]``. A native vector
+        environment has one function, which makes the environments of all slots of a process
+    :param registered: pickled specs of the ids that the user's process has registered beyond gymnasium's own
     :param columns: how observations are stored: raw, in the learner's layout
     :param action_space: the environment's action space
-    :param transposed: keys of images that come with their channels last and are turned around
-    :param normalization: what a ``VecNormalize`` does, None without one
-    :param ranges: smallest and largest values of each key that is discrete, in any shape
+    :param transposed: keys of images whose channels are last and are moved first
+    :param normalization: settings of a ``VecNormalize``, or None
+    :param ranges: lowest and highest values of each discrete key, in any shape
     :param monitor_file: monitor file of a ``VecMonitor``
-    :param info_keywords: what a ``VecMonitor`` puts down with each episode
-    :param identity: what the environment says of itself
-    :param native: a native vector environment steps all slots of a process at once
-    :param own: the user's own environments, one a slot, which are stepped in their process in the place of copies
-    :param patches: changes to the environments' classes, for processes that import these anew
-    :param process: settings of the user's process, for others; None for none
-    :param raises_on_nan: a ``VecCheckNan`` raises an exception
+    :param info_keywords: entries of ``info`` that a ``VecMonitor`` logs with each episode
+    :param identity: identity of the environment
+    :param native: whether a native vector environment steps all slots of a process at once
+    :param own: the user's own environments, one for each slot, stepped in the user's process instead of copies
+    :param patches: changes to the environments' classes, for processes that import the classes again
+    :param process: settings of the user's process for actor processes, or None
+    :param raises_on_nan: whether a ``VecCheckNan`` raises an exception
     """
 
     builders: tuple[Builder, ...]
@@ -90,9 +90,9 @@ class EnvRecipe:
         Make the environments of all slots of a process, if they are stepped at once.
 
         :param slots: indices of the slots
-        :param priors: whether prior agents play
-        :param seed: of the first; others follow
-        :return: one environment a slot, None if each is made by :meth:`build`
+        :param priors: whether a prior agent plays in each slot
+        :param seed: seed of the first slot; the other slots follow
+        :return: one environment for each slot, or None if :meth:`build` makes each
         """
         if not self.native:
             return None
@@ -110,12 +110,12 @@ class EnvRecipe:
         self, slot: int, prior: bool = False, seed: int = 0, process: ProcessGenerators | None = None
     ) -> SlotMonitor:
         """
-        Make the environment of a slot, with a :class:`Monitor` that counts whole, unclipped games.
+        Make the environment of a slot, with a :class:`Monitor` that counts whole games with unclipped rewards.
 
         :param slot: index of the slot
-        :param prior: a prior agent plays, which names of monitor files tell
-        :param seed: of the random generators that it holds
-        :param process: the other generators of this process
+        :param prior: whether a prior agent plays, which appears in the names of monitor files
+        :param seed: seed of the environment's random generators
+        :param process: the other random generators of this process
         :return: the environment
         """
         process = process or ProcessGenerators(alone=False)
@@ -141,11 +141,12 @@ class EnvRecipe:
 
 def copies_of(base: Base, here: bool) -> tuple[tuple[Builder, ...], tuple[bytes, ...]]:
     """
+    Pickle the environments, or the functions that make them.
+
     :param base: a vectorized environment without its wrappers
-    :param here: they are to be loaded in this process
-    :return: for :func:`loaded`: copies of all environments, or the functions that make them; and for
-        :func:`patches.apply` changes to their classes
-    :raises ValueError: naming what can't be copied, and the way out
+    :param here: whether they are loaded in this process
+    :return: builders for :func:`loaded`, and for :func:`patches.apply` changes to the environments' classes
+    :raises ValueError: if something can't be copied; the message names it and the remedy
     """
     if isinstance(base, NativeVecEnv):
         return (function_builder(base.build, "given to NativeVecEnv", here),), ()
@@ -161,22 +162,24 @@ def copies_of(base: Base, here: bool) -> tuple[tuple[Builder, ...], tuple[bytes,
 
 def identity_of_base(base: Base) -> EnvIdentity:
     """
+    Return the identity of an environment without its wrappers.
+
     :param base: a vectorized environment without its wrappers
-    :return: what the first of its environments says of itself
+    :return: identity of the first of its environments
     """
     return fetched(base, 0)[1] if isinstance(base, SubprocVecEnv) else identity_of_vec(base)
 
 
 def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool = False) -> EnvRecipe:
     """
-    Take the user's (vectorized) environment apart.
+    Build a recipe from the user's (vectorized) environment.
 
     :param env: the model's environment, as SB3 wrapped it
-    :param copies: make copies; else the recipe only tells what observations and actions are
-    :param here: the copies are for this process
-    :param own: make none, and step the environments themselves, where they are in this process
-    :return: the recipe by which every slot gets its own copy
-    :raises ValueError: naming the wrapper or environment that actors can't rebuild, and the way out
+    :param copies: whether to make copies; otherwise the recipe only describes observations and actions
+    :param here: whether the copies are for this process
+    :param own: step the user's environments themselves instead of copies, if they are in this process
+    :return: the recipe by which each slot builds its environment
+    :raises ValueError: if actors can't rebuild a wrapper or an environment; the message names it and the remedy
     :raises NotImplementedError: if SB3 does not support the observation space
     """
     get_obs_shape(env.observation_space)  # refuses spaces that SB3 does not support
@@ -212,7 +215,7 @@ def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool 
         else:
             raise ValueError(
                 f"Actors can't rebuild the wrapper {type(wrapper).__name__}; they know VecFrameStack, "
-                "VecTransposeImage, VecNormalize, VecMonitor and VecCheckNan. Apply what it does as a gymnasium "
+                "VecTransposeImage, VecNormalize, VecMonitor and VecCheckNan. Do the same in a gymnasium "
                 "wrapper inside each environment instead."
             )
     normalization = Normalization.of(normalize, of_frames) if normalize is not None else None
@@ -252,19 +255,19 @@ def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool 
 
 
 def _refuse_running_statistics(env: gym.Env) -> None:
-    """Refuse wrappers that each copy would have with statistics of its own."""
+    """Refuse wrappers that keep running statistics, which would differ between copies."""
     for layer in layers_of(env):
         if isinstance(layer, _RUNNING) and layer.update_running_mean:
             raise ValueError(
-                f"{type(layer).__name__} keeps statistics, and each actor's copy would keep others, which {env} never "
-                "gets. Use VecNormalize around the vectorized environment, whose statistics are those of all actors."
+                f"{type(layer).__name__} keeps statistics: each actor's copy would have its own, and {env} would get "
+                "none of them. Use VecNormalize around the vectorized environment, whose statistics cover all actors."
             )
 
 
 _RUNNING = (gym.wrappers.NormalizeObservation, gym.wrappers.NormalizeReward)
 
 
-#: What actors do in the place of these.
+#: Classes that actors reimplement.
 _KNOWN = (
     *(BuilderVecEnv, DummyVecEnv, SubprocVecEnv, NativeVecEnv),
     *(VecFrameStack, StackedObservations, VecTransposeImage, VecNormalize, VecMonitor, VecCheckNan),
@@ -272,17 +275,17 @@ _KNOWN = (
 
 
 def _check_exact(part: VecEnv | StackedObservations) -> None:
-    """Refuse a class of the user's own that would be replaced by its parent."""
+    """Refuse subclasses of the user's that actors would replace by their parent."""
     known = next((kind for kind in _KNOWN if isinstance(part, kind)), None)
     if known is not None and (name := overridden(part, known)) is not None:
         raise ValueError(
-            f"Actors do what {known.__name__} does, and would leave out {name}, which replaces a part of it. Do the "
+            f"Actors reimplement {known.__name__} and would leave out {name}, which overrides a part of it. Do the "
             "same in a gymnasium wrapper inside each environment instead."
         )
 
 
 def _range(space: spaces.Space) -> tuple[np.ndarray, np.ndarray] | None:
-    """The smallest and the largest values of a discrete space, None of any other."""
+    """Return the lowest and highest values of a discrete space, None for any other."""
     if isinstance(space, spaces.Discrete):
         return np.asarray(space.start), np.asarray(space.start + space.n - 1)
     if isinstance(space, spaces.MultiDiscrete):
@@ -293,21 +296,23 @@ def _range(space: spaces.Space) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _boxes(space: spaces.Space) -> dict[str, spaces.Space]:
-    """The spaces of a ``Dict``, or a space that is none under the name of its only column."""
+    """Return the parts of a ``Dict`` space, or any other space under the name of its only column."""
     return dict(space.spaces) if isinstance(space, spaces.Dict) else {OBSERVATION: space}
 
 
 def column(space: spaces.Space, raw: spaces.Space, n_stack: int, axis: int) -> ObservationColumn:
     """
+    Describe how an observation is stored.
+
     :param space: space of the learner's observations
-    :param raw: space of the environment's, whose dtype is stored
-    :param n_stack: frames in an observation
+    :param raw: space of the environment's observations, whose dtype is stored
+    :param n_stack: number of frames in an observation
     :param axis: axis along which they are concatenated
-    :return: how they are stored
+    :return: the column
     """
     shape = list(space.shape or ())
     if n_stack == 1:
-        axis = 0  # without a meaning, and the same for all
+        axis = 0  # unused; equal for all columns
     else:
         shape[axis] //= n_stack
     assert raw.dtype is not None
@@ -327,7 +332,7 @@ def _transposed(wrapper: VecTransposeImage) -> frozenset[str]:
 
 
 def _unwrap(env: VecEnv) -> tuple[Base, list[VecEnv]]:
-    """The environment without its wrappers, and the wrappers, innermost first."""
+    """Return the environment without its wrappers, and the wrappers, innermost first."""
     wrappers: list[VecEnv] = []
     while not isinstance(env, Base):
         if not hasattr(env, "venv"):

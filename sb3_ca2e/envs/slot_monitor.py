@@ -1,4 +1,4 @@
-"""Monitor files of the actors: one a slot, beside the user's own, which are never written to."""
+"""Monitor files of the actors, one for each slot, beside the user's files, which actors never write."""
 
 import contextlib
 import itertools
@@ -20,13 +20,13 @@ from sb3_ca2e.errors import UnrecoverableError
 
 class SlotWriter(ResultsWriter):
     """
-    Writes ``actor_<slot>.monitor.csv`` in the folder of the user's monitor file, behind what earlier runs left there.
+    Writes ``actor_<slot>.monitor.csv`` beside the user's monitor file, appending to the file of earlier runs.
 
     :param filename: the user's monitor file
     :param env_id: the environment's id, for a new file
-    :param extra_keys: columns beside return, length and time
-    :param slot: the slot
-    :param prior: a prior agent plays: ``actor_<slot>_prior.monitor.csv``
+    :param extra_keys: columns in addition to return, length and time
+    :param slot: index of the slot
+    :param prior: whether a prior agent plays: the file is ``actor_<slot>_prior.monitor.csv`` then
     """
 
     def __init__(self, filename: str, env_id: str, extra_keys: tuple[str, ...], slot: int, prior: bool):
@@ -37,7 +37,7 @@ class SlotWriter(ResultsWriter):
         self._t_start = float(header["t_start"])
 
     def _path(self, prior: bool) -> pathlib.Path:
-        """A file that does not exist, or that has these columns."""
+        """Return a path that does not exist yet, or whose file has the same columns."""
         filename, _, extra_keys, slot = self._arguments
         file = pathlib.Path(os.path.realpath(filename if filename.endswith(Monitor.EXT) else _with_ending(filename)))
         own = file.name.removesuffix(Monitor.EXT)
@@ -50,15 +50,17 @@ class SlotWriter(ResultsWriter):
 
     def write_row(self, epinfo: dict[str, Any]) -> None:
         """
-        Put an episode down, its time counted from the file's beginning.
+        Write an episode, with its time relative to the file's start.
 
-        :param epinfo: as ``Monitor`` puts it together
+        :param epinfo: episode as ``Monitor`` describes it
         """
         super().write_row({**epinfo, "t": round(time.time() - self._t_start, 6)})
 
     def of_nature_slot(self) -> "SlotWriter":
         """
-        :return: a writer for the same slot after its prior agent's retirement
+        Close this writer and open one for the same slot without its prior agent.
+
+        :return: the new writer
         """
         self.close()
         return SlotWriter(*self._arguments, prior=False)
@@ -84,22 +86,24 @@ def _columns(path: pathlib.Path) -> list[str]:
 
 def file_of(wrapper: Monitor | VecMonitor) -> str | None:
     """
+    Return the path of a monitor's file.
+
     :param wrapper: a monitor
-    :return: the file that it writes, None if it writes none
+    :return: the path, or None if it writes no file
     """
     return wrapper.results_writer.file_handler.name if wrapper.results_writer is not None else None
 
 
 class EpisodeFiles:
     """
-    Puts the episodes of a slot down.
+    Logs the episodes of a slot.
 
-    :param filenames: the user's monitor files, beside which the slot's are
+    :param filenames: the user's monitor files, beside which the slot's files are written
     :param env_id: the environment's id, for new files
-    :param known: entries of episodes beside return, length and time
-    :param info_keywords: entries of ``info`` to put down with them
-    :param slot: the slot
-    :param prior: a prior agent plays
+    :param known: entries of an episode in addition to return, length and time
+    :param info_keywords: entries of ``info`` to log with each episode
+    :param slot: index of the slot
+    :param prior: whether a prior agent plays
     """
 
     def __init__(
@@ -116,7 +120,9 @@ class EpisodeFiles:
 
     def write(self, info: dict[str, Any]) -> None:
         """
-        :param info: of a step; if an episode ended with it, that is put down, and gets the added entries
+        Log the episode that ended with a step, if one did.
+
+        :param info: ``info`` of the step; its ``episode`` receives the added entries
         """
         if (episode := info.get("episode")) is not None:
             episode.update({key: info[key] for key in self._added})
@@ -124,7 +130,7 @@ class EpisodeFiles:
                 writer.write_row(episode)
 
     def prior_retired(self) -> None:
-        """From now on the learner plays: what it does goes to another file."""
+        """Log to another file from now on: the learner plays."""
         self._writers = [writer.of_nature_slot() for writer in self._writers]
 
     def close(self) -> None:
@@ -135,17 +141,18 @@ class EpisodeFiles:
 
 class SlotMonitor(gym.Wrapper):
     """
-    The environment of a slot, whose episodes a ``Monitor`` inside counts, its own where it has one.
+    The environment of a slot, with a ``Monitor`` inside, added if it has none.
 
-    Episodes are put down here, outside of all wrappers: a ``VecMonitor`` may name entries of ``info`` that the
-    ``Monitor`` inside does not see.
+    Episodes are logged here, outside all wrappers: a ``VecMonitor`` may name entries of ``info`` that the inner
+    ``Monitor`` does not see.
 
-    :param make: makes the environment
-    :param slot: the slot
-    :param prior: a prior agent plays
-    :param filename: monitor file of a ``VecMonitor``, beside that of the environment's own ``Monitor``
-    :param info_keywords: entries of ``info`` to put down with each episode, beside those of its own ``Monitor``
-    :param owned: it is a copy; else it is the user's, who closes it, and whose monitor files it writes as ever
+    :param make: function that makes the environment
+    :param slot: index of the slot
+    :param prior: whether a prior agent plays
+    :param filename: file of a ``VecMonitor``, in addition to that of the environment's own ``Monitor``
+    :param info_keywords: entries of ``info`` to log, in addition to those of the environment's own ``Monitor``
+    :param owned: True for a copy; False for the user's environment, which the user closes and whose ``Monitor`` keeps
+        writing its own file
     """
 
     def __init__(
@@ -174,25 +181,27 @@ class SlotMonitor(gym.Wrapper):
 
     def reset(self, **kwargs: Any) -> Any:
         """
-        Pass on what is given and no more: an environment need not know of ``options``.
+        Reset the environment, passing only the given arguments: it need not accept ``options``.
 
-        :param kwargs: for the environment
+        :param kwargs: arguments for the environment
         :return: first observation and info
         """
         return self.env.reset(**kwargs)
 
     def step(self, action: Any) -> Any:
         """
+        Step the environment and log a finished episode.
+
         :param action: the action
-        :return: what the environment returned, with the added entries in ``info["episode"]``
-        :raises UnrecoverableError: if that is not what gymnasium's environments return
+        :return: the environment's result, with the added entries in ``info["episode"]``
+        :raises UnrecoverableError: if the result is not what gymnasium environments return
         """
         try:
             result = self.env.step(action)
         except (TypeError, ValueError) as error:
             if _raised_by_monitor(error):
                 raise UnrecoverableError(
-                    "The environment's step() returned something else than (observation, reward, terminated, "
+                    "The environment's step() did not return (observation, reward, terminated, "
                     f"truncated, info) with a number for the reward: {error}. Correct the environment."
                 ) from error
             raise
@@ -205,7 +214,7 @@ class SlotMonitor(gym.Wrapper):
         return result
 
     def prior_retired(self) -> None:
-        """From now on the learner plays: what it does goes to another file."""
+        """Log to another file from now on: the learner plays."""
         self._files.prior_retired()
 
     def close(self) -> None:
@@ -216,7 +225,7 @@ class SlotMonitor(gym.Wrapper):
 
 
 def _raised_by_monitor(error: Exception) -> bool:
-    """Whether it was the ``Monitor`` that could not use what the environment inside returned."""
+    """Whether ``Monitor`` raised the error, because of what the inner environment returned."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
@@ -225,7 +234,7 @@ def _raised_by_monitor(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def appending() -> Iterator[None]:
-    """Let each ``Monitor`` made here go on in the file that one before it wrote."""
+    """Let each ``Monitor`` that is made in this context append to the file of an earlier one."""
 
     def writer(*args: Any, **kwargs: Any) -> ResultsWriter:
         return ResultsWriter(*args, **{**kwargs, "override_existing": False})
@@ -235,7 +244,7 @@ def appending() -> Iterator[None]:
 
 
 class _Unwritten:
-    """Takes the place of a monitor file's writer, to keep the file's name."""
+    """Stands for a monitor's writer and keeps only the file's name."""
 
     def __init__(self, filename: str, **_: Any):
         self.filename = filename
@@ -247,15 +256,17 @@ class _Unwritten:
 
 def without_file(inner: Monitor) -> dict[str, Any]:
     """
-    :param inner: a monitor of a class of the user's own, whose file is open
-    :return: its attributes, with the file's name in the place of the file
+    Return a monitor's attributes without its open file.
+
+    :param inner: monitor of a user-defined class, with an open file
+    :return: its attributes, with the file's name instead of the file
     """
     return {**vars(inner), "results_writer": _Unwritten(str(file_of(inner)))}
 
 
 @contextlib.contextmanager
 def no_files() -> Iterator[None]:
-    """Let each ``Monitor`` made here open no file: it would empty that of the environment in the user's process."""
+    """Let monitors that are made in this context open no file: it would truncate that of the user's environment."""
     with _writer(_Unwritten):
         yield
 

@@ -1,4 +1,4 @@
-"""A native vector environment, stepped once for all slots of a process."""
+"""A native vector environment that steps all slots of a process at once."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,32 +11,34 @@ from sb3_ca2e.envs.slot_monitor import EpisodeFiles
 
 class SharedVecEnv:
     """
-    A vector environment with a seat for each slot: what is done to all is heard of at each seat.
+    A vector environment that is stepped once for all slots, with one seat for each slot.
 
-    :param venv: one environment a slot, each beginning the next episode by itself
+    :param venv: vector environment with one environment for each slot, which resets itself at the end of an episode
     :param files: monitor files of each slot
     """
 
     def __init__(self, venv: VecEnv, files: Sequence[EpisodeFiles]):
         self._venv = venv
-        self._first = venv.reset()  # observations with which episodes begin: those under way, or those that come next
+        self._first = venv.reset()  # first observations of the current or the next episodes
         self._results: Any = None
         self._closed = False
         self.seats = [VecEnvSlot(self, position, each) for position, each in enumerate(files)]
 
     def step(self, actions: Any) -> None:
         """
-        One step of all slots.
+        Step all slots.
 
-        :param actions: one a slot
+        :param actions: one action for each slot
         """
         self._results = self._venv.step(np.asarray(actions))
         self._first = self._results[0]
 
     def result(self, position: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """
-        :param position: of a slot
-        :return: what a gymnasium environment would have returned for the last step
+        Return a slot's result of the last step.
+
+        :param position: position of the slot
+        :return: as a gymnasium environment returns it
         """
         observations, rewards, dones, infos = self._results
         done, info = bool(dones[position]), infos[position]
@@ -46,13 +48,15 @@ class SharedVecEnv:
 
     def first(self, position: int) -> Any:
         """
-        :param position: of a slot
-        :return: the observation with which its next episode begins
+        Return the first observation of a slot's next episode.
+
+        :param position: position of the slot
+        :return: the observation
         """
         return _row(self._first, position)
 
     def close(self) -> None:
-        """Close all; may be called more than once."""
+        """Close the vector environment; may be called more than once."""
         if not self._closed:
             self._closed = True
             self._venv.close()
@@ -60,11 +64,11 @@ class SharedVecEnv:
 
 class VecEnvSlot:
     """
-    One slot's part of a vector environment, as an environment of its own.
+    One slot of a vector environment, with the interface of a single environment.
 
     :param together: the vector environment
-    :param position: of the slot
-    :param files: its monitor files
+    :param position: position of the slot
+    :param files: monitor files of the slot
     """
 
     def __init__(self, together: SharedVecEnv, position: int, files: EpisodeFiles):
@@ -72,27 +76,31 @@ class VecEnvSlot:
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         """
-        :param seed: unused: the vector environment was made with one
-        :param options: unused, as native ones take none
-        :return: the observation with which the next episode begins
+        Return the first observation of the next episode.
+
+        :param seed: unused: the vector environment was created with a seed
+        :param options: unused: native environments take none
+        :return: the observation and an empty info
         """
         return self._together.first(self._position), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """
-        :param action: unused: the step has been made, with those of all slots
-        :return: what a gymnasium environment would have returned
+        Return the slot's part of the last step.
+
+        :param action: unused: the step has been made for all slots
+        :return: as a gymnasium environment returns it
         """
         result = self._together.result(self._position)
         self._files.write(result[-1])
         return result
 
     def prior_retired(self) -> None:
-        """From now on the learner plays: what it does goes to another file."""
+        """Log to another file from now on: the learner plays."""
         self._files.prior_retired()
 
     def close(self) -> None:
-        """Close the vector environment, and the files."""
+        """Close the vector environment and the files."""
         self._together.close()
         self._files.close()
 

@@ -106,7 +106,7 @@ REPLACED = {
 def test_a_vectorized_environment_that_does_more_is_refused_by_name(known):
     env = REPLACED[known]()
     try:
-        with pytest.raises(ValueError, match=rf"Actors do what {known} does, and would leave out Changed.step_wait,"):
+        with pytest.raises(ValueError, match=rf"Actors reimplement {known} and would leave out Changed.step_wait,"):
             dqn(env)
     finally:
         env.close()
@@ -115,7 +115,7 @@ def test_a_vectorized_environment_that_does_more_is_refused_by_name(known):
 def test_images_that_are_turned_in_another_way_are_refused(monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     env = _images()
-    with pytest.raises(ValueError, match=r"what VecTransposeImage does, and would leave out Changed.step_wait,"):
+    with pytest.raises(ValueError, match=r"reimplement VecTransposeImage and would leave out Changed.step_wait,"):
         recipe_from(_changed(VecTransposeImage)(env))
     env.close()
 
@@ -124,7 +124,7 @@ def test_a_subclass_of_a_class_that_does_more_is_refused_too():
     class Named(_changed(DummyVecEnv)):
         pass
 
-    with pytest.raises(ValueError, match=r"what DummyVecEnv does, and would leave out Named.step_wait,"):
+    with pytest.raises(ValueError, match=r"reimplement DummyVecEnv and would leave out Named.step_wait,"):
         dqn(Named([RandomWalk]))
 
 
@@ -132,19 +132,19 @@ def test_a_subclass_of_a_class_that_does_more_is_refused_too():
 def test_so_is_a_class_that_decides_over_all_attributes(method):
     usual = getattr(object, method)
     decides = type("Decides", (DummyVecEnv,), {method: lambda self, *args: usual(self, *args)})
-    with pytest.raises(ValueError, match=rf"what DummyVecEnv does, and would leave out Decides.{method},"):
+    with pytest.raises(ValueError, match=rf"reimplement DummyVecEnv and would leave out Decides.{method},"):
         dqn(decides([RandomWalk]))
 
 
 def test_normalization_of_ones_own_is_refused_by_the_name_of_its_method():
-    with pytest.raises(ValueError, match=r"what VecNormalize does, and would leave out Bounded.normalize_obs,"):
+    with pytest.raises(ValueError, match=r"reimplement VecNormalize and would leave out Bounded.normalize_obs,"):
         dqn(_normalize_changed(_walks()))
 
 
 def test_a_method_that_an_object_alone_has_is_refused_too():
     env = _walks()
     env.step_wait = lambda: None
-    with pytest.raises(ValueError, match=r"what DummyVecEnv does, and would leave out DummyVecEnv.step_wait,"):
+    with pytest.raises(ValueError, match=r"reimplement DummyVecEnv and would leave out DummyVecEnv.step_wait,"):
         dqn(env)
 
 
@@ -152,7 +152,7 @@ def test_a_method_that_an_object_alone_has_is_refused_too():
 def test_so_is_a_class_of_sb3s_that_was_changed(method, monkeypatch):
     owner = next(kind for kind in DummyVecEnv.__mro__ if method in vars(kind))
     monkeypatch.setattr(owner, method, lambda self, *args: None)
-    with pytest.raises(ValueError, match=rf"what DummyVecEnv does, and would leave out {owner.__name__}.{method},"):
+    with pytest.raises(ValueError, match=rf"reimplement DummyVecEnv and would leave out {owner.__name__}.{method},"):
         dqn(DummyVecEnv([RandomWalk]))
 
 
@@ -200,7 +200,7 @@ def test_stacks_of_ones_own_are_refused():
 
     env = VecFrameStack(_walks(), 2)
     env.stacked_obs = Last(2, 2, env.venv.observation_space)
-    with pytest.raises(ValueError, match=r"what StackedObservations does, and would leave out Last.update,"):
+    with pytest.raises(ValueError, match=r"reimplement StackedObservations and would leave out Last.update,"):
         dqn(env)
 
 

@@ -30,7 +30,7 @@ def test_a_list_of_another_length_is_refused(values):
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), [0.5, 2.0]])
 def test_what_is_no_probability_is_refused(value):
-    with pytest.raises(ValueError, match=r"exploration_initial_eps=.* is no probability"):
+    with pytest.raises(ValueError, match=r"exploration_initial_eps=.* is not a probability"):
         per_slot("exploration_initial_eps", value, 2)
 
 

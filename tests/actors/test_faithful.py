@@ -739,7 +739,7 @@ def test_a_model_of_mujoco_in_an_environment_of_ones_own_is_copied():
 def test_memory_of_others_that_is_written_is_refused_by_name():
     env = Mass()
     env.position = np.ctypeslib.as_array((ctypes.c_double * 2)())
-    with pytest.raises(ValueError, match=r"come without its position, which can't be carried over"):
+    with pytest.raises(ValueError, match=r"come without its position, which can't be copied"):
         dqn(env)
 
 
@@ -751,7 +751,9 @@ def test_views_that_cant_be_made_again_are_refused_with_the_reason(kind):
     env = Mass()
     env.whole = UNSHARED[kind]
     env.part = env.whole[1]
-    with pytest.raises(ValueError, match=r"without its part, .*not in one piece, or of objects, is shared"):
+    with pytest.raises(
+        ValueError, match=r"without its part, .*with an array that is not contiguous, or that holds objects"
+    ):
         dqn(env)
 
 

@@ -205,7 +205,7 @@ def test_an_agent_trained_elsewhere_wins():
 @pytest.mark.parametrize(
     ("env_id", "arguments", "message"),
     [
-        ("CartPole-v1", {}, "no Atari game"),
+        ("CartPole-v1", {}, "not an Atari game"),
         ("ALE/Pong-v5", {}, "frameskip=4.*NoFrameskip-v4"),
         ("PongNoFrameskip-v4", {"env_kwargs": {"mode": 1}}, "mode=1"),
         ("PongNoFrameskip-v4", {"env_kwargs": {"render_mode": "human"}}, "render_mode='human'"),

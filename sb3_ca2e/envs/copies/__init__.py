@@ -1,1 +1,1 @@
-"""Copies of environments: faithful and fresh, or refused by name."""
+"""Copies of environments: faithful, with fresh random generators, or refused with the reason."""

@@ -1,9 +1,9 @@
 """
-What a copy of an environment lacks of the original, and how it gets it.
+Finds what a copy of an environment lacks, and carries it over.
 
-Environments that pickle how they were made (gymnasium's ``EzPickle``) come back as they were made: gravity that was
-set afterwards, or what a subclass added, is lost. So a copy is compared with the original as deep as Python can look,
-and what differs is carried over.
+Environments that pickle their constructor arguments (gymnasium's ``EzPickle``) come back as newly made: a gravity that
+was set later, or what a subclass added, is lost. So a copy is compared with the original, as deep as Python can look,
+and differences are carried over.
 """
 
 import contextlib
@@ -43,11 +43,11 @@ from sb3_ca2e.envs.copies.inspection import (
 )
 from sb3_ca2e.envs.copies.sharing import Alias, Shared, View, lost_storages, lost_views
 
-#: From one object to the next: an attribute's name, or the key of an item.
+#: Step from an object to one that it holds: kind and name of an attribute, or kind and key of an item.
 Step = tuple[str, Any]
 Path = tuple[Step, ...]
 
-#: Of which it makes no difference whether two are one.
+#: Types for which it makes no difference whether two values are the same object.
 _WITHOUT_IDENTITY = (
     *(type(None), bool, int, float, complex, str, bytes, range, slice, pathlib.PurePath, enum.Enum, np.generic),
     *(np.dtype, tuple, frozenset, type, types.CodeType, types.FunctionType, types.MethodType, types.ModuleType),
@@ -56,26 +56,26 @@ _WITHOUT_IDENTITY = (
 _ANY_CONTAINER = (list, tuple, dict, set, frozenset, deque)
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
 _NOT_COMPARED = (*GENERATORS, types.ModuleType, types.BuiltinFunctionType)
-#: Attributes of a ``Monitor`` that tell of the episode under way, or of its file.
+#: Attributes of a ``Monitor`` that describe the current episode, or its file.
 _OF_AN_EPISODE = {"rewards", "needs_reset", "episode_returns", "episode_lengths", "episode_times", "total_steps"}
 _OF_A_RUN = {*_OF_AN_EPISODE, "results_writer", "t_start", "current_reset_info"}
 _OF_A_WRAPPER = {"env", "_action_space", "_observation_space", "_metadata", "_cached_spec"}
-#: What a ``Monitor`` and an ``EpisodicLifeEnv`` hold; those that hold nothing else are made anew in copies.
+#: Attributes of a ``Monitor`` and an ``EpisodicLifeEnv``; those without any others are made anew in copies.
 OF_A_MONITOR = {*_OF_A_WRAPPER, *_OF_A_RUN, "allow_early_resets", "info_keywords", "reset_keywords"}
 OF_LIVES = {*_OF_A_WRAPPER, "lives", "was_real_done"}
 
 
 class _Missing:
-    """Stands for what is not there."""
+    """Stands for a missing value."""
 
 
 @dataclass(frozen=True)
 class Change:
     """
-    Something that a copy lacks.
+    An attribute or item that a copy lacks.
 
-    :param path: where it belongs, from the environment on
-    :param value: the original's
+    :param path: where it belongs, starting at the environment
+    :param value: the original's value
     """
 
     path: Path
@@ -83,15 +83,17 @@ class Change:
 
     @property
     def name(self) -> str:
-        """The path as one writes it, without the wrappers."""
+        """The path as Python code, without wrappers."""
         steps = [step for step in self.path if step != ("attribute", "env")]
         text = "".join(f".{name}" if kind == "attribute" else f"[{name!r}]" for kind, name in steps)
         return text.removeprefix(".")
 
     def make(self, env: Any) -> None:
         """
-        :param env: a copy, which is changed in place
-        :raises Exception: whatever the object raises that can't be changed
+        Apply the change to a copy.
+
+        :param env: copy, changed in place
+        :raises Exception: if the object refuses the change
         """
         *path, (kind, name) = self.path
         owner, value = _at(env, path), self.value
@@ -101,32 +103,34 @@ class Change:
         elif isinstance(value, View | Shared):
             value = value.made()
         elif isinstance(present, np.ndarray) and present.flags.writeable and _alike(present, value):
-            present[...] = value  # others may see the same memory, as MuJoCo does
+            present[...] = value  # other objects may share the memory, as in MuJoCo
             return
         if kind == "item":
             owner[name] = value
         elif is_mujoco(owner):
             setattr(owner, name, value)
-        else:  # whatever the class itself would do
+        else:  # bypass the class's own __setattr__
             object.__setattr__(owner, name, value)
 
 
-#: Makes a copy of an environment, for a while, that has been given what it lacked; what can't be given is left out.
+#: Context that makes a copy of an environment with some changes; changes that can't be applied are left out.
 CopyWith = Callable[[list[Change]], contextlib.AbstractContextManager[gym.Env]]
 
 
 def changes_between(env: gym.Env, copy_with: CopyWith) -> list[Change]:
     """
+    Find what copies of an environment lack.
+
     :param env: the original
-    :param copy_with: makes copies
-    :return: what copies are to be given, without what their own ``reset`` sets
+    :param copy_with: makes copies with some changes
+    :return: changes to apply to copies, without those that the copies' own ``reset`` makes
     """
     with copy_with([]) as copied:
         changes = [Change(path, value) for path, value in _differences(env, copied)]
         lacking = {each for each, change in enumerate(changes) if _at(copied, change.path) is _Missing}
         if not lacking:
             return _not_set_by_reset(env, changes, lacking, copied, copy_with) if changes else []
-    with copy_with([changes[each] for each in sorted(lacking)]) as copied:  # its reset may need that
+    with copy_with([changes[each] for each in sorted(lacking)]) as copied:  # its reset may need these
         return _not_set_by_reset(env, changes, lacking, copied, copy_with)
 
 
@@ -136,7 +140,7 @@ def _not_set_by_reset(
     before = [_before(change, _at(copied, change.path)) for change in changes]
     try:
         _reset(env, copied)
-    except Exception:  # it may need what is different
+    except Exception:  # it may need the changes
         with copy_with(changes) as other:
             _reset(env, other)
         return changes
@@ -147,20 +151,20 @@ def _not_set_by_reset(
     if plain:
         with contextlib.suppress(Exception), copy_with([changes[each] for each in plain]) as other:
             _reset(env, other)
-            # Of a count of episodes, for instance, it makes something else if there was something else before.
+            # Keep values on whose former value reset depends, such as a count of episodes.
             kept |= {each for each, now in plain.items() if not same(now, _at(other, changes[each].path))}
     return [change for each, change in enumerate(changes) if each in kept]
 
 
 def _reset(env: gym.Env, copied: gym.Env) -> None:
-    """Reset a copy. All copies draw the same numbers, and those of the user's are as if nothing had drawn any."""
+    """Reset a copy; all copies draw the same numbers, and the user's random generators are restored."""
     renew(copied, 0, kept=ids_of_generators(env))
     with random_numbers_kept():
         copied.reset()
 
 
 def _before(change: Change, held: Any) -> Callable[[Any], bool]:
-    """What tells later whether a copy's attribute is as it was."""
+    """Return a test of whether a copy's attribute is still as it is now."""
     if isinstance(change.value, Alias | View | Shared):
         return lambda now: now is held
     was = _still(held)
@@ -168,8 +172,8 @@ def _before(change: Change, held: Any) -> Callable[[Any], bool]:
 
 
 def _differences(env: Any, copied: Any) -> Iterator[tuple[Path, Any]]:
-    """Where the copy is known to be another, and what the original has there."""
-    seen: dict[int, tuple[Path, Any, Any]] = {}  # with the objects, as their ids would else become those of others
+    """Find paths where the copy is known to differ, with the original's values."""
+    seen: dict[int, tuple[Path, Any, Any]] = {}  # keeps the objects alive, so that their ids stay unique
     waiting: list[tuple[Path, Any, Any]] = [((), env, copied)]
     while waiting:
         path, ours, theirs = waiting.pop()
@@ -191,8 +195,8 @@ def _differences(env: Any, copied: Any) -> Iterator[tuple[Path, Any]]:
 
 def _differs(ours: Any, theirs: Any, within: frozenset[int] = frozenset()) -> bool | None:
     """
-    Whether two values are known to differ as a whole; None if it depends on what they hold. Functions that are being
-    compared are passed on, as they may hold themselves.
+    Whether two values are known to differ as a whole; None if it depends on what they hold. ``within`` has the
+    functions under comparison, which may hold themselves.
     """
     if ours is theirs or shows(ours) or shows(theirs):
         return False
@@ -200,7 +204,7 @@ def _differs(ours: Any, theirs: Any, within: frozenset[int] = frozenset()) -> bo
         return theirs is _Missing or _named(ours) != _named(theirs)
     if type(ours) is not type(theirs):
         return not _opaque(ours)
-    if isinstance(ours, type):  # pickled by name, or known again here
+    if isinstance(ours, type):  # not identical, though pickled by name or reused in this process
         return True
     if isinstance(ours, _FUNCTIONS):
         if id(ours) in within:
@@ -216,12 +220,12 @@ def _differs(ours: Any, theirs: Any, within: frozenset[int] = frozenset()) -> bo
         return _hashed_otherwise(ours, theirs)
     if len(ours) != len(theirs) or keys_of(ours) != keys_of(theirs):
         return _hashed_otherwise(ours.keys(), theirs.keys()) if isinstance(ours, dict) else not _opaque(ours)
-    # Its items can't be set.
+    # The items of a tuple can't be set.
     return True if isinstance(ours, tuple) and any(map(_differs, ours, theirs, repeat(within))) else None
 
 
 def _hashed_otherwise(ours: Any, theirs: Any) -> bool:
-    """Whether sets, or keys, are known to differ: those that are equal to themselves alone can't be compared."""
+    """Whether sets, or keys, are known to differ; objects that compare by identity can't be compared."""
     if len(ours) != len(theirs):
         return True
     kinds: set[Any] = {type(each) for each in ours if not isinstance(each, _WITHOUT_IDENTITY)}
@@ -230,12 +234,12 @@ def _hashed_otherwise(ours: Any, theirs: Any) -> bool:
 
 
 def _named(value: Any) -> Any:
-    """The name of a function of C's, or of a module."""
+    """Return the name of a built-in function or of a module."""
     return getattr(value, "__qualname__", getattr(value, "__name__", None))
 
 
 def _unequal(ours: Any, theirs: Any) -> bool:
-    """Whether objects of C's, such as dates or tables, say that they are not equal; most say nothing."""
+    """Whether objects of C types, such as dates or tables, compare as unequal; most don't support comparison."""
     kind: Any = type(ours)
     with contextlib.suppress(Exception):
         if is_table(ours):
@@ -245,7 +249,7 @@ def _unequal(ours: Any, theirs: Any) -> bool:
 
 
 def _made_of(function: Any) -> tuple[Any, ...]:
-    """What decides what a function does, as far as it can be compared."""
+    """Return what determines a function's behaviour, as far as it can be compared."""
     if isinstance(function, functools.partial):
         return function.func, function.args, function.keywords
     function = getattr(function, "__func__", function)
@@ -255,7 +259,7 @@ def _made_of(function: Any) -> tuple[Any, ...]:
 
 
 def _parts(ours: Any, theirs: Any) -> list[tuple[Step, Any, Any]]:
-    """Pairs of what two objects of one type hold."""
+    """Pair up what two objects of the same type hold."""
     if isinstance(ours, types.MethodType):
         return [(("attribute", "__self__"), ours.__self__, theirs.__self__)]
     items = [(("item", key), ours[key], theirs[key]) for key in keys_of(ours)]
@@ -263,26 +267,26 @@ def _parts(ours: Any, theirs: Any) -> list[tuple[Step, Any, Any]]:
         names = numbers_of_mujoco(ours)
         return [(("attribute", name), getattr(ours, name), getattr(theirs, name)) for name in names]
     own, other = attributes_of(ours), attributes_of(theirs)
-    if "env" in own:  # first, so that what an environment holds is known as its, and not as its wrapper's
+    if "env" in own:  # first, so that paths name the inner environment as owner and not its wrapper
         own = {"env": own["env"], **own}
     if type(ours) is EpisodicLifeEnv and own.keys() <= OF_LIVES:
         own = {"env": own["env"]}
     elif isinstance(ours, Monitor):
         own = {name: value for name, value in own.items() if name not in _OF_A_RUN}
     if _chooses_what_is_pickled(type(ours)):
-        with contextlib.suppress(Exception):  # or else all is compared
+        with contextlib.suppress(Exception):  # otherwise compare everything
             own = {name: value for name, value in own.items() if name in ours.__getstate__()}
     return items + [(("attribute", name), value, other.get(name, _Missing)) for name, value in own.items()]
 
 
 def _chooses_what_is_pickled(kind: Any) -> bool:
-    """Whether a class leaves attributes out, such as locks and caches, and knows how to do without."""
+    """Whether a class excludes attributes such as locks and caches from pickling, and can do without them."""
     others: list[Any] = [object.__getstate__, EzPickle.__getstate__]
     return kind.__getstate__ not in others
 
 
 def _opaque(value: Any) -> bool:
-    """Whether Python can't look into it, or into something that it holds; what it is can't be told then."""
+    """Whether Python can't look into a value, or into something that it holds, so that it can't be compared."""
     waiting, seen = [value], set()
     while waiting:
         each = waiting.pop()
@@ -296,15 +300,17 @@ def _opaque(value: Any) -> bool:
 
 
 def _alike(ours: Any, theirs: Any) -> bool:
-    """Arrays of one shape and type."""
+    """Whether two arrays have the same type, dtype and shape."""
     return type(ours) is type(theirs) and (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
 
 
 def same(ours: Any, theirs: Any) -> bool:
     """
+    Compare plain data.
+
     :param ours: plain data
     :param theirs: anything
-    :return: whether they are equal, and of one type; NaN equals NaN
+    :return: whether both are equal and of the same type; NaN equals NaN
     """
     waiting, seen = [(ours, theirs)], set()
     if type(ours) in CONTAINERS and _pickled_alike(ours, theirs):
@@ -326,7 +332,7 @@ def same(ours: Any, theirs: Any) -> bool:
 
 
 def _pickled_alike(ours: Any, theirs: Any) -> bool:
-    """Whether two values are the same; a large table is compared so twenty times as fast. If not, they may be yet."""
+    """Whether two values have equal pickles, a fast check of large tables; if not, they may still be equal."""
     with contextlib.suppress(Exception):
         return pickle.dumps(ours) == pickle.dumps(theirs)
     return False
@@ -343,7 +349,7 @@ def _same_datum(ours: Any, theirs: Any) -> bool:
 
 
 def _still(value: Any) -> Any:
-    """A value as it is now, though it may be changed in place."""
+    """Copy a value that may be changed in place later."""
     if isinstance(value, np.ndarray):
         return value.copy()
     return type(value)(value) if type(value) in (list, dict, set, deque) else value
@@ -352,7 +358,7 @@ def _still(value: Any) -> Any:
 def _unchanged(before: Any, after: Any) -> bool:
     if is_plain(before):
         return same(before, after)
-    if isinstance(before, set | frozenset):  # whose order may be another
+    if isinstance(before, set | frozenset):  # the order may differ
         return {id(each) for each in before} == {id(each) for each in after}
     if type(before) in CONTAINERS and type(before) is type(after):
         return len(before) == len(after) and all(a is b for a, b in zip(before, after, strict=True))
@@ -382,7 +388,7 @@ def _next(value: Any, step: Step) -> Any:
 
 @contextlib.contextmanager
 def random_numbers_kept() -> Iterator[None]:
-    """The user's own random numbers are as if nothing had drawn any."""
+    """Restore the user's random generators at the end."""
     states = random.getstate(), np.random.get_state(), th.get_rng_state()
     try:
         yield

@@ -1,4 +1,4 @@
-"""What shows an environment: a copy makes its own when it is to be shown."""
+"""Pickles objects that display an environment: a copy creates its own when it is rendered."""
 
 import sys
 from typing import Any
@@ -6,8 +6,10 @@ from typing import Any
 
 def of_display(value: Any) -> Any:
     """
-    :param value: anything that is to be pickled
-    :return: how it is made again, as ``__reduce__`` says it; None if it shows nothing
+    Reduce an object that displays an environment.
+
+    :param value: any object to pickle
+    :return: as ``__reduce__`` returns it; None if the object displays nothing
     """
     module = type(value).__module__
     if module.startswith("pygame"):
@@ -21,7 +23,7 @@ def _of_pygame(value: Any) -> Any:
     pygame: Any = sys.modules["pygame"]
     if isinstance(value, pygame.Surface):
         if pygame.display.get_init() and value is pygame.display.get_surface():
-            return _nothing, ()  # the window, which is opened where there is none
+            return _nothing, ()  # the window: environments open one if there is none
         kind = "RGBA" if value.get_flags() & pygame.SRCALPHA else "RGB"
         looks = value.get_colorkey(), value.get_alpha()
         return _surface, (pygame.image.tobytes(value, kind), value.get_size(), kind, *looks)

@@ -1,4 +1,4 @@
-"""Random generators that a copy of an environment holds: each copy's draw numbers of their own."""
+"""Random generators held by a copy of an environment: each copy draws its own numbers."""
 
 import functools
 import gc
@@ -12,26 +12,28 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
-#: What draws random numbers.
+#: Random generators.
 GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, th.Generator)
-#: What is begun anew: those, what they draw from, and what makes its generator when it first draws.
+#: Objects to reseed: generators, what they draw from, and objects that create a generator at their first draw.
 _RENEWED = (*GENERATORS, np.random.BitGenerator, np.random.SeedSequence, gym.Env, spaces.Space)
-#: What holds the whole interpreter, or what belongs to all of a process.
+#: Objects not to search, as they lead to the whole interpreter or to state of the process.
 _BOUNDARIES = (types.ModuleType, types.FrameType, type, types.CodeType)
-#: What holds nothing.
+#: Types that hold nothing.
 _ATOMS = {type(None), bool, int, float, complex, str, bytes}
 
 
 def renew(root: Any, seed: int, kept: Collection[int] = ()) -> set[int]:
     """
-    Begin all generators anew that an object holds, however deep they lie: those of NumPy, Python, PyTorch and
-    gymnasium, of environments and spaces. What it shares with others of its own stays shared. Generators that classes
-    and modules hold belong to the process and are left alone.
+    Reseed all generators that an object holds, at any depth: those of NumPy, Python, PyTorch, and of gymnasium's
+    environments and spaces.
 
-    :param root: a copy of an environment, or of a function that makes one; changed in place
-    :param seed: of the first of them; further ones follow from it
-    :param kept: ids of those to leave alone
-    :return: ids of the others
+    Generators shared within the object stay shared. Generators held by classes and modules belong to the process and
+    are left alone.
+
+    :param root: copy of an environment, or of a function that makes one; changed in place
+    :param seed: seed of the first generator; the others follow from it
+    :param kept: ids of generators to leave alone
+    :return: ids of the reseeded generators
     """
     children = np.random.SeedSequence(seed)
     done = set()
@@ -45,31 +47,35 @@ def renew(root: Any, seed: int, kept: Collection[int] = ()) -> set[int]:
 
 def ids_of_generators(root: Any) -> set[int]:
     """
+    Find the generators that an environment holds, as :func:`renew` does.
+
     :param root: an environment
-    :return: ids of the generators that it holds, as :func:`renew` finds them
+    :return: their ids
     """
     return {id(each) for each in _generators(root)}
 
 
 class ProcessGenerators:
     """
-    The generators of a process of which it is not known who holds them: those of classes, modules and what they hold.
+    The generators of a process whose holders are unknown: those held by classes, modules and what these hold.
 
-    :param alone: the process is an actor's own, and all of them are begun anew; else they are the user's
+    :param alone: whether the process is an actor's own, so that all of them are reseeded; otherwise they are the user's
     """
 
     def __init__(self, alone: bool):
         self.alone = alone
-        self._known: dict[int, Any] = {}  # with the objects, as their ids would else become those of others
+        self._known: dict[int, Any] = {}  # keeps the objects alive, so that their ids stay unique
 
     def note(self) -> None:
-        """Know all that there are in an actor's own process: they are not begun anew again."""
+        """Note all present generators of an actor's own process, which are not reseeded again."""
         if self.alone:
             self._known = of_process()
 
     def of_user(self) -> Collection[int]:
         """
-        :return: ids of those that are to be left alone, as they are the user's: all that there are
+        Return the generators that belong to the user: all that are present.
+
+        :return: ids of generators to leave alone; none in an actor's own process
         """
         if not self.alone:
             self._known = of_process()
@@ -77,10 +83,10 @@ class ProcessGenerators:
 
     def renew(self, seed: int, done: Collection[int]) -> None:
         """
-        Begin those anew that have come since, in an actor's own process.
+        Reseed generators that have been created since :meth:`note`, in an actor's own process.
 
-        :param seed: of the first of them
-        :param done: ids of those that have been already
+        :param seed: seed of the first generator
+        :param done: ids of generators that have been reseeded already
         """
         if self.alone:
             known = self._known.keys() | set(done)
@@ -92,18 +98,20 @@ class ProcessGenerators:
 
 def of_process() -> dict[int, Any]:
     """
-    :return: all generators of this process by their ids, but those that were there when a server froze its objects
+    Find all generators of this process.
+
+    :return: generators by id, except those that existed when a server called ``gc.freeze``
     """
     known = gc.get_objects()
-    found = {id(each): each for each in known if issubclass(type(each), GENERATORS[:-1])}  # isinstance asks proxies
-    # PyTorch's are not known to the collector, but whoever holds them is.
+    found = {id(each): each for each in known if issubclass(type(each), GENERATORS[:-1])}  # isinstance calls proxies
+    # The collector does not track PyTorch's generators, but their holders.
     return found | {id(each): each for each in gc.get_referents(*known) if type(each) is th.Generator}
 
 
 def _generators(root: Any) -> Iterator[Any]:
-    """What draws random numbers, each once, in the order in which it is found."""
+    """Iterate over generators, each once, in the order in which they are found."""
     seen, waiting = {id(root)}, [root]
-    is_generator: dict[type, bool] = {}  # to ask for each object takes ten times as long
+    is_generator: dict[type, bool] = {}  # by type: checking each object takes ten times as long
     while waiting:
         each = waiting.pop()
         kind = type(each)
@@ -121,12 +129,12 @@ def _generators(root: Any) -> Iterator[Any]:
 
 
 def _held(value: Any) -> Sequence[Any]:
-    """What an object holds, as the garbage collector sees it, or better."""
+    """Return what an object holds, like the garbage collector or better."""
     if isinstance(value, types.FunctionType):  # not its module's globals
         return [*(value.__closure__ or ()), value.__defaults__, value.__kwdefaults__, value.__dict__]
-    if isinstance(value, types.BuiltinMethodType):  # of a generator, for instance; a module, of a function
+    if isinstance(value, types.BuiltinMethodType):  # such as a generator; a module for a function
         return [value.__self__]
-    if isinstance(value, np.ndarray):  # which does not tell the collector
+    if isinstance(value, np.ndarray):  # not visible to the collector
         objects: list[Any] = value.ravel().tolist() if value.dtype.hasobject else []
         return objects
     if isinstance(value, np.random.Generator | np.random.RandomState | th.Tensor):
@@ -136,8 +144,8 @@ def _held(value: Any) -> Sequence[Any]:
 
 @functools.singledispatch
 def _renewed(generator: Any, sequence: np.random.SeedSequence) -> None:
-    """Begin a generator anew; make one for an object that has none."""
-    raise NotImplementedError(f"no generator: {generator!r}")
+    """Reseed a generator; create one for an object that has none."""
+    raise NotImplementedError(f"not a generator: {generator!r}")
 
 
 @_renewed.register
@@ -153,7 +161,7 @@ def _(generator: np.random.RandomState, sequence: np.random.SeedSequence) -> Non
 @_renewed.register
 def _(bits: np.random.BitGenerator, sequence: np.random.SeedSequence) -> None:
     state: Any = type(bits)(sequence).state
-    if isinstance(bits.__getstate__(), tuple):  # from NumPy 2 on: generators that it spawns follow from the sequence
+    if isinstance(bits.__getstate__(), tuple):  # NumPy 2: spawned generators follow from the sequence
         state = state, sequence
     settable: Any = bits
     settable.__setstate__(state)
@@ -162,7 +170,7 @@ def _(bits: np.random.BitGenerator, sequence: np.random.SeedSequence) -> None:
 @_renewed.register
 def _(seeds: np.random.SeedSequence, sequence: np.random.SeedSequence) -> None:
     reduced: Any = sequence.__reduce__()
-    settable: Any = seeds  # whose attributes can't be set one by one
+    settable: Any = seeds  # its attributes can't be set one by one
     settable.__setstate_cython__(reduced[-1])
 
 
@@ -179,15 +187,15 @@ def _(generator: th.Generator, sequence: np.random.SeedSequence) -> None:
 @_renewed.register(gym.Env)
 @_renewed.register(spaces.Space)
 def _(owner: Any, sequence: np.random.SeedSequence) -> None:
-    """One that makes its generator when it first draws would make it of the system's entropy."""
+    """Create the generator now: at its first draw, the object would seed it from the system's entropy."""
     if not _has_one(owner):
         owner._np_random = np.random.Generator(np.random.PCG64(sequence))
         if isinstance(owner, gym.Env):
-            owner._np_random_seed = -1  # gymnasium's for "not known"
+            owner._np_random_seed = -1  # gymnasium's value for "unknown"
 
 
 def _has_one(owner: Any) -> bool:
-    """Whether an environment or a space has a generator, or draws from another's."""
+    """Whether an environment or a space has a generator, or draws from that of another object."""
     if isinstance(owner, gym.Wrapper) or (isinstance(owner, spaces.Space) and "_np_random" not in vars(owner)):
         return True
     return owner._np_random is not None

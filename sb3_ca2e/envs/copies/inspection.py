@@ -1,4 +1,4 @@
-"""Looks into objects without asking their classes, which may answer with something else."""
+"""Inspects objects without calling methods of their classes, which may answer with something else."""
 
 import contextlib
 import enum
@@ -20,35 +20,38 @@ PLAIN = (
 CONTAINERS = (list, tuple, dict, set, frozenset, deque, OrderedDict, defaultdict)
 
 
-#: Where what shows an environment comes from: each copy makes its own when it is to be shown.
+#: Packages whose objects display an environment: each copy creates its own when it is rendered.
 _SHOWING = {"pygame", "pyglet", "glfw", "OpenGL", "matplotlib", "cv2", "moviepy"}
 
 
 _MUJOCO_RENDERING = "gymnasium.envs.mujoco.mujoco_rendering"
 
 
-#: Flag of classes that are no C types.
+#: Flag of classes that are not C types.
 MADE_IN_PYTHON = 1 << 9
 
 
 def is_table(value: Any) -> bool:
+    """Whether a value is a table of pandas."""
     return (getattr(type(value), "__module__", None) or "").startswith("pandas.") and hasattr(value, "equals")
 
 
 def held_by(function: types.FunctionType) -> list[Any]:
     """
-    :param function: one written in Python
-    :return: what it holds: the contents of its closure, and its defaults
+    Return what a function holds.
+
+    :param function: function written in Python
+    :return: the contents of its closure, and its defaults
     """
     held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # it is empty
+        with contextlib.suppress(ValueError):  # empty cell
             held.append(cell.cell_contents)
     return held
 
 
 def keys_of(value: Any) -> list[Any]:
-    """Of what it holds, if it is a container."""
+    """Return the keys or indices of a container; none for other objects."""
     if isinstance(value, dict):
         return list(dict.keys(value))
     return list(range(len(value))) if isinstance(value, list | tuple | deque) else []
@@ -56,8 +59,10 @@ def keys_of(value: Any) -> list[Any]:
 
 def is_plain(value: Any) -> bool:
     """
+    Whether a value is data that can be compared, or a container of such data, at any depth.
+
     :param value: anything
-    :return: whether it is data that can be compared, or a container of such, however deep
+    :return: True for plain data
     """
     waiting, seen = [value], set()
     while waiting:
@@ -72,7 +77,7 @@ def is_plain(value: Any) -> bool:
 
 
 def attributes_of(value: Any) -> dict[str, Any]:
-    """What an object holds, without asking its class, which may answer with something else."""
+    """Return an object's attributes without calling methods of its class."""
     held = {}
     with contextlib.suppress(AttributeError):
         held.update(object.__getattribute__(value, "__dict__"))
@@ -86,14 +91,15 @@ def attributes_of(value: Any) -> dict[str, Any]:
 
 
 def is_mujoco(value: Any) -> bool:
+    """Whether an object's class belongs to MuJoCo."""
     return (getattr(type(value), "__module__", None) or "").partition(".")[0] == "mujoco"
 
 
 def numbers_of_mujoco(value: Any) -> list[str]:
-    """Names of what a model, or a part of it, says of physics; a state is set by ``reset``."""
+    """Return names of the physical parameters of a MuJoCo model, or of a part of it; the state is set by ``reset``."""
     if type(value).__name__ == "MjData":
         return []
-    is_model, names = type(value).__name__ == "MjModel", []  # whose sizes can't be set
+    is_model, names = type(value).__name__ == "MjModel", []  # a model's sizes can't be set
     for name in dir(value):
         if not name.startswith("_"):
             held = getattr(value, name, None)
@@ -104,10 +110,11 @@ def numbers_of_mujoco(value: Any) -> list[str]:
 
 
 def is_swigs(value: Any) -> bool:
-    """Of a library in C++, such as Box2D."""
+    """Whether an object belongs to a SWIG-wrapped C++ library, such as Box2D."""
     return "Swig" in type(value).__name__ or any("thisown" in vars(kind) for kind in type(value).__mro__)
 
 
 def shows(value: Any) -> bool:
+    """Whether an object displays an environment."""
     module = getattr(type(value), "__module__", None) or ""
     return module.partition(".")[0] in _SHOWING or module == _MUJOCO_RENDERING

@@ -1,4 +1,4 @@
-"""Whether an actor's process will find the modules that a pickled environment names."""
+"""Checks that actor processes can import the modules that a pickled environment names."""
 
 import importlib.machinery
 import os
@@ -9,18 +9,20 @@ from typing import Any
 
 import cloudpickle
 
-#: What cloudpickle has in the place of a module.
+#: Function by which cloudpickle pickles a module.
 _IMPORTS = ("cloudpickle.cloudpickle", "subimport")
 
 
 def modules_in(pickled: bytes) -> set[str]:
     """
-    :param pickled: what an actor is to load
-    :return: names of the modules that are imported for it
+    Find the modules that a pickle imports.
+
+    :param pickled: pickle for an actor
+    :return: names of the modules
     """
     found: set[str] = set()
     memo: list[Any] = []
-    pushed: list[Any] = [None, None]  # the last two: names are strings, a function that imports is told by its name
+    pushed: list[Any] = [None, None]  # the last two values: strings, or a function's module and name
     for opcode, argument, _ in pickletools.genops(pickled):
         if opcode.name == "MEMOIZE":
             memo.append(pushed[-1])
@@ -41,8 +43,10 @@ def modules_in(pickled: bytes) -> set[str]:
 
 def modules_of(kinds: Iterable[type]) -> set[str]:
     """
-    :param kinds: classes that an actor is to have
-    :return: names of the modules that are imported for them and their parents; the rest is pickled
+    Find the modules that classes are imported from.
+
+    :param kinds: classes that an actor needs
+    :return: names of the modules of the classes and their parents, without those that are pickled by value
     """
     by_value: set[str] = cloudpickle.list_registry_pickle_by_value() | {"__main__"}
     return {each.__module__ for kind in kinds for each in kind.__mro__ if is_imported(each)} - by_value
@@ -50,8 +54,10 @@ def modules_of(kinds: Iterable[type]) -> set[str]:
 
 def is_imported(kind: type) -> bool:
     """
+    Whether a class can be imported by its name, by which it is pickled then.
+
     :param kind: a class
-    :return: whether its module has it under its name, by which it is pickled then
+    :return: whether its module has it under that name
     """
     found: Any = sys.modules.get(kind.__module__)
     for part in kind.__qualname__.split("."):
@@ -61,8 +67,10 @@ def is_imported(kind: type) -> bool:
 
 def import_path() -> list[str]:
     """
-    :return: where this process imports from. An entry that is relative stays, for whoever has imported from it, where
-        it was before ``os.chdir``
+    Return this process's import path with absolute entries.
+
+    :return: entries of ``sys.path``; a relative one from which something was imported refers to the working directory
+        at that time
     """
     finders = [(entry, sys.path_importer_cache.get(entry)) for entry in sys.path]
     return [os.path.abspath(getattr(finder, "path", entry)) for entry, finder in finders]
@@ -70,23 +78,25 @@ def import_path() -> list[str]:
 
 def refuse_lost_modules(names: Iterable[str], what: str) -> None:
     """
-    :param names: of modules
-    :param what: what needs them, as it is called in a message
-    :raises ValueError: if one is not on the path, or another one is there
+    Refuse modules that actor processes can't import.
+
+    :param names: names of modules
+    :param what: description of what needs them, for the message
+    :raises ValueError: if a module is not on the path, or another one is found there
     """
     for name in sorted(names):
         if (reason := _lost(name)) is not None:
             raise ValueError(
-                f"Actors import {name}, which {what} is made of, and {reason}. Put its folder on sys.path (or "
+                f"Actors must import {name}, which {what} needs, but {reason}. Put its folder on sys.path (or "
                 "PYTHONPATH) before you import it, install it, or have it pickled along with what it defines: "
                 f"cloudpickle.register_pickle_by_value(sys.modules[{name!r}])."
             )
 
 
 def _lost(name: str) -> str | None:
-    """Why another process would not import the same, None if it would."""
+    """Return why another process would not import the same module, None if it would."""
     if name == "__main__":
-        return "it is another module there. What is pickled by its name alone, such as a cached method, can't be found"
+        return "it is another module there: objects pickled by name, such as a cached method, can't be found"
     if name in sys.builtin_module_names:
         return None
     path: Any = None
@@ -101,12 +111,12 @@ def _lost(name: str) -> str | None:
             return None  # a module that sets its own parts, as os does
     ours = getattr(module, "__file__", None)
     if ours and theirs and os.path.isfile(ours) and os.path.isfile(theirs) and not os.path.samefile(ours, theirs):
-        return f"what they would find is {theirs}, not {ours}"
+        return f"they would find {theirs}, not {ours}"
     return None
 
 
 def _found(name: str, path: Any) -> importlib.machinery.ModuleSpec | None:
-    """As import finds it, though it has been imported."""
+    """Find a module as ``import`` would, though it has been imported."""
     for finder in sys.meta_path:
         if (spec := finder.find_spec(name, path)) is not None:
             return spec

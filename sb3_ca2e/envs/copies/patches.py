@@ -1,4 +1,4 @@
-"""Changes that the user's process has made to classes of environments, and to constants beside them."""
+"""Changes that the user's process has made to classes of environments, and to constants in their modules."""
 
 import contextlib
 import functools
@@ -17,7 +17,7 @@ from sb3_ca2e.envs.copies.inspection import MADE_IN_PYTHON, is_plain
 from sb3_ca2e.envs.copies.modules import is_imported
 from sb3_ca2e.envs.identity import layers_of
 
-#: Whose functions and classes hold no environment of the user's.
+#: Packages whose functions and classes hold no environment of the user's.
 LIBRARIES = {
     "gymnasium",
     "stable_baselines3",
@@ -29,19 +29,19 @@ LIBRARIES = {
     "builtins",
     "typing",
 }
-#: Packages whose classes are not the user's to change.
+#: Packages whose classes are not expected to be changed.
 _NOT_CHANGED = {"sb3_ca2e", "builtins", "typing", "abc"}
 
 
 @dataclass(frozen=True)
 class Patch:
     """
-    Attributes of a module, or of a class in it, as the user's process has them.
+    Attributes of a module, or of a class in it, as in the user's process.
 
-    :param module: its name
-    :param qualname: the class's name, None for the module itself
-    :param values: plain data by name, and functions that come from elsewhere
-    :param parts: of objects: plain data by name, and by the name of the object
+    :param module: name of the module
+    :param qualname: name of the class, None for the module itself
+    :param values: plain data and functions from elsewhere, by name
+    :param parts: plain data of objects, by name of the object and of the attribute
     """
 
     module: str
@@ -50,7 +50,7 @@ class Patch:
     parts: dict[str, dict[str, Any]]
 
     def apply(self) -> None:
-        """Make it so in this process, whose module has been imported anew."""
+        """Apply the changes in this process, which has imported the module again."""
         target: Any = importlib.import_module(self.module)
         for part in self.qualname.split(".") if self.qualname else ():
             target = getattr(target, part)
@@ -67,16 +67,20 @@ class Patch:
 
 def kinds_of(envs: Iterable[gym.Env]) -> set[type]:
     """
+    Return the classes of environments.
+
     :param envs: environments
-    :return: their classes, those of their wrappers, and the parents of these
+    :return: classes of the environments, of their wrappers, and parents of these
     """
     return {each for env in envs for layer in layers_of(env) for each in type(layer).__mro__}
 
 
 def patches_of(kinds: Iterable[type]) -> tuple[bytes, ...]:
     """
+    Pickle what may have been changed in classes and in the modules that define them.
+
     :param kinds: classes of environments
-    :return: pickled: what may have been changed in them, and in the modules that define them
+    :return: pickled :class:`Patch` objects
     """
     modules = {each.__module__ for each in filter(_imported, kinds)}
     targets: list[tuple[str, str | None, Any]] = [(name, None, sys.modules[name]) for name in modules]
@@ -97,7 +101,7 @@ def patches_of(kinds: Iterable[type]) -> tuple[bytes, ...]:
 @contextlib.contextmanager
 def classes_kept(kinds: Iterable[type]) -> Iterator[None]:
     """
-    Let classes be afterwards as they are now: an environment that is made for a while may count itself there.
+    Restore class attributes at the end: a temporary environment may count itself there.
 
     :param kinds: classes of environments
     """
@@ -119,14 +123,14 @@ def _held(target: Any) -> list[tuple[str, Any]]:
 
 
 def _can_be_pickled(value: Any) -> bool:
-    """What can't be can't be told from what was there before either."""
+    """Whether a value can be pickled; otherwise it can't be compared with the original value either."""
     with contextlib.suppress(Exception):
         return is_plain(value) or bool(cloudpickle.dumps(value))
     return False
 
 
 def _is_settings(value: Any) -> bool:
-    """Whether an object of a class written in Python holds nothing but plain data."""
+    """Whether an object of a Python class holds nothing but plain data."""
     kind: Any = type(value)
     own = isinstance(value, types.SimpleNamespace) or (kind.__flags__ & MADE_IN_PYTHON and is_imported(kind))
     if not own or is_plain(value) or isinstance(value, type) or type(vars(kind).get("__dict__")) is property:
@@ -137,7 +141,9 @@ def _is_settings(value: Any) -> bool:
 
 def apply(pickled: tuple[bytes, ...]) -> None:
     """
-    :param pickled: what :func:`patches_of` returned in the user's process
+    Apply patches.
+
+    :param pickled: result of :func:`patches_of` in the user's process
     """
     for each in pickled:
         patch: Patch = cloudpickle.loads(each)
@@ -145,7 +151,7 @@ def apply(pickled: tuple[bytes, ...]) -> None:
 
 
 def _imported(kind: type) -> bool:
-    """Other classes are pickled with all that they hold; those of the libraries here are not the user's to change."""
+    """Whether a class is imported in actor processes; other classes are pickled with everything that they hold."""
     name = kind.__module__
     by_value = name == "__main__" or name in cloudpickle.list_registry_pickle_by_value()
     if by_value or name not in sys.modules or name.partition(".")[0] in _NOT_CHANGED:
@@ -154,19 +160,19 @@ def _imported(kind: type) -> bool:
 
 
 def _counts(target: Any, name: str, value: Any) -> bool:
-    """Whether a process of its own might have something else there."""
+    """Whether another process may have a different value there."""
     if is_plain(value) or isinstance(value, functools.partialmethod):
         return True
-    # A function that was put there was defined under another name, whatever name it goes by.
+    # A function from elsewhere was compiled under another qualified name, whatever its __name__ is now.
     own = f"{target.__qualname__}.{name}" if isinstance(target, type) else name
     functions = _functions_of(value)
     if not isinstance(target, type) and any(each.__module__ != target.__name__ for each in functions):
-        return any(each.__name__ != name for each in functions)  # one that was imported is there too
+        return any(each.__name__ != name for each in functions)  # imported functions are there as well
     return any(each.__code__.co_qualname != own for each in functions)
 
 
 def _by_its_own_name(value: Any) -> Any:
-    """A function that goes by the name of another would be pickled as that one."""
+    """Restore a function's own qualified name: under another one, pickle would refer to that function."""
     if isinstance(value, staticmethod | classmethod):
         return type(value)(_by_its_own_name(value.__func__))
     if isinstance(value, property):
@@ -180,9 +186,9 @@ def _by_its_own_name(value: Any) -> Any:
 
 
 def _functions_of(value: Any) -> list[types.FunctionType]:
-    """Those that a method of any kind is made of."""
+    """Return the functions that a method of any kind consists of."""
     if isinstance(value, property):
         held: list[Any] = [value.fget, value.fset, value.fdel]
     else:
-        held = [getattr(value, "__func__", value)]  # of a staticmethod, a classmethod
+        held = [getattr(value, "__func__", value)]  # static or class method
     return [each for each in held if isinstance(each, types.FunctionType)]

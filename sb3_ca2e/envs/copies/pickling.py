@@ -1,4 +1,4 @@
-"""Pickled copies of a user's environments, from which actors make their own."""
+"""Pickled copies of the user's environments, from which actors make their own."""
 
 import contextlib
 import copyreg
@@ -36,10 +36,10 @@ if "__mp_main__" in sys.modules:  # the user's script, in a process that multipr
 @dataclass(frozen=True)
 class Builder:
     """
-    A pickled environment, or function that makes one.
+    A pickled environment, or a pickled function that makes one.
 
-    :param pickled: it, and what its copies are given
-    :param kept: what is not pickled as it is loaded in the same process; None for other processes
+    :param pickled: the pickle, with the changes to apply to copies
+    :param kept: objects shared with copies in the same process; None for other processes
     """
 
     pickled: bytes
@@ -48,7 +48,9 @@ class Builder:
 
 def loaded(builder: Builder) -> Any:
     """
-    :param builder: of :func:`env_builder` or :func:`function_builder`
+    Load a copy from a builder.
+
+    :param builder: result of :func:`env_builder` or :func:`function_builder`
     :return: a copy of the environment, or of the function that makes it
     """
     if builder.kept is None:
@@ -64,18 +66,20 @@ def _changed(made: Any, changes: Iterable[Change]) -> Any:
 
 def function_builder(build: Callable[..., Any], which: str, here: bool) -> Builder:
     """
-    :param build: makes an environment, or several
-    :param which: what it is called in a message
-    :param here: it is to be loaded in this process
-    :return: it, for :func:`loaded`
-    :raises ValueError: if it can't be pickled, or not found elsewhere, with the way out
+    Pickle a function that makes an environment.
+
+    :param build: function that makes one or more environments
+    :param which: description of the function, for messages
+    :param here: whether it is loaded in this process
+    :return: a builder for :func:`loaded`
+    :raises ValueError: if it can't be pickled, or its modules can't be imported elsewhere; the message names the remedy
     """
     try:
         builder = dumps((build, ()), here)
-    except Exception as error:  # whatever a user's own objects raise that can't be pickled; here and below it is told
+    except Exception as error:  # the user's objects may raise anything; reported here and below
         raise ValueError(
-            f"Actors need the function {which}, and it can't be pickled ({type(error).__name__}: {error}). Let that "
-            "function make what it needs instead of holding it."
+            f"Actors need the function {which}, which can't be pickled ({type(error).__name__}: {error}). Let the "
+            "function create what it needs instead of holding it."
         ) from error
     if not here:
         refuse_lost_modules(modules_in(builder.pickled), f"the function {which}")
@@ -84,16 +88,18 @@ def function_builder(build: Callable[..., Any], which: str, here: bool) -> Build
 
 def env_builder(env: gym.Env, here: bool) -> Builder:
     """
+    Pickle an environment so that its copies equal it.
+
     :param env: an environment
-    :param here: copies are to be loaded in this process
-    :return: for :func:`loaded`: what becomes a copy that is as the environment is
-    :raises ValueError: naming what can't be copied, and the way out
+    :param here: whether copies are loaded in this process
+    :return: a builder for :func:`loaded`
+    :raises ValueError: if something can't be copied; the message names it and the remedy
     """
     try:
         builder = dumps((env, ()), here)
     except Exception as error:
         raise ValueError(
-            f"Actors need copies of {env}, and it can't be pickled ({type(error).__name__}: {error}). "
+            f"Actors need copies of {env}, which can't be pickled ({type(error).__name__}: {error}). "
             f"{_PASS_A_FUNCTION}, or give BuilderVecEnv from sb3_ca2e a list of such functions.{_SYNC}"
         ) from error
     if not here:
@@ -102,12 +108,12 @@ def env_builder(env: gym.Env, here: bool) -> Builder:
     if not changes:
         return builder
     for change in _lacking(env, changes):
-        raise ValueError(_not_carried_over(env, change, "it comes out as another"))
+        raise ValueError(_not_carried_over(env, change, "the copy has another value"))
     return dumps((env, changes), here)
 
 
 def _lacking(env: gym.Env, given: list[Change]) -> list[Change]:
-    """What copies of an environment lack still, that have been given something."""
+    """Return what copies of an environment still lack after some changes."""
 
     def copy_with(more: list[Change]) -> contextlib.AbstractContextManager[gym.Env]:
         return _copied(env, given, more)
@@ -125,12 +131,14 @@ def _lacking(env: gym.Env, given: list[Change]) -> list[Change]:
 
 
 class _NotLoadedError(ValueError):
-    """What is pickled of an environment can't be loaded again."""
+    """The pickle of an environment can't be loaded."""
 
 
 @contextlib.contextmanager
 def _copied(env: gym.Env, changes: Sequence[Change], more: Sequence[Change] = ()) -> Iterator[gym.Env]:
-    """A copy in this process, for a while, that is given changes, and of others those that it can be given."""
+    """
+    Make a temporary copy in this process, with required changes, and with those of the others that can be applied.
+    """
     with patches.classes_kept(patches.kinds_of([env])), _loaded(env, changes, more) as copied:
         yield copied
 
@@ -148,19 +156,19 @@ def _loaded(env: gym.Env, changes: Sequence[Change], more: Sequence[Change]) -> 
                 copied = loaded(dumps((env, [*changes, *more]), here=True))
     except Exception as error:
         raise _NotLoadedError(
-            f"Actors step copies of {env}, and what is pickled of it can't be loaded again{_raised_in(error)}. "
+            f"Actors step copies of {env}, and its pickle can't be loaded again{_raised_in(error)}. "
             f"{_WITHOUT_ATTRIBUTES if isinstance(error, RecursionError) else ''}{_PASS_A_FUNCTION}.{_SYNC}"
         ) from error
     try:
         yield copied
     finally:
-        if isinstance(env.unwrapped, EzPickle):  # it was made; of others, what close() closes is the original's too
+        if isinstance(env.unwrapped, EzPickle):  # of other copies, close() may affect the original
             with contextlib.suppress(Exception):
                 copied.close()
 
 
 def _refused(env: gym.Env, change: Change) -> BaseException | None:
-    """What is raised if a copy is given something, None if it can be."""
+    """Return what is raised when a change is applied to a copy, None if nothing."""
     try:
         with _copied(env, [change]):
             return None
@@ -170,19 +178,19 @@ def _refused(env: gym.Env, change: Change) -> BaseException | None:
 
 def _not_carried_over(env: gym.Env, change: Change, reason: str) -> str:
     return (
-        f"Actors step copies of {env}, and copies come without its {change.name}, which can't be carried over "
+        f"Actors step copies of {env}, and copies come without its {change.name}, which can't be copied "
         f"({reason}). Set it in a function that makes the environment, and pass that.{_SYNC}"
     )
 
 
 _PASS_A_FUNCTION = "Pass a function that makes the environment instead, e.g. lambda: MyEnv(...)"
-_WITHOUT_ATTRIBUTES = "While it is loaded it has no attributes yet, and must raise AttributeError. "
-#: The other way out, of those who have one environment only.
+_WITHOUT_ATTRIBUTES = "While it is loaded it has no attributes yet; its __getattr__ must raise AttributeError then. "
+#: The remedy for users who have only one environment.
 _SYNC = " With execution='sync' and as many actors as there are environments, none is copied."
 
 
 def _raised_in(error: Exception) -> str:
-    """What was raised, and in which method of which class, if it was one."""
+    """Describe an exception and the method that raised it."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
@@ -193,15 +201,17 @@ def _raised_in(error: Exception) -> str:
 
 def fetched(base: SubprocVecEnv, index: int) -> tuple[Builder, EnvIdentity, tuple[bytes, ...]]:
     """
-    :param base: whose environments are in worker processes
-    :param index: of one of them
-    :return: a copy of it, for another process, what it says of itself, and changes to its classes there
-    :raises ValueError: naming what can't be copied, and the way out
+    Fetch a copy of an environment from a worker of a ``SubprocVecEnv``.
+
+    :param base: vectorized environment
+    :param index: index of the environment
+    :return: a builder for another process, the identity, and changes to its classes
+    :raises ValueError: if something can't be copied; the message names it and the remedy
     """
     base.env_is_wrapped(_Ask(), index)  # type: ignore[arg-type]
-    copied = base.env_method("__enter__", indices=index)[0]  # gymnasium's returns the environment itself
+    copied = base.env_method("__enter__", indices=index)[0]  # gym.Env.__enter__ returns the environment itself
     if isinstance(copied, str):
-        reason = copied.replace(_SYNC, "")  # which it is not for: they are in other processes
+        reason = copied.replace(_SYNC, "")  # not possible: these environments are in other processes
         told = f"About environment {index} of the SubprocVecEnv: {reason} CA2E runs it in processes of its own."
         raise ValueError(told)
     builder, identity, changed = copied
@@ -210,11 +220,11 @@ def fetched(base: SubprocVecEnv, index: int) -> tuple[Builder, EnvIdentity, tupl
 
 class _Ask:
     """
-    Prepares a worker of a ``SubprocVecEnv`` when it arrives there.
+    Prepares a worker of a ``SubprocVecEnv`` when it is unpickled there.
 
-    What a worker sends is pickled without cloudpickle, and what can't be pickled so ends it: an environment
-    whose class comes from a script or a function, or a ``Monitor`` with its open file. This lets it send the
-    copy that actors need in the place of the environment, or else the reason.
+    Workers pickle their answers without cloudpickle, and end if that fails: for an environment whose class comes from a
+    script or a function, or a ``Monitor`` with its open file. Once prepared, the worker sends the copy that actors need
+    instead of the environment, or else the reason why there is none.
     """
 
     wanted = False
@@ -225,15 +235,15 @@ class _Ask:
 
 def _prepare_worker() -> type[Monitor]:
     kinds: list[type] = [gym.Env]
-    for kind in kinds:  # which grows meanwhile
+    for kind in kinds:  # grows during the loop
         ForkingPickler.register(kind, _sent)
         kinds.extend(kind.__subclasses__())
     _Ask.wanted = True
-    return Monitor  # what the worker is to look for among its wrappers; nobody reads its answer
+    return Monitor  # the wrapper class that the worker then looks for; the answer is not used
 
 
 def _sent(env: gym.Env) -> Any:
-    """How a prepared worker pickles environments: a copy for actors the first time, as ever afterwards."""
+    """Pickle an environment in a prepared worker: a copy for actors the first time, as usual afterwards."""
     if not _Ask.wanted:
         return env.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
     _Ask.wanted = False
@@ -245,7 +255,9 @@ def _sent(env: gym.Env) -> Any:
 
 def registered() -> tuple[bytes, ...]:
     """
-    :return: the ids that functions may hand to ``gym.make``, but that an actor would not know
+    Pickle the specs of registered ids that actors would not know.
+
+    :return: pickled specs
     """
     pickled = []
     for spec in gym.registry.values():
@@ -255,28 +267,28 @@ def registered() -> tuple[bytes, ...]:
             with contextlib.suppress(Exception):
                 if isinstance(entry, str) and module.startswith("__main__"):
                     creator: Any = load_env_creator(entry)
-                    spec = dataclasses.replace(spec, entry_point=creator)  # an actor's main module is another
+                    spec = dataclasses.replace(spec, entry_point=creator)  # actors have another __main__
                 pickled.append(dumps(spec).pickled)
     return tuple(pickled)
 
 
 def register(pickled: tuple[bytes, ...]) -> None:
     """
-    Make ids known that another process knows.
+    Register ids of another process.
 
-    :param pickled: what :func:`registered` returned there
+    :param pickled: result of :func:`registered` there
     """
     for each in pickled:
-        with contextlib.suppress(Exception):  # where it matters, gym.make will say that the id is unknown
+        with contextlib.suppress(Exception):  # if the id is needed, gym.make reports it as unknown
             spec = cloudpickle.loads(each)
             if spec.id not in gym.registry and isinstance(spec.entry_point, str):
-                # Whoever registers ids when imported would warn that they are there if it came later.
+                # Import first: modules that register ids warn if these exist already.
                 importlib.import_module(spec.entry_point.partition(":")[0].partition(".")[0])
             gym.registry.setdefault(spec.id, spec)
 
 
 class _MakesAnew:
-    """Makes anew what holds an episode under way, and what has an open file or a window."""
+    """Makes anew what holds a running episode, an open file or a window."""
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is Monitor and vars(obj).keys() <= OF_A_MONITOR:
@@ -297,17 +309,17 @@ class _MakesAnew:
             made_with: Any = obj
             return _made_by, (maker, type(obj), made_with._ezpickle_args, made_with._ezpickle_kwargs)
         if isinstance(obj, functools._lru_cache_wrapper) and obj.__module__ == "__main__":
-            return _with_cache, (obj.__wrapped__, obj.cache_parameters())  # cloudpickle would name it
+            return _with_cache, (obj.__wrapped__, obj.cache_parameters())  # cloudpickle would pickle it by name
         rest: Any = super()
         return rest.reducer_override(obj)
 
 
 class _EnvPickler(_MakesAnew, cloudpickle.Pickler):
-    """For another process."""
+    """Pickles for another process."""
 
 
 class _EnvPicklerHere(_MakesAnew, copying.Pickler):
-    """For this process."""
+    """Pickles for this process."""
 
 
 def _with_cache(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
@@ -315,7 +327,7 @@ def _with_cache(function: Callable[..., Any], parameters: dict[str, Any]) -> Any
 
 
 def _maker(kind: type) -> type | None:
-    """The class whose constructor's arguments ``EzPickle`` keeps; a subclass may be made with others."""
+    """Return the class whose constructor arguments ``EzPickle`` keeps; a subclass may take other arguments."""
     own: Any = kind
     if own.__getstate__ is EzPickle.__getstate__ and own.__setstate__ is EzPickle.__setstate__:
         for each in kind.__mro__:
@@ -326,7 +338,10 @@ def _maker(kind: type) -> type | None:
 
 
 def _made_by(maker: Any, kind: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """As ``EzPickle`` does it, but in place, so that what it holds knows it; what a subclass adds is carried over."""
+    """
+    Make an environment as ``EzPickle`` does, but in place, so that parts that refer to it stay valid; attributes that a
+    subclass adds are carried over.
+    """
     env: Any = kind.__new__(kind)
     maker.__init__(env, *args, **kwargs)
     return env
@@ -339,9 +354,11 @@ def _pickled_as_any(kind: type) -> bool:
 
 def dumps(env: Any, here: bool = False) -> Builder:
     """
-    :param env: an environment, or a function that makes one
-    :param here: it is to be loaded in this process
-    :return: it, pickled
+    Pickle an environment.
+
+    :param env: environment, or a function that makes one
+    :param here: whether it is loaded in this process
+    :return: the builder
     """
     buffer = io.BytesIO()
     if not here:

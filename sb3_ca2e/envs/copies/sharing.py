@@ -1,8 +1,8 @@
 """
-What is shared inside an environment: two names of one object, two views of one memory.
+Sharing inside an environment: two names of one object, two views of one memory.
 
 Pickling keeps the first, unless an environment makes its parts anew (``EzPickle``), and loses the second: NumPy pickles
-each array with memory of its own.
+each array with its own memory.
 """
 
 from collections import defaultdict
@@ -17,9 +17,9 @@ import torch as th
 @dataclass(frozen=True)
 class Alias:
     """
-    An object of the copy that has another name too.
+    An object of the copy that has a second name.
 
-    :param path: the other name
+    :param path: path of the other name
     """
 
     path: tuple[tuple[str, Any], ...]
@@ -28,13 +28,13 @@ class Alias:
 @dataclass(frozen=True)
 class View:
     """
-    An array that lies in the memory of another one.
+    An array that is a view of another array's memory.
 
-    :param root: the array that owns the memory; pickled with the environment, it is the copy's
-    :param offset: bytes from there to the first element
-    :param shape: of the view
-    :param strides: bytes
-    :param dtype: of the view
+    :param root: array that owns the memory; pickled with the environment, it becomes the copy's
+    :param offset: offset of the first element in bytes
+    :param shape: shape of the view
+    :param strides: strides in bytes
+    :param dtype: dtype of the view
     """
 
     root: np.ndarray
@@ -46,20 +46,24 @@ class View:
     @classmethod
     def of(cls, array: np.ndarray) -> "View":
         """
+        Describe a view.
+
         :param array: a view
-        :return: how it is made of the array that owns the memory
+        :return: its description
         """
         root = root_of(array)
         return cls(root, _address(array) - _address(root), array.shape, array.strides, array.dtype)
 
     def made(self) -> np.ndarray:
         """
+        Create the view.
+
         :return: the view
-        :raises ValueError: if the memory is not in one piece, or holds objects
+        :raises ValueError: if the memory is not contiguous, or holds objects
         """
         whole = self.root if self.root.flags.c_contiguous else self.root.T
         if not whole.flags.c_contiguous or whole.dtype.hasobject:
-            raise ValueError("an array that is not in one piece, or of objects, is shared")
+            raise ValueError("it shares memory with an array that is not contiguous, or that holds objects")
         memory = whole.reshape(-1).view(np.uint8)
         return np.ndarray(self.shape, self.dtype, memory, self.offset, self.strides)
 
@@ -67,25 +71,29 @@ class View:
 @dataclass(frozen=True)
 class Shared:
     """
-    A tensor that lies in the memory of another one, or of an array, which can't be had again.
+    A tensor that shares memory with another tensor or an array; this can't be restored.
 
-    :param other: path of the other
+    :param other: path of the other tensor or array
     """
 
     other: tuple[tuple[str, Any], ...]
 
     def made(self) -> Any:
         """
+        Refuse: shared tensor memory can't be restored.
+
         :raises ValueError: always
         """
         other = ".".join(str(name) for _, name in self.other)
-        raise ValueError(f"it shares its memory with {other}, and in a copy it does not")
+        raise ValueError(f"it shares its memory with {other}, but in a copy it does not")
 
 
 def lost_storages(held: list[tuple[Any, Any, Any]]) -> Iterator[tuple[Any, Any]]:
     """
-    :param held: tensors and arrays of the original and of the copy, with their paths
-    :return: paths of tensors that share memory with others, as their counterparts do not, and with which
+    Find tensors that share memory in the original but not in the copy.
+
+    :param held: paths of tensors and arrays, with the original's and the copy's values
+    :return: paths of these tensors, and what each shares memory with
     """
     groups = defaultdict(list)
     for path, ours, theirs in held:
@@ -100,7 +108,7 @@ def lost_storages(held: list[tuple[Any, Any, Any]]) -> Iterator[tuple[Any, Any]]
 
 
 def _memory(held: Any) -> int:
-    """Where the memory of an array, or of a tensor on the CPU, begins; 0 if it has none."""
+    """Return the address of the memory of an array, or of a tensor on the CPU; 0 if it has none."""
     if isinstance(held, np.ndarray):
         return _address(root_of(held)) if held.size else 0
     return int(held.untyped_storage().data_ptr()) if held.device.type == "cpu" and held.layout is th.strided else 0
@@ -108,8 +116,10 @@ def _memory(held: Any) -> int:
 
 def root_of(array: np.ndarray) -> np.ndarray:
     """
-    :param array: any
-    :return: the array that it is a view of, itself if it is none
+    Return the array that owns the memory of an array.
+
+    :param array: an array
+    :return: the owner, ``array`` itself if it is not a view
     """
     while isinstance(array.base, np.ndarray):
         array = array.base
@@ -118,19 +128,23 @@ def root_of(array: np.ndarray) -> np.ndarray:
 
 def is_foreign(array: np.ndarray) -> bool:
     """
-    :param array: any
-    :return: whether it shows memory that is not NumPy's, and can write into it; a file that is only read may be copied
+    Whether an array is a writable view of memory outside NumPy; a read-only file may be copied.
+
+    :param array: an array
+    :return: True for such a view
     """
     base: Any = root_of(array).base
     while isinstance(base, memoryview):
         base = base.obj
-    return array.flags.writeable and not isinstance(base, type(None) | bytes | bytearray)  # as of pickled arrays
+    return array.flags.writeable and not isinstance(base, type(None) | bytes | bytearray)  # bytes: unpickled arrays
 
 
 def lost_views(arrays: list[tuple[Any, np.ndarray, Any]]) -> Iterator[tuple[Any, Any]]:
     """
-    :param arrays: of the original and of the copy, with their paths
-    :return: paths of those that share memory with others, as their counterparts do not, and what belongs there
+    Find arrays that share memory in the original but not in the copy.
+
+    :param arrays: paths of arrays, with the original's and the copy's values
+    :return: paths of these arrays, and what belongs there
     """
     groups = defaultdict(list)
     for path, ours, theirs in arrays:

@@ -1,1 +1,1 @@
-"""Native vector environments: many environments behind one step, of which every actor makes its own."""
+"""Native vector environments: one call steps many environments; each actor process makes its own."""

@@ -1,4 +1,4 @@
-"""Atari games as the paper plays them: SB3's wrappers, or ale-py's own preprocessing."""
+"""Atari games with the paper's preprocessing: SB3's wrappers, or ale-py's native preprocessing."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +20,12 @@ from sb3_ca2e.envs.native.vec_env import BatchVecEnv, NativeVecEnv
 if TYPE_CHECKING:
     from ale_py.vector_env import AtariVectorEnv
 
-#: What registers the games, in the workers of a ``SubprocVecEnv`` too.
+#: Prefix of ids that imports ale-py to register the games, also in workers of a ``SubprocVecEnv``.
 MODULE = "ale_py:"
 NOOP = 0
-#: What starts a game that waits for FIRE, as SB3's ``FireResetEnv`` has it.
+#: Actions that start a game that waits for FIRE, as in SB3's ``FireResetEnv``.
 START = (1, 2)
-#: Settings of gymnasium's Atari environments that games follow here, and those that leave things as they are.
+#: Settings of gymnasium's Atari environments that native games support, and neutral values of the others.
 _FOLLOWED = {"game", "repeat_action_probability", "full_action_space", "max_num_frames_per_episode"}
 _NEUTRAL = {"obs_type": ("rgb", "grayscale"), "frameskip": (1,), "mode": (None, 0), "difficulty": (None, 0)}
 
@@ -42,20 +42,20 @@ def make_atari_env(
     **kwargs: Any,
 ) -> VecFrameStack:
     """
-    Make Atari games with the paper's preprocessing: SB3's ``make_atari_env``, its frames stacked.
+    Make Atari games with the paper's preprocessing: SB3's ``make_atari_env`` with stacked frames.
 
     :param env_id: a game without frame skip, e.g. ``"PongNoFrameskip-v4"``
     :param n_envs: number of environments
-    :param seed: of the first; others follow
-    :param native: preprocess with ale-py's ``AtariVectorEnv``, outside of Python
-    :param n_stack: frames in an observation
-    :param wrapper_kwargs: of SB3's ``AtariWrapper``
-    :param env_kwargs: of the game
-    :param kwargs: others of SB3's ``make_atari_env``, where it is not native
-    :return: ``(84, 84, n_stack)`` observations of bytes
+    :param seed: seed of the first environment; the others follow
+    :param native: preprocess natively with ale-py's ``AtariVectorEnv`` instead of in Python
+    :param n_stack: number of frames in an observation
+    :param wrapper_kwargs: arguments of SB3's ``AtariWrapper``
+    :param env_kwargs: arguments of the game
+    :param kwargs: further arguments of SB3's ``make_atari_env``, only with ``native=False``
+    :return: environments with ``(84, 84, n_stack)`` uint8 observations
     :raises ImportError: if ale-py is not installed
     :raises TypeError: if an argument is unknown
-    :raises ValueError: if a native game can't be had so
+    :raises ValueError: if a native game does not support a setting
     """
     with needing("atari", "Atari games need ale-py"):
         import ale_py
@@ -76,10 +76,10 @@ def make_atari_env(
 @dataclass(frozen=True)
 class Settings:
     """
-    A game, and what is done to its frames and rewards: the arguments of SB3's ``AtariWrapper``, and ale-py's own.
+    Settings of a native game: the arguments of SB3's ``AtariWrapper`` and of ale-py.
 
-    :param env_id: gymnasium's name of it
-    :param game: ale-py's name of it
+    :param env_id: gymnasium's id
+    :param game: ale-py's name
     """
 
     env_id: str
@@ -98,24 +98,26 @@ class Settings:
         cls, spec: gym.envs.registration.EnvSpec, wrapper_kwargs: dict[str, Any], env_kwargs: dict[str, Any]
     ) -> "Settings":
         """
-        :param spec: of the game
-        :param wrapper_kwargs: of SB3's ``AtariWrapper``
-        :param env_kwargs: of the game
-        :return: both together
+        Combine the settings of a game.
+
+        :param spec: gymnasium's spec of the game
+        :param wrapper_kwargs: arguments of SB3's ``AtariWrapper``
+        :param env_kwargs: arguments of the game
+        :return: the settings
         :raises TypeError: if ``AtariWrapper`` has no such argument
-        :raises ValueError: if it is no Atari game, or one that can't be had so
+        :raises ValueError: if it is not an Atari game, or native games do not support a setting
         """
         known = {"noop_max", "frame_skip", "screen_size", "terminal_on_life_loss", "clip_reward"}
         if unknown := wrapper_kwargs.keys() - known - {"action_repeat_probability"}:
             raise TypeError(f"AtariWrapper has no argument {', '.join(sorted(unknown))}.")
         own = {**spec.kwargs, **env_kwargs}
         if "game" not in own:
-            raise ValueError(f"{spec.id} is no Atari game: give an id such as 'PongNoFrameskip-v4'.")
+            raise ValueError(f"{spec.id} is not an Atari game: give an id such as 'PongNoFrameskip-v4'.")
         for key, value in own.items():
             if key not in _FOLLOWED and value not in _NEUTRAL.get(key, ()):
                 hint = " without frame skip, such as 'PongNoFrameskip-v4'," if key == "frameskip" else ""
                 raise ValueError(
-                    f"{spec.id} has {key}={value!r}, which native games can't have. Give an id{hint} or arguments "
+                    f"{spec.id} has {key}={value!r}, which native games do not support. Give an id{hint} or arguments "
                     "that leave it out, or make it with native=False."
                 )
         sticky = own.pop("repeat_action_probability", 0.0)
@@ -124,7 +126,9 @@ class Settings:
 
     def make(self) -> "AtariVectorEnv":
         """
-        :return: one game
+        Make one game.
+
+        :return: the game
         """
         from ale_py.vector_env import AtariVectorEnv
 
@@ -140,7 +144,7 @@ class Settings:
             stack_num=1,
             frameskip=self.frame_skip,
             maxpool=self.frame_skip > 1,
-            noop_max=self.noop_max + 1,  # one more than there are at most
+            noop_max=self.noop_max + 1,  # an exclusive bound
             reward_clipping=False,
             use_fire_reset=False,
         )
@@ -148,12 +152,12 @@ class Settings:
 
 class Game:
     """
-    One game, whose episodes begin and end as with SB3's ``AtariWrapper``.
+    One game with the episodes of SB3's ``AtariWrapper``.
 
-    ale-py by itself would start a game anew when a life is lost, or go on without pressing FIRE, which agents trained
-    with SB3's wrappers have never had to do.
+    ale-py would reset the game when a life is lost, or continue without pressing FIRE, which agents trained with SB3's
+    wrappers have never had to do.
 
-    :param settings: the game
+    :param settings: settings of the game
     """
 
     def __init__(self, settings: Settings):
@@ -168,28 +172,28 @@ class Game:
 
     @property
     def over(self) -> bool:
-        """Whether the game is over, with its last life or because it has taken too long."""
+        """Whether the game is over: the last life is lost, or the time limit is reached."""
         return self.terminated or self.truncated
 
     @property
     def ended(self) -> bool:
-        """Whether an episode has ended: the game, or a life."""
+        """Whether an episode has ended: a game or a life."""
         return self.over or self.life_lost
 
     def new(self, seed: int | None = None) -> np.ndarray:
         """
         Begin a new game.
 
-        :param seed: of its no-ops
-        :return: ``(screen_size, screen_size)`` the first frame
+        :param seed: seed of its no-ops
+        :return: ``(screen_size, screen_size)`` first frame
         """
         return self._begun(self._reset(seed))
 
     def next(self) -> np.ndarray:
         """
-        Begin the next episode: with the next life, or a new game.
+        Begin the next episode: the next life, or a new game.
 
-        :return: ``(screen_size, screen_size)`` its first frame
+        :return: ``(screen_size, screen_size)`` first frame
         """
         return self._begun(self._go_on())
 
@@ -215,23 +219,27 @@ class Game:
 
     def step(self, action: int) -> np.ndarray:
         """
-        :param action: what to do in each of the frames that are skipped
-        :return: ``(screen_size, screen_size)`` the next frame
+        Make a step.
+
+        :param action: action, repeated for the skipped frames
+        :return: ``(screen_size, screen_size)`` next frame
         """
         self.send(action)
         return self.receive()
 
     def send(self, action: int) -> None:
         """
-        Begin a step, which a thread of the game's own makes.
+        Begin a step, which the game's own thread makes.
 
-        :param action: what to do in each of the frames that are skipped
+        :param action: action, repeated for the skipped frames
         """
         self._env.send(np.array([action]))
 
     def receive(self) -> np.ndarray:
         """
-        :return: ``(screen_size, screen_size)`` the frame that the step led to
+        Wait for the step to end.
+
+        :return: ``(screen_size, screen_size)`` next frame
         """
         frames, rewards, terminated, truncated, info = self._env.recv()
         lives = self.info["lives"]
@@ -245,20 +253,20 @@ class Game:
         self.info = {key: int(info[key][0]) for key in ("lives", "episode_frame_number", "frame_number")}
 
     def close(self) -> None:
-        """End it, and its thread."""
+        """Close the game and end its thread."""
         self._env.close()
 
 
 class AtariVecEnv(BatchVecEnv):
     """
-    Games that ale-py steps at once, each in a thread of its own.
+    Games that ale-py steps at once, each in its own thread.
 
-    An episode's ``info["episode"]`` has the raw return of the whole game and its emulated frames, as in SB3, where
-    ``Monitor`` stands inside of ``AtariWrapper``.
+    ``info["episode"]`` has the raw return of the whole game and its number of emulated frames, as in SB3, where
+    ``Monitor`` is inside ``AtariWrapper``.
 
-    :param settings: the game
+    :param settings: settings of the games
     :param n_envs: number of games
-    :param seed: of the first; others follow
+    :param seed: seed of the first game; the others follow
     """
 
     def __init__(self, settings: Settings, n_envs: int, seed: int | None = None):
@@ -287,13 +295,17 @@ class AtariVecEnv(BatchVecEnv):
 
     def step_async(self, actions: np.ndarray) -> None:
         """
-        :param actions: one a game
+        Begin a step of all games.
+
+        :param actions: one action for each game
         """
         for game, action in zip(self._games, actions, strict=True):
             game.send(action)
 
     def step_wait(self) -> VecEnvStepReturn:
         """
+        Wait for the step to end.
+
         :return: observations, rewards, dones and infos
         """
         frames = np.stack([game.receive() for game in self._games])[..., None]
@@ -314,6 +326,6 @@ class AtariVecEnv(BatchVecEnv):
         return {"r": round(game.game_return, 6), "l": game.info["episode_frame_number"], "t": seconds}
 
     def close(self) -> None:
-        """End the games."""
+        """Close the games."""
         for game in self._games:
             game.close()

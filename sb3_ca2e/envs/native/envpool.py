@@ -1,4 +1,4 @@
-"""EnvPool's environments, where it is installed."""
+"""Environments of EnvPool, if it is installed."""
 
 import time
 from functools import partial
@@ -13,14 +13,14 @@ from sb3_ca2e.envs.native.vec_env import BatchVecEnv, NativeVecEnv
 
 def make_envpool_env(env_id: str, n_envs: int = 1, seed: int | None = None, **kwargs: Any) -> NativeVecEnv:
     """
-    Make environments of EnvPool, which is to be installed beside this package.
+    Make environments of EnvPool, which must be installed separately.
 
-    For Atari, ``stack_num=1`` with a ``VecFrameStack`` around the result stores each frame once.
+    For Atari, use ``stack_num=1`` and a ``VecFrameStack`` around the result, so that each frame is stored once.
 
-    :param env_id: EnvPool's name, e.g. ``"Hopper-v5"``
+    :param env_id: EnvPool's id, e.g. ``"Hopper-v5"``
     :param n_envs: number of environments
-    :param seed: of the first; others follow
-    :param kwargs: of ``envpool.make``
+    :param seed: seed of the first environment; the others follow
+    :param kwargs: arguments of ``envpool.make``
     :return: the environments
     :raises ImportError: if EnvPool is not installed
     """
@@ -33,15 +33,15 @@ def make_envpool_env(env_id: str, n_envs: int = 1, seed: int | None = None, **kw
 
 class EnvPoolVecEnv(BatchVecEnv):
     """
-    EnvPool's environments as SB3 takes them.
+    EnvPool's environments as a ``VecEnv``.
 
-    An episode's ``info["episode"]`` has its return and length: of whole games with raw rewards, where EnvPool tells
-    them apart from lives and clipped rewards.
+    ``info["episode"]`` has return and length: of whole games with raw rewards, if EnvPool distinguishes them from lives
+    and clipped rewards.
 
-    :param env_id: EnvPool's name
-    :param kwargs: of ``envpool.make``
+    :param env_id: EnvPool's id
+    :param kwargs: arguments of ``envpool.make``
     :param n_envs: number of environments
-    :param seed: of the first; others follow
+    :param seed: seed of the first environment; the others follow
     """
 
     def __init__(self, env_id: str, kwargs: dict[str, Any], n_envs: int, seed: int | None = None):
@@ -58,7 +58,7 @@ class EnvPoolVecEnv(BatchVecEnv):
 
         :return: ``(n_envs, ...)`` first observations
         """
-        if self._seeds[0] is not None:  # which EnvPool takes only when it makes environments
+        if self._seeds[0] is not None:  # EnvPool takes a seed only at construction
             self._pool.close()
             self._pool = self._make(self._seeds[0])
         self._reset_seeds()
@@ -68,12 +68,16 @@ class EnvPoolVecEnv(BatchVecEnv):
 
     def step_async(self, actions: np.ndarray) -> None:
         """
-        :param actions: one an environment
+        Keep the actions for :meth:`step_wait`.
+
+        :param actions: one action for each environment
         """
         self._actions = np.asarray(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
         """
+        Step the environments.
+
         :return: observations, rewards, dones and infos
         """
         observations, rewards, terminated, truncated, told = self._pool.step(self._actions)
@@ -99,7 +103,7 @@ class EnvPoolVecEnv(BatchVecEnv):
         return episode
 
     def _begin(self, observations: Any, indices: np.ndarray) -> None:
-        """Take the step with which EnvPool begins an episode; its reset would begin a new game where a life is lost."""
+        """Make the step with which EnvPool begins an episode; its reset would start a new game when a life is lost."""
         first = self._pool.step(self._actions[indices], indices.astype(np.int32))[0]
         if isinstance(observations, dict):
             for key, values in observations.items():
@@ -108,19 +112,19 @@ class EnvPoolVecEnv(BatchVecEnv):
             observations[indices] = first
 
     def close(self) -> None:
-        """End the environments."""
+        """Close the environments."""
         self._pool.close()
 
 
 def _made(env_id: str, kwargs: dict[str, Any], n_envs: int, seed: int | None) -> Any:
     import envpool
 
-    seeded = {} if seed is None else {"seed": seed % 2**31}  # it has 31 bits
+    seeded = {} if seed is None else {"seed": seed % 2**31}  # EnvPool's seeds have 31 bits
     return envpool.make(env_id, env_type="gymnasium", num_envs=n_envs, **seeded, **kwargs)
 
 
 def _writable(observations: Any) -> Any:
-    """A copy: EnvPool's arrays are its own."""
+    """Copy observations: EnvPool reuses its arrays."""
     if isinstance(observations, dict):
         return {key: np.array(values) for key, values in observations.items()}
     return np.array(observations)

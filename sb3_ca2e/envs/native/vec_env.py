@@ -1,4 +1,4 @@
-"""Vector environments that are stepped as one, with the function that makes them."""
+"""Vector environments that are stepped at once, with the function that makes them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,23 +8,23 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, VecNormalize, is_vecenv_wrapped
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-#: Makes a vector environment of so many environments, whose episodes follow from a seed; None for a random one.
+#: Makes a vector environment from a number of environments and a seed (None for a random one).
 Build = Callable[[int, int | None], VecEnv]
 
 
 class NativeVecEnv(VecEnvWrapper):
     """
-    A ``VecEnv`` of any kind, with the function that makes it: each actor process calls it once, for its own slots.
+    Any ``VecEnv`` together with the function that makes it, which each actor process calls once for its slots.
 
-    The slots of a process are then stepped together. Put ``VecFrameStack``, ``VecNormalize`` and ``VecMonitor`` around
-    it, where actors do their work, and not into the function.
+    The slots of a process are stepped at once. Put ``VecFrameStack``, ``VecNormalize`` and ``VecMonitor`` around it and
+    not into the function: actors reimplement them.
 
-    :param build: called with a number of environments and a seed, returns a ``VecEnv`` of that many; it is pickled
-        with cloudpickle, as are the functions that SB3's ``SubprocVecEnv`` takes
-    :param n_envs: environments of this one, in the user's own process
-    :param seed: its seed, None for a random one
-    :raises TypeError: if the function returns something else
-    :raises ValueError: if it makes another number of environments, or normalises them
+    :param build: function of a number of environments and a seed that returns a ``VecEnv`` of that many; it is pickled
+        with cloudpickle, as in SB3's ``SubprocVecEnv``
+    :param n_envs: number of environments of this object, in the user's process
+    :param seed: seed of this object, None for a random one
+    :raises TypeError: if the function does not return a ``VecEnv``
+    :raises ValueError: if the function makes another number of environments, or normalises them
     """
 
     def __init__(self, build: Build, n_envs: int = 1, seed: int | None = None):
@@ -35,12 +35,16 @@ class NativeVecEnv(VecEnvWrapper):
 
     def reset(self) -> VecEnvObs:
         """
+        Reset the environments.
+
         :return: first observations
         """
         return self.venv.reset()
 
     def step_wait(self) -> VecEnvStepReturn:
         """
+        Wait for the step to end.
+
         :return: observations, rewards, dones and infos
         """
         return self.venv.step_wait()
@@ -48,18 +52,20 @@ class NativeVecEnv(VecEnvWrapper):
 
 def built(build: Build, n_envs: int, seed: int | None) -> VecEnv:
     """
-    :param build: makes a vector environment
+    Call a function that makes a vector environment, and check the result.
+
+    :param build: function that makes a vector environment
     :param n_envs: number of environments
-    :param seed: its seed
-    :return: what it makes, with a ``VecMonitor`` where nothing counts episodes
-    :raises TypeError: if it is no ``VecEnv``
+    :param seed: seed
+    :return: the vector environment, in a ``VecMonitor`` if nothing in it counts episodes
+    :raises TypeError: if it is not a ``VecEnv``
     :raises ValueError: if it has another number of environments, or normalises them
     """
     venv = build(n_envs, seed)
     if not isinstance(venv, VecEnv):
         raise TypeError(
             f"The function given to NativeVecEnv returned a {type(venv).__name__}; it takes a number of environments "
-            "and a seed, and is to return a stable_baselines3 VecEnv of that many."
+            "and a seed, and must return a stable_baselines3 VecEnv of that many."
         )
     if venv.num_envs != n_envs:
         raise ValueError(
@@ -77,12 +83,13 @@ def built(build: Build, n_envs: int, seed: int | None) -> VecEnv:
 
 class BatchVecEnv(VecEnv):
     """
-    What SB3 asks of a ``VecEnv`` beside steps, for environments that are no Python objects.
+    Base class of vector environments without Python environments: everything that SB3 asks of a ``VecEnv`` except
+    stepping.
 
     :param n_envs: number of environments
-    :param observation_space: of one of them
-    :param action_space: of one of them
-    :param spec: what gymnasium knows of them
+    :param observation_space: observation space of one environment
+    :param action_space: action space of one environment
+    :param spec: gymnasium's spec of the environments
     """
 
     def __init__(
@@ -97,10 +104,12 @@ class BatchVecEnv(VecEnv):
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """
+        Return ``spec`` or ``render_mode``.
+
         :param attr_name: ``spec`` or ``render_mode``
-        :param indices: of environments
-        :return: its value for each
-        :raises AttributeError: if it is another
+        :param indices: indices of environments
+        :return: the value for each environment
+        :raises AttributeError: for any other attribute
         """
         if attr_name not in self._attributes:
             raise AttributeError(f"{type(self).__name__} has no Python environments with an attribute {attr_name!r}.")
@@ -108,33 +117,41 @@ class BatchVecEnv(VecEnv):
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """
-        :param attr_name: any
-        :param value: any
-        :param indices: of environments
+        Not supported: there are no Python environments.
+
+        :param attr_name: name of an attribute
+        :param value: its value
+        :param indices: indices of environments
         :raises NotImplementedError: always
         """
         raise NotImplementedError(f"{type(self).__name__} has no Python environments whose {attr_name!r} could be set.")
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
         """
-        :param method_name: any
-        :param args: any
-        :param indices: of environments
-        :param kwargs: any
+        Not supported: there are no Python environments.
+
+        :param method_name: name of a method
+        :param args: its arguments
+        :param indices: indices of environments
+        :param kwargs: its keyword arguments
         :raises NotImplementedError: always
         """
         raise NotImplementedError(f"{type(self).__name__} has no Python environments with a method {method_name!r}.")
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         """
-        :param wrapper_class: of gymnasium
-        :param indices: of environments
-        :return: whether they do what it does: they count episodes, as ``Monitor`` does
+        Tell whether the environments behave as if wrapped: they count episodes, as ``Monitor`` does.
+
+        :param wrapper_class: wrapper class of gymnasium
+        :param indices: indices of environments
+        :return: whether each has the wrapper's function
         """
         return [issubclass(wrapper_class, Monitor)] * len(list(self._get_indices(indices)))
 
     def get_images(self) -> Sequence[Any]:
         """
-        :return: nothing to see
+        Return no images.
+
+        :return: None for each environment
         """
         return [None] * self.num_envs
