@@ -6,7 +6,7 @@ import torch as th
 from stable_baselines3 import TD3
 
 from sb3_ca2e.actors.exploration import Exploration, noise_ladder
-from sb3_ca2e.actors.steps import Steps
+from sb3_ca2e.actors.inference import Steps
 from sb3_ca2e.algorithms.base import CA2EMixin
 from sb3_ca2e.learner.update import Networks, Result
 from sb3_ca2e.replay import PrioritizedReplaySamples

@@ -7,8 +7,8 @@ import numpy as np
 import torch as th
 
 from sb3_ca2e.actors.heartbeat import Heartbeat
+from sb3_ca2e.actors.inference import Steps
 from sb3_ca2e.actors.slot import Playing
-from sb3_ca2e.actors.steps import Steps
 
 
 class Port(Protocol):

@@ -12,7 +12,7 @@ from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.flat_parameters import FlatParameters
 from sb3_ca2e.actors.handover import Handover
 from sb3_ca2e.actors.heartbeat import Supervision
-from sb3_ca2e.actors.steps import ActorCore
+from sb3_ca2e.actors.inference import ActorCore
 from sb3_ca2e.common.layers import copy_of
 from sb3_ca2e.envs.recipe import EnvRecipe
 from sb3_ca2e.priors.agent import PriorAgent

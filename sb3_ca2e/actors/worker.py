@@ -13,14 +13,13 @@ from sb3_ca2e.actors.exploration import Explorer
 from sb3_ca2e.actors.flat_parameters import FlatParameters
 from sb3_ca2e.actors.handover import Handover, Seconds
 from sb3_ca2e.actors.heartbeat import Phase
-from sb3_ca2e.actors.inference import TRACE_AFTER, Inference
+from sb3_ca2e.actors.inference import TRACE_AFTER, Inference, as_tensors
 from sb3_ca2e.actors.invalid_steps import PRIOR_FAILURES, InvalidSteps, finite_reward, not_finite
 from sb3_ca2e.actors.local_buffer import LocalBuffer
 from sb3_ca2e.actors.observations import Observations
 from sb3_ca2e.actors.port import Networks, Port
 from sb3_ca2e.actors.slot import Playing, Slot
 from sb3_ca2e.actors.spec import WorkerSpec
-from sb3_ca2e.actors.steps import as_tensors
 from sb3_ca2e.envs.copies.generators import ProcessGenerators
 from sb3_ca2e.errors import NotFiniteError, UnrecoverableError
 from sb3_ca2e.priors.agent import PriorAgent

@@ -13,7 +13,7 @@ from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from torch.utils._pytree import tree_map
 
 from sb3_ca2e.actors.exploration import Exploration, noise_ladder
-from sb3_ca2e.actors.steps import Steps
+from sb3_ca2e.actors.inference import Steps
 from sb3_ca2e.algorithms.arguments import CA2EArguments
 from sb3_ca2e.algorithms.base import CA2EMixin
 from sb3_ca2e.learner.update import Networks, Result

@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_ca2e.actors.exploration import EpsilonGreedy, Exploration, epsilon_ladder
-from sb3_ca2e.actors.steps import Steps
+from sb3_ca2e.actors.inference import Steps
 from sb3_ca2e.algorithms.arguments import CA2EArguments
 from sb3_ca2e.algorithms.base import CA2EMixin
 from sb3_ca2e.learner.update import Networks, Result

@@ -6,7 +6,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_ca2e.actors.exploration import Exploration
-from sb3_ca2e.actors.steps import Steps
+from sb3_ca2e.actors.inference import Steps
 from sb3_ca2e.learner.update import Networks, Result
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch as th
 
+from sb3_ca2e.actors.inference import Steps
 from sb3_ca2e.actors.slot import Playing
-from sb3_ca2e.actors.steps import Steps
 from sb3_ca2e.transport.shared_memory.inference_layout import Doorbell, InferenceLayout, Request, by_key, read_text
 
 

@@ -19,10 +19,9 @@ import torch as th
 
 from sb3_ca2e.actors.actions import stored_action
 from sb3_ca2e.actors.flat_parameters import FlatParameters
-from sb3_ca2e.actors.inference import Inference
+from sb3_ca2e.actors.inference import ActorCore, Inference, Steps
 from sb3_ca2e.actors.slot import Playing
 from sb3_ca2e.actors.spec import WorkerSpec
-from sb3_ca2e.actors.steps import ActorCore, Steps
 from sb3_ca2e.common.transfers import moved
 from sb3_ca2e.replay.block import plain
 from sb3_ca2e.transport.shared_memory.inference_layout import Doorbell, InferenceLayout, Part, Request, write_text
