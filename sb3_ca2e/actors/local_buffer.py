@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 
-from sb3_ca2e.actors.block_layout import BlockLayout
 from sb3_ca2e.actors.inference import Steps
 from sb3_ca2e.actors.observations import Observations
 from sb3_ca2e.envs.normalization import Normalizer
-from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, Frames, ObservationColumn
+from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, BlockLayout, Frames, ObservationColumn
 from sb3_ca2e.replay.n_step import PRIORITY_FLOOR, n_step_returns
 
 

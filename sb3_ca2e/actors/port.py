@@ -54,7 +54,7 @@ class Port(Protocol):
         Return the blocks to write.
 
         :param sequence: number of the handover
-        :return: for each slot the fields of its block, as :meth:`~sb3_ca2e.actors.block_layout.BlockLayout.views`
+        :return: for each slot the fields of its block, as :meth:`~sb3_ca2e.replay.block.BlockLayout.views`
             returns them
         """
 

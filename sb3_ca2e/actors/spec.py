@@ -7,7 +7,6 @@ import numpy as np
 import torch as th
 
 from sb3_ca2e.actors.actions import stored_action
-from sb3_ca2e.actors.block_layout import BlockLayout
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.flat_parameters import FlatParameters
 from sb3_ca2e.actors.handover import Handover
@@ -16,6 +15,7 @@ from sb3_ca2e.actors.inference import ActorCore
 from sb3_ca2e.common.layers import copy_of
 from sb3_ca2e.envs.recipe import EnvRecipe
 from sb3_ca2e.priors.agent import PriorAgent
+from sb3_ca2e.replay.block import BlockLayout
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sb3_ca2e.actors.block_layout import BlockLayout
 from sb3_ca2e.actors.handover import Handover
 from sb3_ca2e.actors.heartbeat import Heartbeat
 from sb3_ca2e.actors.snapshot import ActorsState, restore, state_of
 from sb3_ca2e.actors.spec import WorkerSpec
 from sb3_ca2e.actors.worker import Worker
 from sb3_ca2e.errors import ActorError
-from sb3_ca2e.replay.block import Block
+from sb3_ca2e.replay.block import Block, BlockLayout
 
 
 class InProcessPort:

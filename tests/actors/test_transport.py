@@ -16,10 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marked_processes import open_files, shared_memory
-from sb3_ca2e.actors.block_layout import BlockLayout
 from sb3_ca2e.actors.flat_parameters import FlatParameters
 from sb3_ca2e.actors.handover import Handover
-from sb3_ca2e.replay.block import observation_columns
+from sb3_ca2e.replay.block import BlockLayout, observation_columns
 from sb3_ca2e.transport.shared_memory.block_buffers import BUFFERS, BlockBuffers
 from sb3_ca2e.transport.shared_memory.control_block import ControlBlock
 from sb3_ca2e.transport.shared_memory.memory import shared_file

@@ -6,9 +6,8 @@ No lock is ever shared: every byte has one writer.
 
 import numpy as np
 
-from sb3_ca2e.actors.block_layout import BlockLayout
 from sb3_ca2e.actors.heartbeat import Heartbeat
-from sb3_ca2e.replay.block import Block
+from sb3_ca2e.replay.block import Block, BlockLayout
 from sb3_ca2e.transport.shared_memory.memory import map_file
 
 #: Handovers that an actor may have under way: it fills one while the learner reads the other.

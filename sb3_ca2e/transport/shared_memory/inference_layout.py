@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 
-from sb3_ca2e.actors.block_layout import Field, size_of, views_of
+from sb3_ca2e.common.packed_arrays import Field, size_of, views_of
 from sb3_ca2e.replay.block import OBSERVATION
 from sb3_ca2e.transport.shared_memory.memory import map_file
 
