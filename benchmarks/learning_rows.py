@@ -494,8 +494,8 @@ def report(rows: dict[str, dict[str, Any]], folder: pathlib.Path) -> None:
     intro = [
         "# Learning rows",
         "",
-        f"A score is the mean return of {N_EVAL_EPISODES} deterministic episodes of the final model, on environments seeded",
-        f"{SCORE_SEED}, {SCORE_SEED + 1}, ... The demo reports its own score, that of its best checkpoint.",
+        f"A score is the mean return of {N_EVAL_EPISODES} deterministic episodes of the final model, on environments",
+        f"seeded {SCORE_SEED}, {SCORE_SEED + 1}, ... The demo reports its own score, that of its best checkpoint.",
         "",
     ]
     text = "\n".join(intro) + "\n" + "\n".join(table(name, row) for name, row in merged.items())

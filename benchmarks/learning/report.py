@@ -36,17 +36,19 @@ def introduction() -> list[str]:
         "Generated from the curves in this folder by `python benchmarks/learn.py report`.",
         "",
         "- Scores: 0 is a random policy, 1 is the best of the task's fixed prior agents.",
-        f"- Final: the mean of {whole.final_episodes} episodes of the final model. During training, a model is evaluated",
-        f"  {whole.evaluations} times, for {whole.episodes} episodes each.",
-        "- IQM: interquartile mean. In brackets: 95 % intervals of a bootstrap over seeds, stratified by task (rliable).",
+        f"- Final: the mean of {whole.final_episodes} episodes of the final model. During training, a model is",
+        f"  evaluated {whole.evaluations} times, for {whole.episodes} episodes each.",
+        "- IQM: interquartile mean. In brackets: 95 % intervals of a bootstrap over seeds, stratified by task",
+        "  (rliable).",
         "- Area: the area under the curve; 1 for a curve that is always at 1.",
         f"- To {THRESHOLD}: the median over seeds of the first evaluation that reaches {THRESHOLD}.",
         "- Updates are counted as in SB3.",
-        "- Seconds are training time without evaluations, with several runs at a time on the machine. The seconds in the",
-        "  goals were measured with one run at a time.",
+        "- Seconds are training time without evaluations, with several runs at a time on the machine. The seconds in",
+        "  the goals were measured with one run at a time.",
         "- `missing`: the arm has not been run.",
         "",
-        "CA2E's hyperparameters were tuned on seeds 0 to 2, and on 0 to 6 for Reacher-v5. SB3's are those of the RL Zoo.",
+        "CA2E's hyperparameters were tuned on seeds 0 to 2, and on 0 to 6 for Reacher-v5. SB3's are those of",
+        "the RL Zoo.",
         "",
     ]
 
@@ -119,7 +121,11 @@ def against_the_clock(env_id: str, device: str, results: Results) -> Iterator[st
     yield from (f"## {env_id} against the clock", "")
     told = next(iter(runs.values())).told["measured_on"]
     beside = " Policies were evaluated during training, on two of its cores." if device == "cuda" else ""
-    yield from (f"Arms ran one after the other, alone on {told['device']}.{beside} Returns are means of a few games.", "")
+    yield from (
+        f"Arms ran one after the other, alone on {told['device']}.{beside}",
+        "Returns: means of a few games.",
+        "",
+    )
     yield from clock.table(runs, clock.GAMES[env_id])
 
 
@@ -146,8 +152,8 @@ def report(results: Results) -> str:
     lines += [
         "## Ablation",
         "",
-        f"`{PRIORS}` is the shipped configuration: three prior agents, retirement, sampling by the priorities that actors",
-        "computed, n = 5. Each other arm changes one of these.",
+        f"`{PRIORS}` is the shipped configuration: three prior agents, retirement, sampling by the priorities that",
+        "actors computed, n = 5. Each other arm changes one of these.",
         "",
     ]
     for env_id in whole.ablation_tasks:
