@@ -447,7 +447,7 @@ def table(name: str, row: dict[str, Any]) -> str:
     :return: Markdown
     """
     threshold = row["threshold"]
-    verdict = {True: "reached", False: "MISSED", None: "not all seeds of all variants have run"}[row["reached"]]
+    verdict = {True: "reached", False: "MISSED", None: "some seeds have not been run"}[row["reached"]]
     seeds = [run["seed"] for run in next(iter(row["variants"].values()))["runs"]]
     head = ["", *(f"seed {seed}" for seed in seeds), "mean"]
     head += [f"≥ {threshold:g}"] if threshold is not None else []
@@ -469,7 +469,7 @@ def table(name: str, row: dict[str, Any]) -> str:
             told = ", ".join("never" if steps is None else str(steps) for steps in reached)
             lines += [
                 "",
-                f"{variant}: transitions at the first evaluation of at least {threshold:g} on the way: {told}.",
+                f"{variant}: transitions at the first evaluation during training that reaches {threshold:g}: {told}.",
             ]
     for variant, each in row["variants"].items():
         if each["settings"]:
@@ -494,8 +494,8 @@ def report(rows: dict[str, dict[str, Any]], folder: pathlib.Path) -> None:
     intro = [
         "# Learning rows",
         "",
-        f"Scores: mean return of {N_EVAL_EPISODES} deterministic episodes of the final model on environments seeded",
-        f"{SCORE_SEED}, {SCORE_SEED + 1}, ...; the demo's score is its own, of the checkpoint that it keeps.",
+        f"A score is the mean return of {N_EVAL_EPISODES} deterministic episodes of the final model, on environments",
+        f"seeded {SCORE_SEED}, {SCORE_SEED + 1}, ... The demo reports its own score, that of its best checkpoint.",
         "",
     ]
     text = "\n".join(intro) + "\n" + "\n".join(table(name, row) for name, row in merged.items())

@@ -27,7 +27,7 @@ MARK = "<!-- by benchmarks/learn.py report -->"
 
 def introduction() -> list[str]:
     """
-    :return: what the figures are
+    :return: how to read the figures
     """
     whole = experiment()
     return [
@@ -35,15 +35,20 @@ def introduction() -> list[str]:
         "",
         "Generated from the curves in this folder by `python benchmarks/learn.py report`.",
         "",
-        "Scores: 0 is a random policy, 1 the best of the task's fixed priors. Final: mean of",
-        f"{whole.final_episodes} episodes of the final model; on the way, of {whole.episodes} episodes at",
-        f"{whole.evaluations} times. IQM: interquartile mean; in brackets: 95 % intervals of a bootstrap over seeds,",
-        "stratified by task (rliable). Area: under the curve, 1 for a curve that is 1 all the way.",
-        f"To {THRESHOLD}: median over seeds of the first evaluation that reaches it. Updates are counted as SB3 counts",
-        "them. Seconds are those of training, without evaluations, with several runs at a time on the machine; those",
-        "of the goals were measured one at a time. What has not been run is missing.",
+        "- Scores: 0 is a random policy, 1 is the best of the task's fixed prior agents.",
+        f"- Final: the mean of {whole.final_episodes} episodes of the final model. During training, a model is",
+        f"  evaluated {whole.evaluations} times, for {whole.episodes} episodes each.",
+        "- IQM: interquartile mean. In brackets: 95 % intervals of a bootstrap over seeds, stratified by task",
+        "  (rliable).",
+        "- Area: the area under the curve; 1 for a curve that is always at 1.",
+        f"- To {THRESHOLD}: the median over seeds of the first evaluation that reaches {THRESHOLD}.",
+        "- Updates are counted as in SB3.",
+        "- Seconds are training time without evaluations, with several runs at a time on the machine. The seconds in",
+        "  the goals were measured with one run at a time.",
+        "- `missing`: the arm has not been run.",
         "",
-        "Our hyperparameters were tuned on seeds 0 to 2, Reacher-v5's on 0 to 6; SB3's are the RL Zoo's.",
+        "CA2E's hyperparameters were tuned on seeds 0 to 2, and on 0 to 6 for Reacher-v5. SB3's are those of",
+        "the RL Zoo.",
         "",
     ]
 
@@ -93,7 +98,7 @@ def over_tasks(found: Mapping[str, Mapping[str, Curves]], env_ids: list[str]) ->
     :param env_ids: tasks
     :return: table of CA2E with priors beside each other arm, on the tasks on which both have run
     """
-    yield f"| beside | tasks | its final IQM | final IQM of {PRIORS} | P({PRIORS} ends above it) |"
+    yield f"| compared with | tasks | its final IQM | final IQM of {PRIORS} | P({PRIORS} ends above it) |"
     yield "| --- | --- | --- | --- | --- |"
     for name in (name for name in experiment().all_arms if name != PRIORS):
         both = shared(found, env_ids, PRIORS, name)
@@ -115,8 +120,12 @@ def against_the_clock(env_id: str, device: str, results: Results) -> Iterator[st
         return
     yield from (f"## {env_id} against the clock", "")
     told = next(iter(runs.values())).told["measured_on"]
-    beside = " Policies were evaluated beside training, on two of its cores." if device == "cuda" else ""
-    yield from (f"Arms ran one after the other, alone on {told['device']}.{beside} Returns: means of a few games.", "")
+    beside = " Policies were evaluated during training, on two of its cores." if device == "cuda" else ""
+    yield from (
+        f"Arms ran one after the other, alone on {told['device']}.{beside}",
+        "Returns: means of a few games.",
+        "",
+    )
     yield from clock.table(runs, clock.GAMES[env_id])
 
 
@@ -126,7 +135,7 @@ def report(results: Results) -> str:
     :return: the whole of it, as Markdown
     """
     whole, found = experiment(), results.all_curves
-    lines = [*introduction(), "## What was to be seen", "", "| goal | seen | |", "| --- | --- | --- |"]
+    lines = [*introduction(), "## Goals", "", "| goal | result | verdict |", "| --- | --- | --- |"]
     lines += [*map(str, verdicts(results)), ""]
     for family in ("dqn", "ddpg"):
         env_ids = [env_id for env_id, task in whole.tasks.items() if task.off_policy == family]
@@ -143,7 +152,8 @@ def report(results: Results) -> str:
     lines += [
         "## Ablation",
         "",
-        f"{PRIORS}: three priors, retirement, prioritized by the actors' priorities, n = 5.",
+        f"`{PRIORS}` is the shipped configuration: three prior agents, retirement, sampling by the priorities that",
+        "actors computed, n = 5. Each other arm changes one of these.",
         "",
     ]
     for env_id in whole.ablation_tasks:

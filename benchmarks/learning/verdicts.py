@@ -175,7 +175,7 @@ def verdicts(results: Results) -> list[Verdict]:
         env_ids = [env_id for env_id, task in whole.tasks.items() if task.off_policy == family]
         name = family.upper()
         goal = f"{name} tasks: CA2E with priors reaches {THRESHOLD} in ≤ 1/2 of the transitions of the best baseline, "
-        goal += "and its final IQM is ≥ the best baseline's, on ≥ 3 of 4"
+        goal += "and its final IQM is ≥ the best baseline's, on ≥ 3 of 4 tasks"
         told = {}
         for env_id in env_ids:
             arms = found[env_id]
@@ -185,12 +185,12 @@ def verdicts(results: Results) -> list[Verdict]:
         told = {env_id: half_the_time(timed[env_id], whole.tasks[env_id].transitions) for env_id in env_ids}
         lines.append(in_tasks(goal + "machine", told, 4))
     told = {env_id: settled(bad_priors(arms), env_id, arms, BAD, BARE) for env_id, arms in found.items()}
-    lines.append(in_tasks("Bad priors: final IQM ≥ that without priors − 0.1, on all tasks", told, len(told)))
+    lines.append(in_tasks("Bad priors: final IQM ≥ IQM without priors − 0.1, on all tasks", told, len(told)))
     told = {
         env_id: settled(beats_teachers(env_id, arms, results), env_id, arms, TEACHERS) for env_id, arms in found.items()
     }
-    goal = "Teachers half-way from random to solved: all are retired, and the 95 % interval of (final return − best "
-    lines.append(in_tasks(goal + "prior) lies above 0, on ≥ 3 tasks", told, 3))
+    goal = "Teachers trained half-way from random to solved: all retire, and the 95 % interval of (final return − best "
+    lines.append(in_tasks(goal + "prior) is above 0, on ≥ 3 tasks", told, 3))
     goal = f"Pong on a GPU: ≥ {GAMES[PONG]:g} in < {WITHIN[BARE]:g} minutes without priors, "
     goal += f"in < {WITHIN[PRIORS]:g} with them"
     return [*lines, Verdict(goal, *in_time(results.folder))]
