@@ -236,7 +236,7 @@ def test_a_beaten_prior_becomes_a_nature_actor(tmp_path):
         ({"n_actors": 3, "exploration_final_eps": [0.1] * 4}, ValueError, "exploration_final_eps has 4 values"),
         ({"exploration_initial_eps": 1.5}, ValueError, "no probability"),
         ({"execution": "threads"}, ValueError, "'async' or 'sync', not 'threads'"),
-        ({"replay_buffer_class": ReplayBuffer}, ValueError, "ReplayBuffer can't take blocks"),
+        ({"replay_buffer_class": ReplayBuffer}, ValueError, "ReplayBuffer can't store blocks"),
         ({"n_actors": 0}, ValueError, "n_actors must be a whole number"),
         ({"n_processes": 0}, ValueError, "n_processes must be a whole number"),
         ({"local_buffer_size": 2.5}, ValueError, "local_buffer_size must be a whole number"),

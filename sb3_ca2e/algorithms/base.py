@@ -1,4 +1,4 @@
-"""What turns an off-policy algorithm of SB3 into a CA2E learner."""
+"""The mixin that turns an off-policy algorithm of SB3 into a CA2E learner (Algorithm 3 of the paper)."""
 
 import contextlib
 import itertools
@@ -26,7 +26,7 @@ from sb3_ca2e.transport.shared_memory.parking import discard_parked, discarded_o
 if TYPE_CHECKING:
     from sb3_ca2e.learner.callback_steps import Tick
 
-#: Updates to come for which ``compile="auto"`` compiles.
+#: Least number of remaining updates for which ``compile="auto"`` compiles.
 WORTH_COMPILING = 20_000
 
 
@@ -34,8 +34,8 @@ class CA2EMixin(Construction):
     """
     Asynchronous actors, prioritized multi-step memory and prior agents for an off-policy algorithm of SB3.
 
-    SB3's own ``learn`` drives it: ``collect_rollouts`` takes transitions that actors have made instead of making
-    them, and ``train`` adds importance weights and new priorities. An algorithm supplies the six
+    SB3's own ``learn`` drives it: ``collect_rollouts`` takes transitions from the actors instead of stepping the
+    environment, and ``train`` adds importance weights and new priorities. An algorithm implements the six
     :class:`~sb3_ca2e.algorithms.hooks.Hooks`.
 
     :param env: an id, an environment, a function that makes one, or a ``VecEnv``
@@ -57,33 +57,33 @@ class CA2EMixin(Construction):
         """
         Train as SB3 does; see :meth:`stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm.learn`.
 
-        Actor processes start here and are gone when this returns, raises or is interrupted; the process that they were
-        forked from may wait for a minute, for another call. In the main thread, SIGINT
-        and SIGTERM end it between two transitions; SIGTERM then ends the process, unless you handle it yourself.
+        Actor processes start here and have ended when this returns, raises or is interrupted; the process from which
+        they are forked may wait a minute for another call. In the main thread, SIGINT and SIGTERM stop training
+        between two transitions; SIGTERM then ends the process, unless you handle it yourself.
 
-        :param total_timesteps: transitions of all slots together
-        :param callback: called at every tick of ``n_envs`` transitions
-        :param log_interval: log every so many episodes
-        :param tb_log_name: name of the run for TensorBoard, None for the algorithm's
-        :param reset_num_timesteps: count from zero, and draw a new curve
-        :param progress_bar: show one
+        :param total_timesteps: number of transitions of all slots together
+        :param callback: called once for every ``n_envs`` transitions
+        :param log_interval: number of episodes between two logs
+        :param tb_log_name: name of the run for TensorBoard; None for the algorithm's name
+        :param reset_num_timesteps: whether to count from zero and start a new curve
+        :param progress_bar: whether to show a progress bar
         :return: the model
-        :raises TypeError: if ``total_timesteps`` is no number, or ``callback`` none of SB3's
-        :raises ValueError: if ``log_interval`` is no number of episodes
+        :raises TypeError: if ``total_timesteps`` is not a number, or ``callback`` not a callback
+        :raises ValueError: if ``log_interval`` is not a number of episodes
         :raises RuntimeError: if a callback calls it
-        :raises ActorError: if an actor fails too often; the model can be used and saved
-        :raises KeyboardInterrupt: if it is interrupted; the model can be used and saved
+        :raises ActorError: if an actor fails too often; the model can still be used and saved
+        :raises KeyboardInterrupt: if it is interrupted; the model can still be used and saved
         """
         total_timesteps = check_learn(total_timesteps, callback, log_interval)
         if self._collector is not None:
             raise RuntimeError("learn() is running: a callback can't call it again.")
         if not isinstance(self.replay_buffer, PrioritizedReplayBuffer):
             raise TypeError(
-                f"replay_buffer was set to a {type(self.replay_buffer).__name__}, and actors fill a "
-                "PrioritizedReplayBuffer: keep the model's own, and take transitions over with "
+                f"replay_buffer was set to a {type(self.replay_buffer).__name__}, but actors fill a "
+                "PrioritizedReplayBuffer: keep the model's own, and copy transitions into it with "
                 "model.replay_buffer.add_from(buffer)."
             )
-        as_list("prior_agents", self.prior_agents, "agents, one a slot", PriorSource)  # they may have been set since
+        as_list("prior_agents", self.prior_agents, "agents, one a slot", PriorSource)  # the user may have set them
         tb_log_name = tb_log_name or type(self).__name__
         with discarded_on_error(), Interrupts() as self._interrupts:
             try:
@@ -98,7 +98,7 @@ class CA2EMixin(Construction):
                     return self
                 finally:
                     self._stop_actors()
-            finally:  # a handler of the user's may have raised, once more, just before that
+            finally:  # a signal handler of the user's may have raised just before
                 self._stop_actors()
 
     def _setup_learn(
@@ -109,14 +109,14 @@ class CA2EMixin(Construction):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        noise, self.action_noise = self.action_noise, None  # SB3 would vectorize it; here each slot has its own copy
+        noise, self.action_noise = self.action_noise, None  # SB3 would vectorize it, but each slot has a copy
         normalize = self._vec_normalize_env
         training = normalize is not None and normalize.training
         assert self.env is not None
         asked = asked_of_first_reset(self.env, self.n_slots)
         try:
             if normalize is not None:
-                normalize.training = False  # SB3 resets the user's environment, and stores nothing of that
+                normalize.training = False  # SB3 resets the user's environment, but stores nothing of it
             with not_reset(self.env) if self._steps_own(self.env) else contextlib.nullcontext():
                 set_up = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         finally:
@@ -136,7 +136,7 @@ class CA2EMixin(Construction):
             )  # before functions are pickled, and what their classes know of environments that there are
         recipe = recipe_from(self.env, own=self._steps_own(self.env), here=self.execution == "sync")
         if self.replay_buffer.size() == 0:
-            self.replay_buffer = self._make_memory()  # the environment's stacks may be others than at construction
+            self.replay_buffer = self._make_memory()  # frame stacks may have changed since construction
         self.replay_buffer.check_layout(recipe.columns, recipe.normalizes_frames)
         retirement = self._retirement()
         self.retirement_state = retirement.state
@@ -148,11 +148,11 @@ class CA2EMixin(Construction):
                 agent = PriorAgent.of(self.prior_agents[index])
                 agent.resolve(self.observation_space, self.action_space, recipe.identity)
                 if agent.revision is not None:
-                    self.prior_agents[index] = agent  # it keeps the commit and the hash, in the saved model too
+                    self.prior_agents[index] = agent  # it holds the commit and the hash, also in the saved model
                 retirement.set_baseline(index, agent.mean_reward)
                 priors[slot] = agent.for_actor()
         self.policy.set_training_mode(False)
-        # Half of the package: who predicts, or loads a model, need not wait for it.
+        # Half of the package: programs that only load a model and predict need not import it.
         from sb3_ca2e.algorithms.start import build_collector
 
         start = build_collector(self, recipe, priors, prior_of, retirement, self._n_learns, asked)
@@ -181,18 +181,18 @@ class CA2EMixin(Construction):
         log_interval: int | None = None,
     ) -> RolloutReturn:
         """
-        Take transitions that the actors have made: the ratio of updates to transitions is SB3's by construction.
+        Take transitions from the actors, as many as SB3 would collect between two updates.
 
-        Where the rate is not limited, take all that are ready and wait for none.
+        Without a rate limit, take all that are ready and do not wait.
 
         :param env: unused, as are ``replay_buffer``, ``action_noise`` and ``learning_starts``
-        :param callback: called once a tick
-        :param train_freq: ticks to take
+        :param callback: called once for every ``n_envs`` transitions
+        :param train_freq: how often ``n_envs`` transitions are taken
         :param replay_buffer: unused
         :param action_noise: unused
         :param learning_starts: unused
-        :param log_interval: log every so many episodes
-        :return: how much was collected
+        :param log_interval: number of episodes between two logs
+        :return: numbers of transitions and episodes
         """
         assert self._collector is not None
         callback.on_rollout_start()
@@ -228,12 +228,12 @@ class CA2EMixin(Construction):
         return RolloutReturn(num_collected_steps * self.n_envs or 1, num_collected_episodes, continue_training=True)
 
     def _collect_tick(self, train_freq: TrainFreq) -> "Tick | None":
-        """Collect until there is a tick; None if there are no transitions and the rate is not limited."""
+        """Collect ``n_envs`` transitions; None if there are none and the rate is not limited."""
         assert self._collector is not None
         collector = self._collector
         group = train_freq.frequency * self.n_envs
         asked = self._total_timesteps - self._num_timesteps_at_start
-        end = self._num_timesteps_at_start + -(-asked // group) * group  # where SB3's loop will stop
+        end = self._num_timesteps_at_start + -(-asked // group) * group  # where SB3's loop stops
         learning = self.num_timesteps > self.learning_starts and self.gradient_steps != 0
         while collector.n_ready < self.n_envs:
             ready = collector.n_ready
@@ -246,20 +246,20 @@ class CA2EMixin(Construction):
             if collector.just_retired:
                 collector.just_retired.clear()
                 self._nature_slots_changed()
-            if collector.n_ready == ready and not wait:  # else all steps of the blocks were refused
+            if collector.n_ready == ready and not wait:  # otherwise all steps of the blocks were refused
                 return None
         return collector.tick()
 
     @tiny_numbers_are_zero()
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """
-        Update from the memory, without collecting.
+        Update the networks from the memory.
 
         :param gradient_steps: number of updates
-        :param batch_size: transitions in each
+        :param batch_size: number of transitions in each batch
         """
         started = time.perf_counter()
-        if not self.policy.training:  # to set it visits every layer, which takes as long as some updates
+        if not self.policy.training:  # setting it visits every layer, which may take as long as an update
             self.policy.set_training_mode(True)
         names, _ = self._get_torch_save_params()
         self._update_learning_rate([recursive_getattr(self, name) for name in names if name.endswith("optimizer")])
@@ -270,7 +270,7 @@ class CA2EMixin(Construction):
         fused = learner.fused(memory, batch_size) if self._vec_normalize_env is None else None
         for n_updates in itertools.repeat(1, gradient_steps) if fused is None else launches(gradient_steps):
             self._interrupts.check()
-            if fused is not None:  # what follows, as often, in one launch on the device
+            if fused is not None:  # the same in one launch on the device
                 batch, td_errors = fused(n_updates)
                 self._n_updates += n_updates
                 continue
@@ -280,7 +280,7 @@ class CA2EMixin(Construction):
             memory.update_priorities(batch.indices, batch.generations, priorities)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if gradient_steps > 0:
-            if self.device.type == "cpu":  # elsewhere to read them would wait for the device
+            if self.device.type == "cpu":  # reading them would wait for another device
                 self._record_updates()
             self._last_batch = batch, td_errors
             if self.compilable and self._compile_now(gradient_steps):
@@ -289,7 +289,7 @@ class CA2EMixin(Construction):
             self._collector.learner_updates += time.perf_counter() - started
 
     def _current_learner(self) -> Learner:
-        """The learner of the networks and optimisers that there are: a user may have replaced or changed some."""
+        """Return the learner of the current networks and optimizers, which a user may have replaced or changed."""
         modules, optimizers = self.trained_networks()
         before = self._learner
         if before is not None and before.learns(modules, optimizers):
@@ -303,26 +303,26 @@ class CA2EMixin(Construction):
         return tuple(getattr(self, name) for name in self.update_settings)
 
     def _compile_now(self, gradient_steps: int) -> bool:
-        """Compiling takes some ten seconds of a core, which a short run does not win back."""
+        """Decide whether to compile, which takes about ten seconds that a short run does not repay."""
         if self.compile != "auto":
             return bool(self.compile)
         assert isinstance(self.train_freq, TrainFreq)
         to_come = self._total_timesteps - self.num_timesteps
         updates = to_come * gradient_steps / (self.train_freq.frequency * self.n_envs)
-        # In one process, when a compiler finishes would decide on the last digits.
+        # In one process, results would depend on when the compiler finishes.
         return updates >= WORTH_COMPILING and self.execution == "async"
 
     # Logs.
 
     @property
     def actor_stats(self) -> list[dict[str, Any]]:
-        """What each slot does now or, outside ``learn``, did last: one plain dictionary a slot."""
+        """What each slot does now or, outside ``learn``, did last: one plain dictionary per slot."""
         if self._collector is None:
             return self._last_actor_stats
         return self._collector.actor_stats(1.0 - self._current_progress_remaining)
 
     def _record_updates(self) -> None:
-        """What the updates told since this was last asked."""
+        """Record the metrics of the updates since the last call."""
         if self._learner is not None:
             for name, mean in self._learner.take_metrics().items():
                 self.logger.record(f"train/{name}", mean)
@@ -330,7 +330,7 @@ class CA2EMixin(Construction):
                 self.logger.record("train/skipped_updates", self._learner.n_skipped)
 
     def _record_batch(self) -> None:
-        """Who fed the last batch, and what it taught."""
+        """Record statistics of the last batch: its sources, ages and TD errors."""
         batch, td_errors = self._last_batch or (None, None)
         if batch is None or td_errors is None:
             return
@@ -342,9 +342,9 @@ class CA2EMixin(Construction):
                 self.logger.record(f"replay/td_error_{name}", td_errors.abs()[which].mean().item())
 
     def dump_logs(self) -> None:
-        """Write the logs: SB3's, and what the actors, the priors and the memory do."""
+        """Write the logs: SB3's, and those of actors, prior agents and memory."""
         self._record_updates()
-        # Where episodes are short this comes every few transitions, and often nobody reads it.
+        # With short episodes, this is called every few transitions, often without any output format.
         if self._collector is not None and self.logger.output_formats:
             self._collector.log(self.logger, 1.0 - self._current_progress_remaining)
             self._record_batch()

@@ -1,11 +1,11 @@
-"""Errors in what a user passes: they say what was wrong, what was expected, and what to do."""
+"""Checks of a user's arguments; errors say what was wrong, what was expected, and what to do."""
 
 import inspect
 import math
 import sys
 from collections.abc import Iterable, Mapping
 from types import UnionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -13,11 +13,9 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
+from sb3_ca2e.algorithms.hooks import Hooks
 from sb3_ca2e.common.misspelt import suggestion
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
-
-if TYPE_CHECKING:
-    from sb3_ca2e.algorithms.construction import Construction
 
 #: Arguments that take one of a few values, where an algorithm has them.
 _CHOICES: dict[str, tuple[bool | str, ...]] = {
@@ -36,8 +34,10 @@ GIVEN_TO_MEMORY |= {"columns", "normalize_frames", "optimize_memory_usage", "see
 
 def check_env_type(env: Any) -> None:
     """
+    Refuse what is no single environment and no ``VecEnv`` of SB3.
+
     :param env: the environment
-    :raises TypeError: if it is one of gymnasium's vector environments, or several
+    :raises TypeError: if it is one of gymnasium's vector environments, or several environments
     """
     if isinstance(env, gym.vector.VectorEnv | list | tuple):
         raise TypeError(
@@ -46,12 +46,14 @@ def check_env_type(env: Any) -> None:
         )
 
 
-def check_kind(env: Any, algorithm: type["Construction"]) -> None:
+def check_kind(env: Any, algorithm: type[Hooks]) -> None:
     """
+    Check that an algorithm can learn in an environment.
+
     :param env: the environment
-    :param algorithm: that is to learn
-    :raises TypeError: if it is one of gymnasium's vector environments, or several
-    :raises ValueError: if the algorithm learns no such actions
+    :param algorithm: class of the algorithm
+    :raises TypeError: if it is one of gymnasium's vector environments, or several environments
+    :raises ValueError: if the algorithm does not learn actions of this kind
     """
     check_env_type(env)
     action_space = getattr(env, "action_space", None)
@@ -61,59 +63,65 @@ def check_kind(env: Any, algorithm: type["Construction"]) -> None:
         learns = " or ".join(kind.__name__ for kind in algorithm.action_spaces)
         others = {spaces.Discrete: "use CA2EDQN", spaces.Box: "use CA2EDDPG"}
         raise ValueError(
-            f"{algorithm.__name__} learns {learns} actions, those of this environment are {action_space}: "
+            f"{algorithm.__name__} learns {learns} actions, but this environment has {action_space}: "
             f"{others.get(type(action_space), 'wrap the environment so that they agree')}."
         )
 
 
 def check_space(action_space: spaces.Space) -> None:
     """
-    :param action_space: of the environment
+    Check an action space.
+
+    :param action_space: the environment's action space
     :raises ValueError: if it has no finite bounds, or is discrete and does not start at 0
     """
     if isinstance(action_space, spaces.Discrete) and action_space.start != 0:
         raise ValueError(
-            f"Policies number actions from 0, and those of {action_space} start at {action_space.start}: declare "
+            f"Policies number actions from 0, but those of {action_space} start at {action_space.start}: declare "
             f"Discrete({action_space.n}) in the environment, and add {action_space.start} in step()."
         )
     if isinstance(action_space, spaces.Box) and not _is_bounded(action_space):
         raise ValueError(
-            f"Actions need finite bounds, those of {action_space} are not: actions are scaled to [-1, 1] between them. "
-            "Declare bounds in the environment, or wrap it in gymnasium.wrappers.RescaleAction or a wrapper of your "
-            "own."
+            f"Actions need finite bounds, which {action_space} does not have: actions are scaled to [-1, 1] between "
+            "them. Declare bounds in the environment, or wrap it in gymnasium.wrappers.RescaleAction or a wrapper of "
+            "your own."
         )
 
 
 def check_observations(space: spaces.Space, name: str = "Observations") -> None:
     """
-    :param space: of observations
-    :param name: how they are called in a message
-    :raises ValueError: if they are discrete and do not start at 0
+    Check an observation space.
+
+    :param space: the observation space
+    :param name: name of the observations in a message
+    :raises ValueError: if it is discrete and does not start at 0
     """
     if isinstance(space, spaces.Dict):
         for key, part in space.spaces.items():
             check_observations(part, f"Observations {key!r}")
     elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
         raise ValueError(
-            f"{name} of {space} start at {space.start}, and policies take them for numbers from 0: declare a space "
+            f"{name} of {space} start at {space.start}, but policies number observations from 0: declare a space "
             "without a start in the environment, and subtract it."
         )
 
 
 def _is_bounded(space: spaces.Box) -> bool:
-    """Whether the distances between the bounds are finite, which those of the largest numbers are not."""
+    """Whether the distances between the bounds are finite; those of the largest floats are not."""
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(space.high - space.low).all())
 
 
 def as_list(name: str, value: Any, of_what: str, one: type | UnionType) -> list[Any]:
     """
+    Check an argument that takes a list.
+
     :param name: the argument's name
-    :param value: what was given for it
+    :param value: the argument's value
     :param of_what: what it should be a list of
-    :param one: types of which the user may have forgotten to make a list
+    :param one: types of a single element, which the user may have forgotten to put into a list
     :return: the list
-    :raises TypeError: if it is none
+    :raises TypeError: if it is not a list
     """
     if isinstance(value, one):
         raise TypeError(f"{name} takes a list of {of_what}; write [{value!r}].")
@@ -122,13 +130,17 @@ def as_list(name: str, value: Any, of_what: str, one: type | UnionType) -> list[
     return values
 
 
-def check(model: "Construction") -> None:
+def check(model: Any) -> None:
     """
-    :param model: with its arguments as they were given, but for ``train_freq``, which is SB3's tuple
-    :raises ValueError: if it can't learn with them
+    Check the arguments of a model together.
+
+    :param model: a learner of this package; its attributes are the arguments as given, except ``train_freq``, which is
+        SB3's tuple
+    :raises TypeError: if an argument has the wrong type
+    :raises ValueError: if the model can't learn with these arguments
     """
     if not hasattr(model, "n_envs"):
-        raise ValueError("env is None: give an id, an environment or a VecEnv; CA2E needs it to make the model.")
+        raise ValueError("env is None: give an id, an environment or a VecEnv; CA2E needs it to create the model.")
     if not isinstance(model.replay_buffer_kwargs, Mapping):
         raise TypeError(f"replay_buffer_kwargs takes a dictionary, not {model.replay_buffer_kwargs!r}.")
     _check_numbers(model)
@@ -146,14 +158,14 @@ def check(model: "Construction") -> None:
     memory = model.replay_buffer_class
     if not (memory is None or (isinstance(memory, type) and issubclass(memory, PrioritizedReplayBuffer))):
         raise ValueError(
-            f"replay_buffer_class={getattr(memory, '__name__', repr(memory))} can't take blocks from actors; "
+            f"replay_buffer_class={getattr(memory, '__name__', repr(memory))} can't store blocks of actors; "
             "leave it out, or subclass sb3_ca2e.PrioritizedReplayBuffer."
         )
     _check_memory_arguments(memory or PrioritizedReplayBuffer, model.replay_buffer_kwargs)
     assert isinstance(model.train_freq, TrainFreq)
     if model.train_freq.unit != TrainFrequencyUnit.STEP:
         raise ValueError(
-            f"train_freq=({model.train_freq.frequency}, 'episode') can't be held: many actors are in many episodes "
+            f"train_freq=({model.train_freq.frequency}, 'episode') is not supported: many actors are in many episodes "
             "at once. Give a number of steps."
         )
     if not _is_whole(model.train_freq.frequency) or model.train_freq.frequency < 1:
@@ -167,7 +179,7 @@ def _check_memory_arguments(memory: type[PrioritizedReplayBuffer], given: Mappin
     own = [name for name in parameters if name not in GIVEN_TO_MEMORY]
     for name in given:
         if name in GIVEN_TO_MEMORY:
-            raise ValueError(f"replay_buffer_kwargs has {name!r}, which the model itself sets: leave it out.")
+            raise ValueError(f"replay_buffer_kwargs has {name!r}, which the model sets itself: leave it out.")
         if name not in own:
             raise TypeError(
                 f"replay_buffer_kwargs has {name!r}, which {memory.__name__} does not take. {suggestion(name, own)}"
@@ -176,12 +188,14 @@ def _check_memory_arguments(memory: type[PrioritizedReplayBuffer], given: Mappin
 
 def check_learn(total_timesteps: Any, callback: Any, log_interval: Any) -> int:
     """
-    :param total_timesteps: of ``learn``, whole or not, as in SB3
-    :param callback: of ``learn``
-    :param log_interval: of ``learn``
-    :return: the first whole number of transitions that is not less
-    :raises TypeError: if they are of another type than it takes
-    :raises ValueError: if ``log_interval`` is no number of episodes
+    Check the arguments of ``learn``.
+
+    :param total_timesteps: number of transitions, whole or not, as in SB3
+    :param callback: callback, list of callbacks, function or None
+    :param log_interval: number of episodes or None
+    :return: ``total_timesteps``, rounded up
+    :raises TypeError: if an argument has the wrong type
+    :raises ValueError: if ``log_interval`` is not a number of episodes
     """
     if not _is_number(total_timesteps) or not np.isfinite(total_timesteps):
         raise TypeError(f"total_timesteps must be a number of transitions, such as 100_000, not {total_timesteps!r}.")
@@ -199,7 +213,7 @@ def check_learn(total_timesteps: Any, callback: Any, log_interval: Any) -> int:
     return first
 
 
-def _check_numbers(model: "Construction") -> None:
+def _check_numbers(model: Any) -> None:
     counts = ("local_buffer_size", "actor_update_interval", "prior_patience", "n_steps", "buffer_size", "batch_size")
     for name in (*counts, "n_slots", *(["n_processes"] if model.n_processes is not None else [])):
         value = getattr(model, name)
@@ -236,7 +250,7 @@ def _check_numbers(model: "Construction") -> None:
             raise ValueError(f"replay_buffer_kwargs has {name}={value!r}; it must be a finite number of at least 0.")
 
 
-def _check_choices(model: "Construction") -> None:
+def _check_choices(model: Any) -> None:
     for name, choices in _CHOICES.items():
         value = getattr(model, name, choices[0])
         if not isinstance(value, str | bool | np.bool_) or value not in choices:

@@ -1,4 +1,4 @@
-"""A CA2E learner before it learns: its arguments, its environment and its memory."""
+"""Construction of a CA2E learner: its arguments, its environment and its memory."""
 
 import inspect
 from collections.abc import Callable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sb3_ca2e.checkpoints.resumption import Resumption
     from sb3_ca2e.learner.collector import Collector
 
-#: Slots where neither the user nor the environment says how many: the paper's.
+#: Number of slots if neither the user nor the environment sets one; the paper's.
 DEFAULT_ACTORS = 8
 
 
@@ -45,11 +45,13 @@ class Construction(Hooks, Saving):
 
     def __init__(self, policy: Any, env: Any, *, _init_setup_model: bool = True, **given: Any):
         """
-        :param policy: as SB3 takes it
+        Construct the model.
+
+        :param policy: a policy, as SB3 takes it
         :param env: an id, an environment, a function that makes one, or a ``VecEnv``
         :param _init_setup_model: build the networks and the memory
         :param given: arguments of SB3's algorithm, and :class:`~sb3_ca2e.algorithms.arguments.CA2EArguments`
-        :raises TypeError: if neither takes one of them
+        :raises TypeError: if an argument is none of these
         """
         own, of_sb3 = (inspect.signature(each).parameters for each in (type(self), super().__init__))
         refuse_misspelt(type(self).__name__, given, list(dict.fromkeys([*own, *of_sb3, *PARAMETERS])))
@@ -62,7 +64,7 @@ class Construction(Hooks, Saving):
             self._setup_model()
 
     def _keep(self, added: CA2EArguments) -> None:
-        """Keep the arguments as given: ``load`` writes them back under their own names."""
+        """Set the arguments as attributes, unchanged: ``load`` sets them by name."""
         agents = as_list("prior_agents", added["prior_agents"], "agents, one a slot", PriorSource)
         self._check_prior_agents([PriorAgent.of(agent) for agent in agents])
         self.prior_agents = [PriorAgent.of(each) if isinstance(each, BaseAlgorithm) else each for each in agents]
@@ -82,7 +84,7 @@ class Construction(Hooks, Saving):
         self.retirement_state: dict[str, Any] | None = None
         self._last_actor_stats: list[dict[str, Any]] = []
         self._n_updates_at_start = 0
-        self._n_learns = 0  # saved, so that each learn() sees new episodes though the seed is the same
+        self._n_learns = 0  # saved, so that each learn() has new episodes with the same seed
         self._collector: Collector | None = None
         self._due: list[Callable[[], None]] = []
         self._resumption: Resumption | None = None
@@ -91,7 +93,7 @@ class Construction(Hooks, Saving):
         self._learner: Learner | None = None
 
     def _check_prior_agents(self, agents: list[PriorAgent]) -> None:
-        """Refuse at once what ``learn`` could not load, as far as that can be told without a network."""
+        """Refuse prior agents that ``learn`` could not load, as far as this is known without a network connection."""
         if agents and self.env is not None:
             identity = recipe_from(self.env, copies=False).identity
             for agent in agents:
@@ -105,14 +107,14 @@ class Construction(Hooks, Saving):
             self._check_env(self.env)
         if self.replay_buffer is None:
             self.replay_buffer = self._make_memory()
-        # SB3 warns of n_steps > 1 with a buffer class of one's own: this one has them already.
+        # SB3 warns of n_steps > 1 with a custom buffer class, but ours supports it.
         n_steps, self.n_steps = self.n_steps, 1
         n_learns = self._n_learns
         try:
             super()._setup_model()
         finally:
             self.n_steps = n_steps
-        self._n_learns = n_learns  # a loaded model goes on, though SB3 sets its seed anew
+        self._n_learns = n_learns  # SB3 sets the seed again, but a loaded model continues
         if self.execution == "async":
             parts = [self, self.action_noise, *self.policy.modules()]
             refuse_lost_modules(modules_of(map(type, parts)), "the model")
@@ -129,18 +131,18 @@ class Construction(Hooks, Saving):
         return self.n_envs if self.n_envs > 1 else DEFAULT_ACTORS
 
     def _prior_slots(self) -> dict[int, int]:
-        """The prior agents take the last slots, which explore least once they become nature slots."""
+        """Map slots to prior agents, which take the last ones: those explore least once they become nature slots."""
         first = self.n_slots - len(self.prior_agents)
         return {first + index: index for index in range(len(self.prior_agents))}
 
     def _nature_explorations(self) -> list[Exploration]:
-        """Explorations of the slots that have no prior agent, or none any more."""
+        """Return the explorations of the slots without a prior agent, or with a retired one."""
         retirement = self._retirement()
         with_prior = {slot for slot, index in self._prior_slots().items() if not retirement.retired(index)}
         return [each for slot, each in enumerate(self.explorations()) if slot not in with_prior]
 
     def _nature_slots_changed(self) -> None:
-        """A prior slot has become a nature slot."""
+        """React to a prior slot that has become a nature slot."""
 
     def _retirement(self) -> Retirement:
         retirement = Retirement(self.prior_alpha, self.prior_patience, self.retirement_state)
@@ -158,7 +160,7 @@ class Construction(Hooks, Saving):
         return wrapped
 
     def _check_env(self, env: VecEnv) -> None:
-        """Refuse what actors can't rebuild, or can't step."""
+        """Refuse environments that actors can't rebuild or step."""
         recipe_from(env, own=self._steps_own(env), here=self.execution == "sync")
         if env.render_mode == "human" and self.n_slots > 1:
             raise ValueError(
@@ -167,16 +169,16 @@ class Construction(Hooks, Saving):
             )
 
     def _steps_own(self, env: VecEnv) -> bool:
-        """In one process, as many slots as there are environments need no copies of them."""
+        """Tell whether slots step the user's own environments: in one process, with one slot for each."""
         return self.execution == "sync" and self.n_slots == env.num_envs
 
     def set_env(self, env: Any, force_reset: bool = True) -> None:
         """
-        Learn on another environment from now on; see :meth:`stable_baselines3.common.base_class.BaseAlgorithm.set_env`.
+        Replace the environment; see :meth:`stable_baselines3.common.base_class.BaseAlgorithm.set_env`.
 
-        :param env: whatever the constructor takes, of the same spaces and number of environments
-        :param force_reset: reset it before learning
-        :raises ValueError: if actors can't step it, or its spaces are others; the model keeps the one it has
+        :param env: anything the constructor takes, with the same spaces and number of environments
+        :param force_reset: whether to reset it before learning
+        :raises ValueError: if actors can't step it, or its spaces differ; the model keeps the present one
         """
         check_env_type(env := as_env(made(env, self.verbose)))
         env = self._wrap_env(env, self.verbose)
@@ -188,7 +190,7 @@ class Construction(Hooks, Saving):
     # The memory, and what is random.
 
     def _make_memory(self) -> PrioritizedReplayBuffer:
-        """The memory reserves nothing until transitions come."""
+        """Create the memory, which allocates nothing before the first transitions."""
         memory_class = self.replay_buffer_class or PrioritizedReplayBuffer
         assert issubclass(memory_class, PrioritizedReplayBuffer)
         self.replay_buffer_class = memory_class
@@ -210,12 +212,12 @@ class Construction(Hooks, Saving):
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """
-        Seed everything that is random, the actors and the memory too.
+        Seed all random generators, including those of the actors and the memory.
 
-        :param seed: None leaves all as it is
+        :param seed: the seed; None changes nothing
         """
         super().set_random_seed(seed)
         if seed is not None:
-            self.seed = seed  # from which each actor takes its own when it starts
+            self.seed = seed  # each actor derives its own from it
             self._n_learns = 0
             self.replay_buffer.set_random_seed(seed)

@@ -25,13 +25,13 @@ class CA2EDDPG(CA2EMixin, DDPG):
     """
     Deep Deterministic Policy Gradient with Compound Asynchronous Exploration and Exploitation.
 
-    Takes what :class:`stable_baselines3.DDPG` takes, with the same meaning, and after it:
+    Takes the arguments of :class:`stable_baselines3.DDPG`, with the same meaning, followed by its own.
 
     :param learning_rate: learning rate of the critic
     :param actor_learning_rate: learning rate of the actor, or a schedule
     :param critic_l2: weight of the critic's L2 penalty, half the sum of its squared weights
-    :param action_noise: a noise to copy for each slot; None for Gaussian noise on actions scaled to [-1, 1],
-        sigma evenly from 0.05 to 0.4 over the slots
+    :param action_noise: noise that is copied for each slot; None for Gaussian noise on actions scaled to [-1, 1],
+        with sigma spaced evenly from 0.05 to 0.4 over the slots
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -103,14 +103,14 @@ class CA2EDDPG(CA2EMixin, DDPG):
 
     def update(self, networks: Networks, batch: PrioritizedReplaySamples) -> Result:
         """
-        One step of critic and actor on a prioritized batch of n-step transitions.
+        Make one step of critic and actor on a prioritized batch of n-step transitions.
 
         y = sum_{k<n} gamma^k r_{t+k+1} + gamma^n q(s_{t+n}, pi(s_{t+n}; omega^-); theta^-); the actor ascends
         q(s, pi(s; omega); theta).
 
         :param networks: theta, ``critic``, omega, ``actor``, and their targets
         :param batch: the batch
-        :return: ``(batch,)`` TD errors y - q(s_t, a_t; theta), from which the new priorities come, and what to log
+        :return: ``(batch,)`` TD errors y - q(s_t, a_t; theta), from which the new priorities come, and scalars to log
         """
         observations, next_observations = batch.observations, batch.next_observations
         with th.no_grad():
@@ -136,20 +136,26 @@ class CA2EDDPG(CA2EMixin, DDPG):
 
     def trained_networks(self) -> tuple[dict[str, th.nn.Module], dict[str, th.optim.Optimizer]]:
         """
-        :return: the networks that :meth:`update` names, and the optimisers of those that it optimises
+        Return the networks that an update reads or changes.
+
+        :return: the networks by the names that :meth:`update` uses, and the optimizers of those that it optimizes
         """
         modules = {name: getattr(self, name) for name in ("actor", "critic", "actor_target", "critic_target")}
         return modules, {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
 
     def published_modules(self) -> dict[str, th.nn.Module]:
         """
-        :return: the networks that actors need
+        Return the networks that actors need.
+
+        :return: networks by name
         """
         return {"actor": self.actor, "critic": self.critic}
 
     def explorations(self) -> list[Exploration]:
         """
-        :return: the exploration of each slot
+        Return the exploration of each slot.
+
+        :return: ``n_slots`` explorations
         """
         assert isinstance(self.action_space, spaces.Box)
         return list[Exploration](noise_ladder(self.n_slots, self.action_space, self.action_noise))
@@ -159,6 +165,8 @@ class CA2EDDPG(CA2EMixin, DDPG):
     @staticmethod
     def act(modules: dict[str, Any], observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
+        Choose greedy actions.
+
         :param modules: the published networks
         :param observations: ``(slots, ...)``
         :return: ``(slots, action_dim)`` greedy actions in [-1, 1], and the same again, kept for the priorities
@@ -169,18 +177,20 @@ class CA2EDDPG(CA2EMixin, DDPG):
     @staticmethod
     def evaluate(modules: dict[str, Any], steps: Steps) -> tuple[th.Tensor, th.Tensor]:
         """
+        Compute the values from which priorities come.
+
         :param modules: the published networks
-        :param steps: a block, with the greedy actions that :meth:`act` gave
+        :param steps: a block, with the greedy actions that :meth:`act` returned
         :return: ``(rows,)`` q(s, a) of the actions taken and ``(rows,)`` q(s, pi(s)) to bootstrap from
         """
-        # One pass for both actions: of small networks most of the time is Python's, from layer to layer.
+        # One pass for both actions: in small networks, most of the time is Python's overhead between layers.
         twice = tree_map(lambda observations: th.cat([observations, observations]), steps.observations)
         q_values = modules["critic"](twice, th.cat([steps.actions, steps.outputs]))
         n_rows = len(steps.actions)
         return q_values[0][:n_rows].flatten(), smallest(q_values)[n_rows:].flatten()
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
-        """SB3 sets both optimisers to one rate; here the actor has its own."""
+        """Set the learning rates: SB3 uses one for both optimizers, here the actor has its own."""
         super()._update_learning_rate(self.critic.optimizer)
         actor_rate = FloatSchedule(self.actor_learning_rate)(self._current_progress_remaining)
         self.logger.record("train/actor_learning_rate", actor_rate)
@@ -189,7 +199,9 @@ class CA2EDDPG(CA2EMixin, DDPG):
 
 def smallest(q_values: tuple[th.Tensor, ...]) -> th.Tensor:
     """
+    Return the minimum over the critics.
+
     :param q_values: ``(batch, 1)`` for each critic (DDPG has one unless ``policy_kwargs`` asks for more)
-    :return: ``(batch, 1)`` their minimum
+    :return: ``(batch, 1)``
     """
     return q_values[0] if len(q_values) == 1 else th.cat(q_values, dim=1).min(dim=1, keepdim=True).values

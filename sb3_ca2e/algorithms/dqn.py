@@ -24,12 +24,12 @@ class CA2EDQN(CA2EMixin, DQN):
     """
     Deep Q-Network with Compound Asynchronous Exploration and Exploitation.
 
-    Takes what :class:`stable_baselines3.DQN` takes, with the same meaning, and after it:
+    Takes the arguments of :class:`stable_baselines3.DQN`, with the same meaning, followed by its own.
 
     :param double_q: let the online network choose the action whose value the target network gives
-    :param exploration_initial_eps: epsilon at the start: None for evenly from 1.0 to 0.2 over the slots, one
-        number for all, or a list with one a slot
-    :param exploration_final_eps: epsilon at the end: one number for all, or a list with one a slot
+    :param exploration_initial_eps: epsilon at the start: one number for all slots, a list with one per slot, or None
+        for values spaced evenly from 1.0 to 0.2
+    :param exploration_final_eps: epsilon at the end: one number for all slots, or a list with one per slot
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -109,13 +109,13 @@ class CA2EDQN(CA2EMixin, DQN):
 
     def update(self, networks: Networks, batch: PrioritizedReplaySamples) -> Result:
         """
-        One step on the loss of a prioritized batch of n-step transitions.
+        Make one step on the loss of a prioritized batch of n-step transitions.
 
         y = sum_{k<n} gamma^k r_{t+k+1} + gamma^n q(s_{t+n}, argmax_a q(s_{t+n}, a; theta); theta^-)
 
         :param networks: theta, ``q_net``, and theta^-, ``q_net_target``
         :param batch: the batch
-        :return: ``(batch,)`` TD errors y - q(s_t, a_t; theta), from which the new priorities come, and what to log
+        :return: ``(batch,)`` TD errors y - q(s_t, a_t; theta), from which the new priorities come, and scalars to log
         """
         with th.no_grad():
             next_q_values = networks("q_net_target")(batch.next_observations)
@@ -133,20 +133,26 @@ class CA2EDQN(CA2EMixin, DQN):
 
     def trained_networks(self) -> tuple[dict[str, th.nn.Module], dict[str, th.optim.Optimizer]]:
         """
-        :return: the networks that :meth:`update` names, and the optimisers of those that it optimises
+        Return the networks that an update reads or changes.
+
+        :return: the networks by the names that :meth:`update` uses, and the optimizers of those that it optimizes
         """
         modules: dict[str, th.nn.Module] = {"q_net": self.q_net, "q_net_target": self.q_net_target}
         return modules, {"q_net": self.policy.optimizer}
 
     def published_modules(self) -> dict[str, th.nn.Module]:
         """
-        :return: the networks that actors need
+        Return the networks that actors need.
+
+        :return: networks by name
         """
         return {"q_net": self.q_net}
 
     def explorations(self) -> list[Exploration]:
         """
-        :return: the exploration of each slot
+        Return the exploration of each slot.
+
+        :return: ``n_slots`` explorations
         """
         n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
         starts, ends = self.exploration_initial_eps, self.exploration_final_eps
@@ -158,6 +164,8 @@ class CA2EDQN(CA2EMixin, DQN):
     @staticmethod
     def act(modules: dict[str, Any], observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
+        Choose greedy actions.
+
         :param modules: the published networks
         :param observations: ``(slots, ...)``
         :return: ``(slots,)`` greedy actions and ``(slots, n_actions)`` Q-values, kept for the priorities
@@ -168,8 +176,10 @@ class CA2EDQN(CA2EMixin, DQN):
     @staticmethod
     def evaluate(modules: dict[str, Any], steps: Steps) -> tuple[th.Tensor, th.Tensor]:
         """
+        Compute the values from which priorities come.
+
         :param modules: the published networks
-        :param steps: a block, with the Q-values that :meth:`act` gave
+        :param steps: a block, with the Q-values that :meth:`act` returned
         :return: ``(rows,)`` q(s, a) of the actions taken and ``(rows,)`` max_a q(s, a) to bootstrap from
         """
         q_values = steps.outputs
@@ -180,7 +190,7 @@ class CA2EDQN(CA2EMixin, DQN):
         self._nature_slots_changed()
 
     def _nature_slots_changed(self) -> None:
-        """``exploration_rate``, which SB3's ``predict`` uses, is the mean epsilon of the nature slots."""
+        """Set ``exploration_rate``, which SB3's ``predict`` uses, to the mean epsilon of the nature slots."""
         ladder = [each for each in self._nature_explorations() if isinstance(each, EpsilonGreedy)]
         initial = sum(each.initial for each in ladder) / len(ladder)
         final = sum(each.final for each in ladder) / len(ladder)

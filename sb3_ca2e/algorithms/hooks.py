@@ -1,4 +1,4 @@
-"""What an algorithm supplies, for :class:`~sb3_ca2e.algorithms.base.CA2EMixin` to do the rest."""
+"""The hooks that an algorithm implements; :class:`~sb3_ca2e.algorithms.base.CA2EMixin` does the rest."""
 
 from typing import Any, ClassVar
 
@@ -12,54 +12,66 @@ from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 
 
 class Hooks:
-    """Six methods: two that actors run, two that learning runs, and two that tell who acts and how it explores."""
+    """Six methods: two run in actors, two run in the learner, and two tell actors what to run and how to explore."""
 
     def published_modules(self) -> dict[str, th.nn.Module]:
         """
-        :return: the networks that actors need to act and to compute priorities
+        Return the networks that actors need.
+
+        :return: networks to act and to compute priorities, by name
         """
         raise NotImplementedError
 
     def explorations(self) -> list[Exploration]:
         """
-        :return: the exploration of each of the ``n_slots`` slots
+        Return the exploration of each slot.
+
+        :return: ``n_slots`` explorations
         """
         raise NotImplementedError
 
     @staticmethod
     def act(modules: dict[str, Any], observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
+        Choose greedy actions.
+
         :param modules: copies of the published networks
         :param observations: ``(batch, ...)``
-        :return: ``(batch, ...)`` greedy actions, as the learner stores them, and what :meth:`evaluate` is to get
+        :return: ``(batch, ...)`` greedy actions, as the learner stores them, and outputs that :meth:`evaluate` receives
         """
         raise NotImplementedError
 
     @staticmethod
     def evaluate(modules: dict[str, Any], steps: Steps) -> tuple[th.Tensor, th.Tensor]:
         """
+        Compute the values from which priorities ``|R + gamma^k v(s_k) - q(s, a)|`` come.
+
         :param modules: copies of the published networks
         :param steps: consecutive steps of one slot
-        :return: ``(rows,)`` q(s, a) and ``(rows,)`` the value of s, for ``|R + gamma^k v(s_k) - q(s, a)|``
+        :return: ``(rows,)`` q(s, a) and ``(rows,)`` the value v(s)
         """
         raise NotImplementedError
 
-    #: kinds of actions that it learns
+    #: classes of action spaces that the algorithm supports
     action_spaces: ClassVar[tuple[type[spaces.Space], ...]] = (spaces.Space,)
-    #: whether :meth:`update` does the same at every call, so that it can be compiled
+    #: whether :meth:`update` does the same in every call, so that it can be compiled
     compilable: ClassVar[bool] = False
-    #: the model's settings that :meth:`update` reads
+    #: names of the model's attributes that :meth:`update` reads
     update_settings: ClassVar[tuple[str, ...]] = ()
 
     def trained_networks(self) -> tuple[dict[str, th.nn.Module], dict[str, th.optim.Optimizer]]:
         """
-        :return: the networks that :meth:`update` names, and the optimisers of those that it optimises
+        Return the networks that an update reads or changes.
+
+        :return: the networks by the names that :meth:`update` uses, and the optimizers of those that it optimizes
         """
         raise NotImplementedError
 
     def update(self, networks: Networks, batch: PrioritizedReplaySamples) -> Result:
         """
-        :param networks: by the names of :meth:`trained_networks`
+        Make one step on the losses.
+
+        :param networks: the networks of :meth:`trained_networks`
         :param batch: a prioritized batch
         :return: ``(batch,)`` TD errors, and scalars to log under ``train/``
         """

@@ -1,8 +1,8 @@
-"""The start of a model's actors."""
+"""Starts the actors of a model."""
 
 import secrets
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.flat_parameters import FlatParameters
 from sb3_ca2e.actors.heartbeat import Supervision
 from sb3_ca2e.actors.spec import WorkerSpec, for_actors
+from sb3_ca2e.algorithms.construction import Construction
 from sb3_ca2e.common.cpus import cpu_count
 from sb3_ca2e.envs.recipe import EnvRecipe
 from sb3_ca2e.learner.collector import Collector
@@ -21,12 +22,9 @@ from sb3_ca2e.transport.pool import ActorPool
 from sb3_ca2e.transport.shared_memory.inference_server import InferenceServer, pays
 from sb3_ca2e.transport.shared_memory.pool import AsyncActors
 
-if TYPE_CHECKING:
-    from sb3_ca2e.algorithms.base import CA2EMixin
-
 
 def build_collector(
-    model: "CA2EMixin",
+    model: Construction,
     recipe: EnvRecipe,
     priors: Sequence[PriorAgent | None],
     prior_of: dict[int, int],
@@ -35,14 +33,16 @@ def build_collector(
     asked: Sequence[dict[str, Any]],
 ) -> Callable[[], Collector]:
     """
-    :param model: whose arguments say how many there are, and what they do
+    Prepare the actors of a model.
+
+    :param model: the learner; its arguments say how many actors there are and what they do
     :param recipe: how to build its environments
-    :param priors: the prior agent that plays in each slot, None in a nature slot
+    :param priors: the prior agent of each slot, None in a nature slot
     :param prior_of: index of each prior slot's agent, retired ones included
-    :param retirement: of these
-    :param n_learns: how often the model had learned before
-    :param asked: what the first ``reset`` of each slot is given
-    :return: what starts the actors, and must be called where it can't be interrupted
+    :param retirement: decides when prior agents retire
+    :param n_learns: number of earlier calls of ``learn``
+    :param asked: arguments of the first ``reset`` of each slot
+    :return: function that starts the actors; signals must be deferred while it runs
     """
     statistics = None
     if recipe.normalization is not None:
@@ -75,7 +75,7 @@ def build_collector(
 
 
 def _specs(
-    model: "CA2EMixin",
+    model: Construction,
     recipe: EnvRecipe,
     priors: Sequence[PriorAgent | None],
     explorations: list[Exploration],
@@ -83,7 +83,7 @@ def _specs(
     n_learns: int,
     asked: Sequence[dict[str, Any]],
 ) -> list[WorkerSpec]:
-    """One a process."""
+    """Return what each process runs."""
     n_processes = min(model.n_processes or cpu_count(), model.n_slots) if model.execution == "async" else 1
     modules = {name: for_actors(module) for name, module in model.published_modules().items()}
     seed = model.seed if model.seed is not None else secrets.randbits(31)
@@ -116,8 +116,8 @@ def _specs(
     return specs
 
 
-def _infers_on_device(model: "CA2EMixin", specs: list[WorkerSpec]) -> bool:
-    """In one process, nothing is won by another one."""
+def _infers_on_device(model: Construction, specs: list[WorkerSpec]) -> bool:
+    """Decide where networks run: with one process, a second one would gain nothing."""
     if model.execution == "sync" or model.inference == "actor":
         return False
     return model.inference == "device" or pays(specs, model.device)
