@@ -347,7 +347,7 @@ def test_nan_in_an_actor_process_is_named_and_the_model_learns_on_elsewhere(wron
     builders = BuilderVecEnv([Fine, lambda: Wrong(**wrong, always=True)])
     small = {"learning_starts": 50, "policy_kwargs": {"net_arch": [8]}}
     model = CA2EDQN("MlpPolicy", builders, n_actors=2, n_processes=n_processes, seed=7, **small)
-    message = r"(?s)slot 1, life 0, seed 7, failed:.*(is not finite, \[nan|the reward nan).*10. time in a row"
+    message = r"(?s)slot 1, life 0, seed 7, failed:.*(is not finite, \[nan|the reward nan).*10 times in a row"
     with pytest.raises(ActorError, match=message) as caught:
         model.learn(1000)
     assert "orrect the environment" in str(caught.value)

@@ -127,4 +127,4 @@ class Heartbeat:
             return "while it waited for the learner"
         if self.slot < 0:
             return "while it recorded steps"
-        return f"in {('the making', 'a reset', 'a step')[self.phase]} of slot {self.slot}'s environment"
+        return f"in {('creation', 'a reset', 'a step')[self.phase]} of slot {self.slot}'s environment"

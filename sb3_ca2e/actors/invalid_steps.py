@@ -48,7 +48,7 @@ class InvalidSteps:
         count, _ = self.of_block.get(position, (0, ""))
         self.of_block[position] = count + 1, str(error)
         if self.in_a_row[position] >= MOST_IN_A_ROW:
-            raise UnrecoverableError(f"{error} This was the {MOST_IN_A_ROW}. time in a row.") from error
+            raise UnrecoverableError(f"{error} This happened {MOST_IN_A_ROW} times in a row.") from error
 
 
 def finite_reward(reward: Any) -> float:

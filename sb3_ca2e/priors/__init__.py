@@ -1,1 +1,1 @@
-"""Prior agents: agents trained earlier are found, read without executing anything, and retired when beaten."""
+"""Prior agents: finding pretrained agents, reading them without executing code, and retiring them once beaten."""

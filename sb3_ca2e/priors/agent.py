@@ -22,28 +22,28 @@ from sb3_ca2e.priors.preprocessing import Preprocessing, alike
 from sb3_ca2e.priors.recurrent import refuse_recurrent
 from sb3_ca2e.priors.trained_on import TrainedOn
 
-# What finds and reads files is imported when there are some: it is a third of the package.
+# The modules that find and read files, a third of the package, are imported only when needed.
 if TYPE_CHECKING:
     from sb3_ca2e.priors.find import AgentFiles
 
 
 class PriorAgent:
     """
-    A policy trained earlier, whose steps feed the memory until the learner has beaten it.
+    A pretrained policy whose steps feed the memory until the learner has beaten it.
 
-    It acts on raw observations of the learner's environment: what it was trained with (normalisation, stacked frames,
-    a time feature) is told by its files, or by its model's environment, and stands in between.
+    It acts on raw observations of the learner's environment. What it was trained with (normalisation, stacked frames, a
+    time feature) is read from its files or from its model's environment, and applied before its policy.
 
-    :param source: an SB3 or SB3-Contrib model; a path to its zip or to a zoo folder; ``"zoo:ppo"``, which looks for an
-        agent of the run's environment in ``$SB3_CA2E_AGENTS``, ``./rl-trained-agents``, ``./logs`` and among those
-        that come with the package (``"zoo:ppo/LunarLander-v2"`` names another environment); or
-        ``"hub:sb3/ppo-CartPole-v1"``, which is downloaded from the Hugging Face hub (``"...@<revision>"`` for a
+    :param source: an SB3 or SB3-Contrib model; a path to its zip or to a zoo folder; ``"zoo:ppo"``, which searches for
+        an agent of the run's environment in ``$SB3_CA2E_AGENTS``, ``./rl-trained-agents``, ``./logs`` and the agents
+        bundled with the package (``"zoo:ppo/LunarLander-v2"`` names another environment); or
+        ``"hub:sb3/ppo-CartPole-v1"``, which is downloaded from the Hugging Face hub (``"...@<revision>"`` selects a
         branch, a tag or a commit)
-    :param env_id: environment that ``"zoo:"`` looks for; None for the run's own
-    :param mean_reward: its average return (raw, whole games), if known; else measured from its first ten episodes
-    :param trust: its files may run code, as Stable-Baselines3's own loader lets them; else they are read without
-        executing anything in them
-    :param sha256: SHA-256 of its zip, in hexadecimal digits; any other file is refused. None for any file
+    :param env_id: environment that ``"zoo:"`` searches for; None for that of the run
+    :param mean_reward: its average return (raw, whole games); None to measure it in its first ten episodes
+    :param trust: whether to use Stable-Baselines3's own loader, which may run code in its files; otherwise they are
+        read without executing anything
+    :param sha256: SHA-256 of its zip in hexadecimal digits; any other file is refused. None accepts any file
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class PriorAgent:
         self.env_id = env_id
         self.mean_reward = mean_reward
         self.trust = trust
-        #: SHA-256 of the zip; for agents of the hub it is recorded when they are first loaded
+        #: SHA-256 of the zip, recorded at the first load of an agent from the hub
         self.sha256 = sha256
-        #: commit on the hub, recorded when it is first loaded
+        #: commit on the hub, recorded at the first load
         self.revision: str | None = None
         self.name = f"a {type(source).__name__} object" if isinstance(source, BaseAlgorithm) else str(source)
         self._policy: BasePolicy | None = None
@@ -86,14 +86,16 @@ class PriorAgent:
     @classmethod
     def of(cls, agent: "str | pathlib.Path | BaseAlgorithm | PriorAgent") -> "PriorAgent":
         """
-        :param agent: what a user may put into ``prior_agents``
-        :return: it, as a prior agent
+        Convert an entry of ``prior_agents``.
+
+        :param agent: entry of ``prior_agents``
+        :return: the prior agent
         """
         return agent if isinstance(agent, PriorAgent) else cls(agent)
 
     @property
     def algo(self) -> str:
-        """Name of the algorithm that trained it, in lower case."""
+        """Lower-case name of the algorithm that trained it."""
         if isinstance(self.source, BaseAlgorithm):
             return type(self.source).__name__.lower()
         from sb3_ca2e.priors.find import AgentFiles
@@ -104,15 +106,14 @@ class PriorAgent:
         self, observation_space: spaces.Space, action_space: spaces.Space, identity: EnvIdentity | None = None
     ) -> "PriorAgent":
         """
-        Load the policy, and check that it fits.
+        Load the policy and check that it fits the environment.
 
-        :param observation_space: the learner's observation space, not normalised
+        :param observation_space: the learner's observation space without normalisation
         :param action_space: the environment's action space
-        :param identity: what the environment says of itself: its id, for ``"zoo:"``, its time limit and its wrappers;
-            None if nothing
-        :return: itself, ready to :meth:`predict`
-        :raises ValueError: if nothing is found, or what it was trained on differs from this environment
-        :raises UntrustedAgentError: if its files can't be read without executing something in them
+        :param identity: identity of the environment: its id (for ``"zoo:"``), time limit and wrappers; None if unknown
+        :return: this agent, ready to :meth:`predict`
+        :raises ValueError: if nothing is found, or the agent was trained on something else than this environment
+        :raises UntrustedAgentError: if its files can't be read without executing code
         """
         identity = identity or EnvIdentity()
         if self._policy is None:
@@ -137,11 +138,11 @@ class PriorAgent:
         self, observation_space: spaces.Space, action_space: spaces.Space, identity: EnvIdentity | None = None
     ) -> None:
         """
-        Raise what :meth:`resolve` would, as far as that can be told without a network; this agent stays as it is.
+        Raise the errors of :meth:`resolve` that can be found without network access; this agent does not change.
 
-        :param observation_space: the learner's observation space, not normalised
+        :param observation_space: the learner's observation space without normalisation
         :param action_space: the environment's action space
-        :param identity: what the environment says of itself
+        :param identity: identity of the environment
         """
         from sb3_ca2e.priors import hub
 
@@ -156,7 +157,7 @@ class PriorAgent:
         self, observation_space: spaces.Space, action_space: spaces.Space, env_id: str | None
     ) -> tuple[BasePolicy, TrainedOn]:
         if isinstance(self.source, BaseAlgorithm):
-            # Pickled, as for actors: a policy just trained holds results of its last pass, which deepcopy() refuses.
+            # Copy by pickling: a policy just trained holds results of its last pass, which deepcopy() refuses.
             policy: BasePolicy = copying.copy(self.source.policy)
             return policy.to(th.device("cpu")), TrainedOn.of_model(self.source)
         if self.source is None:
@@ -174,7 +175,7 @@ class PriorAgent:
         return policy, trained_on
 
     def _files(self, source: str, env_id: str | None) -> "AgentFiles":
-        """The agent's files; those of the hub as they were when it was first loaded."""
+        """Find the agent's files; for an agent of the hub, those of the commit loaded first."""
         from sb3_ca2e.priors import hub
         from sb3_ca2e.priors.find import find_agent
 
@@ -189,13 +190,13 @@ class PriorAgent:
         return files
 
     def _check_hash(self, model: pathlib.Path) -> str:
-        """Refuse another file than the one that was used before, or asked for, before anything in it is read."""
+        """Refuse a file with another hash than the given or recorded one, before reading its content."""
         with model.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if self.sha256 is not None and found != self.sha256.lower():
             raise ValueError(
-                f"{model} has the SHA-256 {found}, but {self.name} is to have {self.sha256}, as was asked for or used "
-                "before. Find out why it changed; if it is right, give a new PriorAgent with its SHA-256, or without."
+                f"{model} has the SHA-256 {found}, but {self.name} requires {self.sha256}, which was given or used "
+                "before. Find out why it changed; if the file is right, pass a new PriorAgent with its SHA-256 or none."
             )
         return found
 
@@ -207,13 +208,13 @@ class PriorAgent:
         deterministic: bool | None = None,
     ) -> tuple[np.ndarray, Any]:
         """
-        Act as SB3's ``predict`` does.
+        Choose actions as SB3's ``predict`` does.
 
         :param observation: ``(batch, *shape)`` raw observations of the learner's environment
-        :param state: what was returned the step before, None before the first
+        :param state: state returned by the step before; None at the first
         :param episode_start: ``(batch,)`` whether an episode begins
-        :param deterministic: None for what the RL Zoo plays: deterministic, except from images
-        :return: ``(batch, ...)`` environment actions, and the new state
+        :param deterministic: None for the RL Zoo's choice: deterministic unless observations are images
+        :return: ``(batch, ...)`` environment actions and the new state
         """
         if self._policy is None or self._preprocessing is None:
             raise RuntimeError(f"The prior agent {self.name} is not loaded; resolve() it first.")
@@ -228,8 +229,8 @@ class PriorAgent:
         """
         Measure its average return.
 
-        :param env: the learner's environment, not normalised
-        :param n_episodes: episodes to play
+        :param env: the learner's environment without normalisation
+        :param n_episodes: number of episodes to play
         :return: mean and standard deviation of the returns
         :raises ValueError: if the environment is normalised
         """
@@ -237,7 +238,7 @@ class PriorAgent:
         if is_vecenv_wrapped(live, VecNormalize):
             raise ValueError(
                 "A prior agent plays on raw observations and does its own normalisation; evaluate it on the "
-                "environment inside of VecNormalize."
+                "environment inside VecNormalize."
             )
         self.resolve(live.observation_space, live.action_space, identity_of_vec(live))
         player: Any = _Undecided(self)
@@ -245,20 +246,24 @@ class PriorAgent:
         return float(np.mean(returns)), float(np.std(returns))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Saved as a reference: a model object's weights are not the learner's to keep."""
+        """Exclude the policy: it is loaded again from the source. The weights of a model object are not saved."""
         kept = {**self.__dict__, **dict.fromkeys(("_policy", "_preprocessing", "_actions")), "_trained_on": TrainedOn()}
         return {**kept, "source": None} if isinstance(self.source, BaseAlgorithm) else kept
 
     def for_actor(self) -> "PriorAgent":
         """
-        :return: a copy that carries its policy when pickled, for an actor process
+        Copy the agent with its policy, for an actor process.
+
+        :return: a copy that is pickled with its policy
         """
         return _ActorPrior(self)
 
     def on_device(self, device: th.device) -> "PriorAgent":
         """
+        Copy the agent to a device.
+
         :param device: PyTorch device
-        :return: a copy whose networks are there
+        :return: a copy with its networks on the device
         """
         copied = _ActorPrior(self)
         copied._policy = deepcopy(self._policy)
@@ -271,7 +276,7 @@ class PriorAgent:
 
 
 class _ActorPrior(PriorAgent):
-    """A resolved prior agent on its way to an actor."""
+    """A resolved prior agent for an actor."""
 
     def __init__(self, agent: PriorAgent):
         self.__dict__.update(agent.__dict__, source=None)
@@ -281,7 +286,7 @@ class _ActorPrior(PriorAgent):
 
 
 class _Undecided:
-    """Lets the agent decide on determinism, where ``evaluate_policy`` would."""
+    """Ignores the determinism chosen by ``evaluate_policy``; the agent decides."""
 
     def __init__(self, agent: PriorAgent):
         self.agent = agent
@@ -292,5 +297,5 @@ class _Undecided:
         return self.agent.predict(observation, state, episode_start)
 
 
-#: What a user may put into ``prior_agents``.
+#: Types of entries of ``prior_agents``.
 PriorSource = str | pathlib.Path | BaseAlgorithm | PriorAgent

@@ -1,4 +1,4 @@
-"""Find the files of a pretrained agent in the RL Zoo's folder layout."""
+"""Finds the files of a pretrained agent in the RL Zoo's folder layout."""
 
 import contextlib
 import difflib
@@ -15,7 +15,7 @@ from stable_baselines3.common.policies import BasePolicy
 
 from sb3_ca2e.common.installing import needing
 
-#: Algorithms whose agents can be priors, and where their classes are.
+#: Algorithms whose agents can be priors, and the packages of their classes.
 ALGORITHMS = {
     **dict.fromkeys(("a2c", "ddpg", "dqn", "ppo", "sac", "td3"), "stable_baselines3"),
     **dict.fromkeys(("ars", "qrdqn", "tqc", "trpo"), "sb3_contrib"),
@@ -23,16 +23,16 @@ ALGORITHMS = {
     "ca2e_ddpg": "sb3_ca2e",
 }
 
-#: Agents that come with the package.
+#: Folder of the bundled agents.
 BUNDLED = pathlib.Path(__file__).parent / "agents"
 
-#: Names of VecNormalize statistics, in the zoo's folders and on the Hugging Face hub.
+#: File names of VecNormalize statistics, in the zoo's folders and on the Hugging Face hub.
 STATISTICS = ("vecnormalize.pkl", "vec_normalize.pkl")
 
-#: What `sb3-ca2e convert` wrote, while there was such a command.
+#: File that `sb3-ca2e convert` wrote, a command of earlier versions.
 CONVERTED = "agent.safetensors"
 
-#: Names of what lies beside a model and is made use of.
+#: Names of the files beside a model that are used.
 SETTINGS = ("config.yml", "results.json", *STATISTICS)
 
 
@@ -41,10 +41,10 @@ class AgentFiles:
     """
     The files of one agent.
 
-    :param algorithm: name of the algorithm, as the zoo's folders are called
+    :param algorithm: name of the algorithm, as in the zoo's folders
     :param model: the zip
-    :param settings: the folder of its ``config.yml``, ``vecnormalize.pkl`` and ``results.json``, if there is one
-    :param env_id: the environment that it was trained on, if a name tells
+    :param settings: folder of its ``config.yml``, ``vecnormalize.pkl`` and ``results.json``, or None
+    :param env_id: environment that it was trained on according to its names, or None
     """
 
     algorithm: str
@@ -54,22 +54,22 @@ class AgentFiles:
 
     @property
     def bundled(self) -> bool:
-        """Whether it came with the package."""
+        """Whether it is bundled with the package."""
         return self.model.resolve().is_relative_to(BUNDLED.resolve())
 
     @property
     def config(self) -> pathlib.Path | None:
-        """The hyperparameters that it was trained with, among them wrappers and frame stack."""
+        """File of the hyperparameters that it was trained with, including wrappers and frame stack."""
         return self._setting("config.yml")
 
     @property
     def normalization(self) -> pathlib.Path | None:
-        """The statistics of its ``VecNormalize``."""
+        """File of the statistics of its ``VecNormalize``."""
         return next((path for name in STATISTICS if (path := self._setting(name)) is not None), None)
 
     @property
     def recorded_reward(self) -> float | None:
-        """The mean reward recorded beside it."""
+        """Mean reward recorded beside it."""
         results = self._setting("results.json")
         if results is None:
             return None
@@ -77,7 +77,7 @@ class AgentFiles:
             return float(json.loads(results.read_text(encoding="utf-8"))["mean_reward"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f'{results} tells no mean reward ({error!r}); expected JSON like {{"mean_reward": 200.0}}. Correct it, '
+                f'{results} has no mean reward ({error!r}); expected JSON like {{"mean_reward": 200.0}}. Correct it, '
                 "or delete it: the reward is measured then."
             ) from error
 
@@ -88,9 +88,11 @@ class AgentFiles:
     @staticmethod
     def algorithm_of(source: str | pathlib.Path) -> str:
         """
+        Derive the algorithm from a name.
+
         :param source: a path, ``"zoo:<algorithm>"`` or ``"hub:<owner>/<name>"``
-        :return: the algorithm that its name tells
-        :raises ValueError: if it tells none
+        :return: name of the algorithm
+        :raises ValueError: if the name contains no algorithm
         """
         kind, _, rest = str(source).partition(":")
         if kind == "zoo":
@@ -112,7 +114,9 @@ class AgentFiles:
 
 def algorithm_class(name: str) -> type[BaseAlgorithm]:
     """
-    :param name: the algorithm's name in the zoo
+    Import the class of an algorithm.
+
+    :param name: name of the algorithm in the zoo
     :return: its class
     :raises ImportError: if SB3-Contrib is needed and missing
     """
@@ -126,8 +130,10 @@ def algorithm_class(name: str) -> type[BaseAlgorithm]:
 
 def algorithms_with(policy_module: str) -> list[str]:
     """
-    :param policy_module: module of a policy's class
-    :return: names of the algorithms that have such policies; none for a policy of the user's own
+    Find the algorithms that use the policies of a module.
+
+    :param policy_module: module of a policy class
+    :return: names of the algorithms; none for a user-defined policy
     """
     found = []
     for name in ALGORITHMS:
@@ -142,7 +148,9 @@ def algorithms_with(policy_module: str) -> list[str]:
 
 def search_path() -> list[pathlib.Path]:
     """
-    :return: the folders that ``"zoo:"`` looks into, in order
+    Return the folders that ``"zoo:"`` searches.
+
+    :return: folders in their order
     """
     own = os.environ.get("SB3_CA2E_AGENTS")
     folders = [pathlib.Path(own)] if own else []
@@ -151,11 +159,11 @@ def search_path() -> list[pathlib.Path]:
 
 def candidates(env_id: str) -> list[AgentFiles]:
     """
-    Every agent on the search path whose name says that it fits an environment.
+    Find all agents on the search path whose names match an environment.
 
     :param env_id: id of the environment
-    :return: agents of it and of its other names, the one that ``"zoo:<algorithm>"`` takes first: by folder, then by
-        name, newest run first
+    :return: agents of the environment and of its other ids, the one that ``"zoo:<algorithm>"`` takes first: by folder,
+        then by id, newest run first
     """
     return list(_agents_of(known_names(env_id)))
 
@@ -167,7 +175,7 @@ def find_agent(source: str | pathlib.Path, env_id: str | None) -> AgentFiles:
     :param source: a path to a zip or to a zoo folder, or ``"zoo:<algorithm>[/<environment>]"``
     :param env_id: environment of the run
     :return: the files
-    :raises ValueError: naming where it was looked for
+    :raises ValueError: if there is none; the message names the folders searched
     """
     if not str(source).startswith("zoo:"):
         return _at(pathlib.Path(source).expanduser())
@@ -197,11 +205,11 @@ def find_agent(source: str | pathlib.Path, env_id: str | None) -> AgentFiles:
 
 def known_names(env_id: str) -> list[str]:
     """
-    Agents keep the id that they were trained on, while environments move on.
+    List the ids under which agents for an environment may be stored: agents keep the id that they were trained on.
 
-    :param env_id: an environment id, e.g. ``LunarLander-v3``, ``Hopper-v5`` or ``ALE/Pong-v5``
-    :return: it, its earlier versions, newest first, and for Atari games the id of the other kind: which frames are
-        skipped is the wrappers' or the environment's business, what is seen and done is the same
+    :param env_id: environment id, e.g. ``LunarLander-v3``, ``Hopper-v5`` or ``ALE/Pong-v5``
+    :return: the id and its earlier versions, newest first; for an Atari game also the id of the other kind, as only the
+        place of the frame skip differs
     """
     if match := re.fullmatch(r"ALE/(\w+)-v5", env_id):
         return [env_id, *_versions(f"{match[1]}NoFrameskip", 4)]
@@ -217,7 +225,7 @@ def _versions(name: str, newest: int) -> list[str]:
 
 
 def _agents_of(names: list[str], algorithms: list[str] | None = None) -> Iterator[AgentFiles]:
-    """Agents on the search path; runs that have left no model yet are none."""
+    """Iterate over agents on the search path; runs without a model yet are skipped."""
     for folder in search_path():
         for name in names:
             for algorithm in algorithms or ALGORITHMS:
@@ -228,7 +236,7 @@ def _agents_of(names: list[str], algorithms: list[str] | None = None) -> Iterato
 
 
 def _runs(folder: pathlib.Path, name: str) -> list[pathlib.Path]:
-    """The folders ``<name>_<run>``, newest first."""
+    """List the folders ``<name>_<run>``, newest first."""
     runs = folder.iterdir() if folder.is_dir() else []
     return sorted((run for run in runs if run.is_dir() and _env_of(run) == name), key=_run_number, reverse=True)
 
@@ -243,22 +251,22 @@ def _run_number(run: pathlib.Path) -> int:
 
 
 def _model_in(folder: pathlib.Path) -> pathlib.Path | None:
-    """The zip of a run's folder, or of a folder that was cloned from the Hugging Face hub."""
+    """Find the zip in a run's folder, or in a clone from the Hugging Face hub."""
     names = (f"{_env_of(folder)}.zip", "best_model.zip", f"{folder.name}.zip")
     found = next((folder / name for name in names if (folder / name).is_file()), None)
     if found is None and (folder / CONVERTED).is_file():
         raise ValueError(
-            f"{folder} holds an agent as 'sb3-ca2e convert' wrote it. This format is no longer read, because agents' "
-            "zips are read without executing anything in them: give the zip that it was converted from."
+            f"{folder} holds an agent in the format of 'sb3-ca2e convert', which is no longer supported: give the zip "
+            "that it was converted from, which is read without executing anything in it."
         )
     return found
 
 
 def _at(path: pathlib.Path) -> AgentFiles:
-    """The files of a zip or of a folder."""
+    """Find the files of a zip or of a folder."""
     if path.is_dir() or path.name == CONVERTED:
         model = _model_in(path if path.is_dir() else path.parent)
-    else:  # with or without its ending, as SB3 loads it
+    else:  # with or without suffix, as in SB3
         model = next((each for each in (path, path.with_name(f"{path.name}.zip")) if each.is_file()), None)
     if model is None:
         expected = f"{path}/<environment>.zip" if path.is_dir() else "a file"
@@ -272,8 +280,8 @@ def _at(path: pathlib.Path) -> AgentFiles:
 
 def _files(algorithm: str, model: pathlib.Path) -> AgentFiles:
     """
-    What belongs to a zip: ``<ENV>/`` beside ``<ENV>.zip``, and beside any zip in a run's folder ``<ENV>_<run>``; where
-    nothing is there, what the Hugging Face hub lays beside it.
+    Collect the files that belong to a zip: those in ``<ENV>/`` beside ``<ENV>.zip`` or, in a run's folder
+    ``<ENV>_<run>``, beside any zip; otherwise those that the Hugging Face hub stores beside it.
     """
     env_id = _env_of(model.parent)
     for settings in (model.with_suffix(""), *([model.parent / env_id] if env_id else [])):
@@ -284,9 +292,11 @@ def _files(algorithm: str, model: pathlib.Path) -> AgentFiles:
 
 def beside(algorithm: str, model: pathlib.Path) -> AgentFiles:
     """
+    Collect a zip and the settings beside it.
+
     :param algorithm: name of the algorithm
-    :param model: a zip as the Hugging Face hub keeps it, ``<algorithm>-<environment>.zip``
-    :return: it, with the settings that lie beside it
+    :param model: zip as stored on the Hugging Face hub, ``<algorithm>-<environment>.zip``
+    :return: the files
     """
     name = model.stem.removeprefix(f"{algorithm}-")
     settings = model.parent if (model.parent / "config.yml").is_file() else None

@@ -6,24 +6,24 @@ import re
 from sb3_ca2e.common.installing import needing
 from sb3_ca2e.priors.find import SETTINGS, AgentFiles, beside
 
-#: How sources on the hub begin.
+#: Prefix of sources on the hub.
 PREFIX = "hub:"
-#: What the RL Zoo uploads beside a model: its learning curves.
+#: Learning curves that the RL Zoo uploads beside a model.
 CURVES = "train_eval_metrics.zip"
 
 
 def download(source: str, commit: str | None = None) -> tuple[AgentFiles, str]:
     """
-    Get an agent's files from the Hugging Face hub, or from its cache on this machine.
+    Download an agent's files from the Hugging Face hub, or take them from the local cache.
 
-    Of a repository only the model and its settings are downloaded. A branch or a tag stands for its newest commit; in
-    offline mode (``HF_HUB_OFFLINE=1``), or if the hub can't be reached, for the newest in the cache.
+    Only the model and its settings are downloaded. A branch or a tag stands for its newest commit; in offline mode
+    (``HF_HUB_OFFLINE=1``), or if the hub can't be reached, for the newest one in the cache.
 
     :param source: ``"hub:<owner>/<name>[@<branch, tag or commit>]"``
-    :param commit: the commit that was used before, in place of the source's
-    :return: the files, and the commit that they are of
+    :param commit: commit used before, which overrides the source's revision
+    :return: the files and their commit
     :raises ImportError: if huggingface_hub is missing
-    :raises ValueError: if there is no such repository or revision, or no model in it
+    :raises ValueError: if the repository or revision does not exist, or has no model
     :raises ConnectionError: if the hub can't be reached or fails, and the agent is not in the cache
     """
     repository, revision = repository_and_revision(source)
@@ -34,9 +34,11 @@ def download(source: str, commit: str | None = None) -> tuple[AgentFiles, str]:
 
 def repository_and_revision(source: str) -> tuple[str, str]:
     """
+    Parse a source on the hub.
+
     :param source: ``"hub:<owner>/<name>[@<branch, tag or commit>]"``
     :return: the repository, and the branch, tag or commit
-    :raises ValueError: if it is not written so
+    :raises ValueError: if the source does not have this form
     """
     match = re.fullmatch(rf"{PREFIX}([\w.-]+/[\w.-]+)(?:@(\S+))?", source)
     if match is None:
@@ -45,7 +47,7 @@ def repository_and_revision(source: str) -> tuple[str, str]:
 
 
 def _snapshot(repository: str, revision: str) -> pathlib.Path:
-    """The folder in the hub's cache that holds a commit's files, named after the commit."""
+    """Return the folder in the hub's cache that holds a commit's files, named after the commit."""
     with needing("hub", f"{PREFIX}{repository} needs huggingface_hub"):
         from huggingface_hub import errors, snapshot_download
     wanted = f"revision {revision!r} of {repository}"
@@ -58,11 +60,11 @@ def _snapshot(repository: str, revision: str) -> pathlib.Path:
             f"There is no {wanted} on the hub, or it is private ({_first_line(error)}). Correct the name, or log in "
             "with `hf auth login`."
         ) from error
-    except Exception as error:  # what the network or a server can do is the library's business
+    except Exception as error:  # the library may raise many kinds of network errors
         raise ConnectionError(
             f"{wanted} can't be downloaded and is not in the hub's cache ({type(error).__name__}: "
-            f"{_first_line(error)}). Load it once while the hub can be reached (HF_HUB_OFFLINE, HF_ENDPOINT and "
-            "HF_HOME say how, and where it is kept), or give the path of a zip."
+            f"{_first_line(error)}). Load it once while the hub can be reached (see HF_HUB_OFFLINE, HF_ENDPOINT and "
+            "HF_HOME), or give the path of a zip."
         ) from error
     return pathlib.Path(folder)
 
@@ -72,7 +74,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _model_in(snapshot: pathlib.Path, repository: str) -> pathlib.Path:
-    """The zip that is called like the repository, as the RL Zoo does it, or the only one."""
+    """Find the zip named after the repository, as the RL Zoo names it, or the only zip."""
     zips = sorted(path for path in snapshot.glob("*.zip") if path.name != CURVES)
     named = [path for path in zips if path.stem == repository.partition("/")[2]]
     found = named or zips

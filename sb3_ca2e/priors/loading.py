@@ -1,4 +1,4 @@
-"""From an agent's files to its policy and to what stood between that and the environment."""
+"""Loads an agent's policy and preprocessing from its files."""
 
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
@@ -18,12 +18,14 @@ def load_policy(
     files: AgentFiles, trust: bool, observation_space: spaces.Space, action_space: spaces.Space
 ) -> BasePolicy:
     """
+    Load an agent's policy.
+
     :param files: the agent's files
-    :param trust: they may run code
-    :param observation_space: the learner's, for a trusted file whose own can't be read any more
-    :param action_space: the environment's, likewise
+    :param trust: whether the files may run code
+    :param observation_space: the learner's space, for a trusted file whose own can't be read any more
+    :param action_space: the environment's space, for a trusted file whose own can't be read any more
     :return: the policy, on the CPU, with the spaces that it was trained on
-    :raises UntrustedAgentError: if it can't be read without executing something in it
+    :raises UntrustedAgentError: if it can't be read without executing code
     :raises ValueError: if it can't be a prior agent
     """
     check_model(files.model)
@@ -42,11 +44,13 @@ def load_policy(
 
 def load_trained_on(files: AgentFiles, trust: bool) -> TrainedOn:
     """
+    Load the preprocessing with which an agent was trained.
+
     :param files: the agent's files
-    :param trust: they may run code
-    :return: what stood between the environment and its policy
-    :raises UntrustedAgentError: if they can't be read without executing something in them
-    :raises ValueError: if its configuration is not understood, or statistics are missing
+    :param trust: whether the files may run code
+    :return: the preprocessing between the environment and the policy
+    :raises UntrustedAgentError: if it can't be read without executing code
+    :raises ValueError: if the configuration can't be interpreted, or statistics are missing
     """
     statistics = None
     if files.normalization is not None:
@@ -62,7 +66,7 @@ def load_trained_on(files: AgentFiles, trust: bool) -> TrainedOn:
 
 
 def _refuse_misnamed(files: AgentFiles, policy_module: str) -> None:
-    """The algorithm is told by the path alone; a file in a wrong folder would fail far from its cause."""
+    """Refuse a file in the folder of another algorithm, which would fail later with an unclear error."""
     algorithms = algorithms_with(policy_module)
     if algorithms and files.algorithm not in algorithms:
         raise ValueError(

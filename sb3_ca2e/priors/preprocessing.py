@@ -1,4 +1,4 @@
-"""Puts between the learner's environment and an agent's policy what stood there when the agent was trained."""
+"""Applies the preprocessing that an agent was trained with to observations of the learner's environment."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,21 +11,21 @@ from sb3_ca2e.envs.identity import EnvIdentity
 from sb3_ca2e.priors.trained_on import DEFAULT_TIME_LIMIT, TrainedOn
 from sb3_ca2e.replay.block import OBSERVATION, plain
 
-#: Wrappers that belong to environments: what they change shows in the observation space, or no policy sees it.
+#: Wrappers that belong to environments: their effect shows in the observation space, or is invisible to policies.
 OF_ENVIRONMENTS = frozenset({"AtariWrapper", "AtariPreprocessing", "Monitor", "TimeLimit"})
-#: The part of a dictionary to which TimeFeatureWrapper appends the time.
+#: Key of dictionary observations to which TimeFeatureWrapper appends the time.
 TIMED_KEY = "observation"
-#: Numbers in Ant's observation that agents up to Ant-v3 made use of, and how many they saw: the contact forces
-#: behind were all zero then. Today's Ant gives none, 78 or 84 of them.
+#: Sizes of Ant's observation: the part that agents up to Ant-v3 used; with contact forces, which were all zero then;
+#: and the sizes of today's Ant, with 0, 78 or 84 contact forces.
 ANT_SIZE, OLD_ANT_SIZE, ANT_SIZES = 27, 111, (27, 105, 111)
 
 
 class State(NamedTuple):
     """
-    What a prior agent remembers from step to step.
+    State of a prior agent between steps.
 
     :param ages: ``(batch,)`` steps since the episode began
-    :param stacks: for each key ``(batch, *shape)`` its last frames
+    :param stacks: by key ``(batch, *shape)`` stacked frames
     """
 
     ages: np.ndarray
@@ -34,13 +34,13 @@ class State(NamedTuple):
 
 class Preprocessing:
     """
-    From raw observations of the learner's environment to what an agent's policy was trained on.
+    Converts raw observations of the learner's environment to those that an agent's policy was trained on.
 
-    :param trained_on: what the agent's files say
-    :param own: observation space of its policy
-    :param live: the learner's observation space, its frames stacked where the learner stacks them
-    :param identity: what the learner's environment says of itself
-    :raises ValueError: if the one can't be made from the other
+    :param trained_on: preprocessing at training, from the agent's files
+    :param own: observation space of the agent's policy
+    :param live: the learner's observation space, with frames stacked if the learner stacks them
+    :param identity: identity of the learner's environment
+    :raises ValueError: if the observations can't be converted
     """
 
     def __init__(self, trained_on: TrainedOn, own: spaces.Space, live: spaces.Space, identity: EnvIdentity):
@@ -54,7 +54,7 @@ class Preprocessing:
         self._check_normalized(own, live)
 
     def _frames_between(self, own: spaces.Space, live: spaces.Space) -> "dict[str, _Frame]":
-        """How each part of an observation is made anew, frame by frame."""
+        """Determine how each part of an observation is converted, frame by frame."""
         parts = _parts(live)
         frames = {
             key: _Frame.between(self.trained_on, key, part, parts[key]) if key in parts else None
@@ -66,7 +66,7 @@ class Preprocessing:
         return known
 
     def _check_normalized(self, own: spaces.Space, live: spaces.Space) -> None:
-        """Statistics are of the right shape if an observation comes out in the right one."""
+        """Check the shapes of statistics by converting an observation of zeros."""
         observation = {key: np.zeros((1, *(part.shape or ())), part.dtype) for key, part in _parts(live).items()}
         try:
             made, _ = self(plain(observation), None, None)
@@ -80,10 +80,12 @@ class Preprocessing:
         self, observation: Any, state: State | None, episode_start: np.ndarray | None
     ) -> tuple[Any, State | None]:
         """
+        Convert observations.
+
         :param observation: ``(batch, *shape)`` raw observations, or a dictionary of them
-        :param state: what was returned the step before, None before the first
-        :param episode_start: ``(batch,)`` whether an episode begins, None for nowhere but at the first step
-        :return: what the policy takes, and the state for the next step, None where nothing is to be remembered
+        :param state: state returned by the step before; None at the first
+        :param episode_start: ``(batch,)`` whether an episode begins; None means only at the first step
+        :return: input of the policy, and the state for the next step, None if there is none
         """
         arrays = _arrays(observation)
         if not self._frames:
@@ -114,12 +116,12 @@ class Preprocessing:
 @dataclass(frozen=True)
 class _Frame:
     """
-    How one frame of an observation becomes what the policy was trained on.
+    How one frame of an observation becomes input of the policy.
 
-    :param axis: axis along which frames are stacked, counting the batch
-    :param size: of a raw frame along it
-    :param timed: the time feature is appended
-    :param old_ant: zeros take the place of contact forces
+    :param axis: axis along which frames are stacked, including the batch axis
+    :param size: size of a raw frame along the axis
+    :param timed: whether the time feature is appended
+    :param old_ant: whether zeros replace contact forces
     """
 
     axis: int
@@ -130,11 +132,13 @@ class _Frame:
     @classmethod
     def between(cls, trained_on: TrainedOn, key: str, own: spaces.Space, live: spaces.Space) -> "_Frame | None":
         """
-        :param trained_on: what the agent's files say
-        :param key: of the observation
+        Determine how frames are converted.
+
+        :param trained_on: preprocessing at training, from the agent's files
+        :param key: key of the observation
         :param own: the policy's space
         :param live: the learner's space
-        :return: how a frame of the one is made from the other, None if it can't be
+        :return: the conversion, None if there is none
         """
         if not (isinstance(own, spaces.Box) and isinstance(live, spaces.Box) and live.shape and own.shape):
             return None
@@ -143,7 +147,7 @@ class _Frame:
             return None
         n_live, n_own = live.shape[axis], own.shape[axis] // trained_on.n_stack
         has_time = trained_on.time_limit is not None and key in (OBSERVATION, TIMED_KEY) and len(own.shape) == 1
-        for timed in (True, False) if has_time else (False,):  # False: the environment appends it itself
+        for timed in (True, False) if has_time else (False,):  # False: the environment already appends it
             old_ant = trained_on.old_ant and n_own - timed == OLD_ANT_SIZE
             for size in ANT_SIZES if old_ant else (n_own - timed,):
                 if n_live in (size, size * trained_on.n_stack):
@@ -152,16 +156,20 @@ class _Frame:
 
     def newest(self, observations: np.ndarray) -> np.ndarray:
         """
-        :param observations: ``(batch, *shape)`` raw, stacked or not
-        :return: ``(batch, *frame_shape)`` their last frames
+        Take the newest frames.
+
+        :param observations: ``(batch, *shape)`` raw observations, stacked or not
+        :return: ``(batch, *frame_shape)`` newest frames
         """
         return _last(observations, self.size, self.axis)
 
     def changed(self, frames: np.ndarray, remaining: np.ndarray) -> np.ndarray:
         """
-        :param frames: ``(batch, *frame_shape)`` raw
-        :param remaining: ``(batch,)`` share of the episode's time that remains
-        :return: ``(batch, *frame_shape)`` as the agent saw them, before they were normalised
+        Convert frames before normalisation.
+
+        :param frames: ``(batch, *frame_shape)`` raw frames
+        :param remaining: ``(batch,)`` remaining fraction of the episode's time
+        :return: ``(batch, *frame_shape)`` frames as the agent was trained on, before normalisation
         """
         if self.old_ant:
             zeros = np.zeros((len(frames), OLD_ANT_SIZE - ANT_SIZE), dtype=frames.dtype)
@@ -172,11 +180,13 @@ class _Frame:
 
     def stacked(self, older: np.ndarray | None, frames: np.ndarray, starts: np.ndarray, n_stack: int) -> np.ndarray:
         """
-        :param older: ``(batch, *shape)`` the stacks one step before, None before the first
-        :param frames: ``(batch, *frame_shape)`` the newest frames
+        Append frames to stacks, as ``VecFrameStack`` does: zeros before an episode's first frame.
+
+        :param older: ``(batch, *shape)`` stacks of the step before, None at the first
+        :param frames: ``(batch, *frame_shape)`` newest frames
         :param starts: ``(batch,)`` whether an episode begins
-        :param n_stack: frames in a stack
-        :return: ``(batch, *shape)`` as ``VecFrameStack`` stacks them: zeros before an episode's first frame
+        :param n_stack: number of frames in a stack
+        :return: ``(batch, *shape)`` new stacks
         """
         if older is None:
             older = np.concatenate([np.zeros_like(frames)] * n_stack, axis=self.axis)
@@ -187,9 +197,11 @@ class _Frame:
 
 def alike(own: spaces.Space, live: spaces.Space) -> bool:
     """
-    :param own: space of a policy
-    :param live: space of an environment
-    :return: whether the one can stand for the other; bounds of Boxes may differ, images and numbers may not
+    Compare a policy's space with an environment's; bounds of a Box may differ, images and vectors may not.
+
+    :param own: space of the policy
+    :param live: space of the environment
+    :return: whether they are compatible
     """
     if isinstance(own, spaces.Dict) and isinstance(live, spaces.Dict):
         return own.keys() == live.keys() and all(alike(part, live[key]) for key, part in own.items())
@@ -203,8 +215,8 @@ def _refuse_missing(trained_on: TrainedOn, identity: EnvIdentity) -> None:
     missing = [name for name in trained_on.wrappers if name.rpartition(".")[2] not in present]
     if missing:
         raise ValueError(
-            f"was trained with {', '.join(missing)}, which this environment lacks and a prior agent can't put around "
-            "itself: it knows TimeFeatureWrapper and frame stacks. Wrap the environment in it too."
+            f"was trained with {', '.join(missing)}, which this environment lacks and a prior agent can't add: it adds "
+            "only TimeFeatureWrapper and frame stacks. Wrap the environment too."
         )
 
 
@@ -235,5 +247,5 @@ def _across(space: spaces.Box, axis: int) -> list[int]:
 
 
 def _last(array: np.ndarray, size: int, axis: int) -> np.ndarray:
-    """The last entries along an axis."""
+    """Return the last entries along an axis."""
     return array[(slice(None),) * axis + (slice(array.shape[axis] - size, None),)]

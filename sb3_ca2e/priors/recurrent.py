@@ -1,19 +1,21 @@
-"""Policies that remember, which can't be priors."""
+"""Recurrent policies, which can't be prior agents."""
 
-#: Modules of policies that carry a state from step to step.
+#: Package of policies with a recurrent state.
 RECURRENT = "sb3_contrib.common.recurrent"
 
 
 def refuse_recurrent(name: str, modules: list[str]) -> None:
     """
-    A prior's transitions are learned from one by one: what it remembered when it acted is not in them.
+    Refuse a recurrent policy.
 
-    :param name: of the agent
-    :param modules: where its policy's classes are
-    :raises ValueError: if one is recurrent
+    Transitions of priors are learned from one at a time, without the state that the policy had when it acted.
+
+    :param name: name of the agent
+    :param modules: modules of the policy's classes
+    :raises ValueError: if one of them is recurrent
     """
     if any(module.startswith(RECURRENT) for module in modules):
         raise ValueError(
             f"{name} has a recurrent policy, which can't be a prior agent. Give an agent without memory, e.g. of PPO "
-            "or DQN, where needed trained on stacked frames."
+            "or DQN, trained on stacked frames if necessary."
         )

@@ -1,26 +1,26 @@
-"""When a prior agent has been beaten (Algorithm 1.1): r >= baseline, several times in a row."""
+"""Retirement of prior agents (Algorithm 1.1): r >= baseline, several times in a row."""
 
 from typing import Any
 
 import numpy as np
 
-#: Greedy episodes whose mean return is the learner's average reward r.
+#: Number of greedy episodes whose mean return is the learner's average reward r.
 WINDOW = 20
-#: New greedy episodes between two looks.
+#: Number of greedy episodes between two checks.
 LOOK_EVERY = 5
-#: Episodes from which a prior's baseline is measured, where it is not given.
+#: Number of episodes that measure a prior's baseline if none is given.
 BASELINE_EPISODES = 10
 
 
 class Retirement:
     """
-    The rule of Algorithm 1.1. Its state is plain data, which the model saves.
+    The retirement rule of Algorithm 1.1; its state is plain data, saved with the model.
 
-    The paper compares r with a multiple of the baseline; so that this is right for negative returns too, it is
-    read as r >= baseline + (alpha - 1) |baseline|.
+    The paper compares r with a multiple of the baseline. For negative returns to be handled too, the condition is r >=
+    baseline + (alpha - 1) |baseline|.
 
-    :param alpha: how far beyond the baseline, 1 for exactly at it
-    :param patience: looks in a row that must find it reached
+    :param alpha: factor of the baseline that r must reach; 1 for the baseline itself
+    :param patience: number of consecutive checks that must pass before retirement
     :param state: state of an earlier run, or None
     """
 
@@ -30,7 +30,9 @@ class Retirement:
 
     def add_prior(self, index: int) -> None:
         """
-        :param index: which prior agent, by its position in ``prior_agents``
+        Add a prior agent, if it is new.
+
+        :param index: its position in ``prior_agents``
         """
         while len(self.state["priors"]) <= index:
             unknown: dict[str, Any] = {
@@ -44,49 +46,55 @@ class Retirement:
 
     def set_baseline(self, index: int, mean_reward: float | None) -> None:
         """
-        :param index: which prior agent
-        :param mean_reward: its average return, if it is known; else its first episodes tell
+        Set a prior agent's baseline.
+
+        :param index: position of the prior agent
+        :param mean_reward: its average return; None to measure it in its first episodes
         """
         if mean_reward is not None:
             self.state["priors"][index]["baseline"] = float(mean_reward)
 
     def prior(self, index: int) -> dict[str, Any]:
         """
-        :param index: which prior agent
-        :return: what is known of it
+        Return the state of a prior agent.
+
+        :param index: position of the prior agent
+        :return: its state
         """
         prior: dict[str, Any] = self.state["priors"][index]
         return prior
 
     def retired(self, index: int) -> bool:
         """
-        :param index: which prior agent
-        :return: whether its prior agent has been beaten
+        Tell whether a prior agent has retired.
+
+        :param index: position of the prior agent
+        :return: True if it has
         """
         return self.prior(index)["retired_at"] is not None
 
     def retire(self, index: int, timestep: int) -> None:
         """
-        A prior agent is of no use any more, though the learner may not have beaten it.
+        Retire a prior agent that the learner may not have beaten, such as one that fails.
 
-        :param index: which prior agent
-        :param timestep: transitions made so far
+        :param index: position of the prior agent
+        :param timestep: number of transitions so far
         """
         prior = self.state["priors"][index]
         prior["retired_at"] = timestep if prior["retired_at"] is None else prior["retired_at"]
 
     @property
     def learner_reward(self) -> float | None:
-        """Mean return of the learner's last greedy episodes, None before there are enough."""
+        """Mean return of the learner's last greedy episodes; None before there are enough."""
         returns = self.state["greedy_returns"]
         return float(np.mean(returns)) if len(returns) >= WINDOW else None
 
     def prior_episode(self, index: int, episode_return: float) -> None:
         """
-        An episode of a prior agent ended.
+        Record an episode of a prior agent.
 
-        :param index: which prior agent
-        :param episode_return: its raw return
+        :param index: position of the prior agent
+        :param episode_return: raw return
         """
         prior = self.state["priors"][index]
         prior["returns"] = [*prior["returns"], episode_return][-WINDOW:]
@@ -95,11 +103,11 @@ class Retirement:
 
     def greedy_episode(self, episode_return: float, timestep: int) -> list[int]:
         """
-        The learner played an episode without exploration.
+        Record a greedy episode of the learner, and check whether prior agents retire.
 
-        :param episode_return: its raw return
-        :param timestep: transitions made so far
-        :return: the prior agents that retire now
+        :param episode_return: raw return
+        :param timestep: number of transitions so far
+        :return: positions of the prior agents that retire now
         """
         self.state["greedy_returns"] = [*self.state["greedy_returns"], episode_return][-WINDOW:]
         self.state["since_look"] += 1
@@ -110,7 +118,7 @@ class Retirement:
         return [index for index in range(len(self.state["priors"])) if self._look(index, reward, timestep)]
 
     def _look(self, index: int, reward: float, timestep: int) -> bool:
-        """Periodically receive the average reward r from the learner; "if several times r >= alpha r-bar"."""
+        """Compare the learner's average reward r with a prior's baseline: "if several times r >= alpha r-bar"."""
         prior = self.state["priors"][index]
         baseline = prior["baseline"]
         if baseline is None or prior["retired_at"] is not None:

@@ -1,4 +1,4 @@
-"""What stood between the environment and an agent's policy when it was trained."""
+"""The preprocessing between the environment and an agent's policy when it was trained."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 from sb3_ca2e.envs.identity import identity_of_vec
 from sb3_ca2e.priors.reader.statistics import Moments, NormalizationStatistics
 
-#: SB3-Contrib's wrapper, and the names that it has had in the RL Zoo.
+#: SB3-Contrib's time feature wrapper, including its former names in the RL Zoo.
 TIME_FEATURE = (
     "sb3_contrib.common.wrappers.TimeFeatureWrapper",
     "sb3_contrib.common.wrappers.time_feature.TimeFeatureWrapper",
@@ -23,22 +23,22 @@ FRAME_STACK = (
     "stable_baselines3.common.vec_env.VecFrameStack",
     "stable_baselines3.common.vec_env.vec_frame_stack.VecFrameStack",
 )
-#: Steps of an episode for a time feature, where the environment has no limit: the wrapper's default.
+#: Episode length for a time feature if the environment has no limit: the wrapper's default.
 DEFAULT_TIME_LIMIT = 1000
 
 
 @dataclass(frozen=True)
 class TrainedOn:
     """
-    What stood between the environment and an agent's policy when it was trained.
+    The preprocessing between the environment and an agent's policy when it was trained.
 
-    :param env_id: the environment, if it is known
-    :param statistics: those of its ``VecNormalize``, None without one
-    :param n_stack: frames in an observation
-    :param of_frames: the statistics are of single frames, which are stacked afterwards, as in the RL Zoo
-    :param time_limit: steps of an episode for its ``TimeFeatureWrapper`` where the environment has no limit of its
-        own, None without one
-    :param wrappers: names of the other wrappers, which the learner's environment must have too
+    :param env_id: id of the environment, if known
+    :param statistics: statistics of its ``VecNormalize``, or None
+    :param n_stack: number of frames in an observation
+    :param of_frames: whether the statistics are those of single frames, which are stacked afterwards, as in the RL Zoo
+    :param time_limit: episode length for its ``TimeFeatureWrapper`` if the environment has no limit; None without the
+        wrapper
+    :param wrappers: names of other wrappers, which the learner's environment must have too
     """
 
     env_id: str | None = None
@@ -53,11 +53,13 @@ class TrainedOn:
         cls, config: dict[str, Any], env_id: str | None = None, statistics: NormalizationStatistics | None = None
     ) -> "TrainedOn":
         """
-        :param config: the hyperparameters in the RL Zoo's ``config.yml``
-        :param env_id: the environment that it was trained on
-        :param statistics: those in its ``vecnormalize.pkl``, which the configuration may tell not to use
-        :return: what stood there
-        :raises ValueError: if the configuration is not understood, or statistics are missing
+        Interpret the RL Zoo's ``config.yml``.
+
+        :param config: hyperparameters in ``config.yml``
+        :param env_id: environment that it was trained on
+        :param statistics: statistics in its ``vecnormalize.pkl``, unused if the configuration has no normalisation
+        :return: the preprocessing
+        :raises ValueError: if the configuration can't be interpreted, or statistics are missing
         """
         if not config.get("normalize"):
             statistics = None
@@ -68,7 +70,7 @@ class TrainedOn:
             if name in TIME_FEATURE and arguments.keys() <= {"max_steps"}:
                 time_limit = _count(arguments.get("max_steps", DEFAULT_TIME_LIMIT), "max_steps")
             elif name in FRAME_STACK and arguments.keys() == {"n_stack"} and n_stack == 1:
-                n_stack, of_frames = arguments["n_stack"], False  # the zoo normalises outside of these
+                n_stack, of_frames = arguments["n_stack"], False  # the zoo normalises after these
             else:
                 wrappers.append(name)
         return cls(env_id, statistics, _count(n_stack, "frame_stack"), of_frames, time_limit, tuple(wrappers))
@@ -76,8 +78,10 @@ class TrainedOn:
     @classmethod
     def of_model(cls, model: BaseAlgorithm) -> "TrainedOn":
         """
-        :param model: a model, with the environment that it was trained on or without one
-        :return: what stands between the two
+        Derive the preprocessing from a model's environment.
+
+        :param model: model with or without an environment
+        :return: the preprocessing
         """
         env: Any = model.get_env()
         if env is None:
@@ -98,7 +102,9 @@ class TrainedOn:
 
     def describe(self) -> list[str]:
         """
-        :return: the steps from an observation to what the policy sees, in words
+        Describe the preprocessing in words.
+
+        :return: its steps
         """
         steps = {
             "zeros for contact forces": self.old_ant,
@@ -110,14 +116,16 @@ class TrainedOn:
 
     @property
     def old_ant(self) -> bool:
-        """Whether it saw zeros in the place of contact forces."""
+        """Whether it was trained with zeros for contact forces."""
         return re.fullmatch(r"Ant-v[0-3]", self.env_id or "") is not None
 
 
 def frozen(normalize: VecNormalize) -> NormalizationStatistics:
     """
-    :param normalize: a ``VecNormalize``, which may learn on
-    :return: its statistics as they are now
+    Copy the current statistics of a ``VecNormalize``.
+
+    :param normalize: wrapper, which may be updated later
+    :return: a copy of its statistics
     """
     observations: Moments | dict[str, Moments] | None = None
     if normalize.norm_obs and isinstance(normalize.obs_rms, dict):
@@ -140,7 +148,7 @@ def _count(value: Any, name: str) -> int:
 
 
 def _wrappers_in(config: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
-    """Names and arguments of wrappers: a name, ``{name: arguments}``, or a list of these."""
+    """Return names and arguments of wrappers: a name, ``{name: arguments}``, or a list of these."""
     entries = config.get(key) or []
     found = []
     for entry in entries if isinstance(entries, list) else [entries]:

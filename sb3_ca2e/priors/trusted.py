@@ -1,4 +1,4 @@
-"""Load agents with Stable-Baselines3's own loader, which runs what their files say: only for those that are trusted."""
+"""Loads trusted agents with Stable-Baselines3's own loader, which runs code in their files."""
 
 import base64
 import io
@@ -17,7 +17,7 @@ from sb3_ca2e.priors.reader.attributes import saved_attributes
 
 
 class _OldUnpickler(pickle.Unpickler):
-    """Reads pickles of the time when gymnasium was called gym."""
+    """Reads pickles from before gym was renamed to gymnasium."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "gym" or module.startswith("gym."):
@@ -32,10 +32,10 @@ def load_policy(files: AgentFiles, observation_space: spaces.Space, action_space
     Load a policy with SB3's own loader.
 
     :param files: the agent's files
-    :param observation_space: the learner's, where the saved one can't be read any more
-    :param action_space: the environment's, where the saved one can't be read any more
+    :param observation_space: the learner's space, used if the saved one can't be read any more
+    :param action_space: the environment's space, used if the saved one can't be read any more
     :return: the policy, on the CPU
-    :raises ValueError: if networks and spaces do not fit
+    :raises ValueError: if networks and spaces do not match
     """
     schedules = ("lr_schedule", "clip_range", "exploration_schedule", "delta_std_schedule")
     custom_objects: dict[str, Any] = {**dict.fromkeys(schedules, _zero), "learning_rate": 0.0, "buffer_size": 1}
@@ -57,16 +57,20 @@ def load_policy(files: AgentFiles, observation_space: spaces.Space, action_space
 
 def policy_module(files: AgentFiles) -> str:
     """
+    Return the module of the policy's class.
+
     :param files: the agent's files
-    :return: the module of its policy's class
+    :return: name of the module
     """
     return str(saved_attributes(files.model)["policy_class"]["__module__"])
 
 
 def load_vec_normalize(path: pathlib.Path) -> VecNormalize:
     """
+    Load the statistics of a ``VecNormalize``.
+
     :param path: a ``vecnormalize.pkl``
-    :return: the saved statistics, without an environment
+    :return: the wrapper without an environment
     """
     normalize: VecNormalize = _OldUnpickler(io.BytesIO(path.read_bytes())).load()
     return normalize
@@ -74,7 +78,9 @@ def load_vec_normalize(path: pathlib.Path) -> VecNormalize:
 
 def load_yaml(path: pathlib.Path) -> dict[str, Any]:
     """
-    :param path: a YAML file of the RL Zoo, with any of Python's tags
+    Load a YAML file with any of Python's tags.
+
+    :param path: YAML file of the RL Zoo
     :return: its entries
     """
     entries: dict[str, Any] = dict(yaml.load(path.read_text(encoding="utf-8"), yaml.UnsafeLoader))
@@ -84,7 +90,7 @@ def load_yaml(path: pathlib.Path) -> dict[str, Any]:
 def _saved_space(saved: dict[str, Any], live: spaces.Space) -> spaces.Space:
     try:
         space: Any = _OldUnpickler(io.BytesIO(base64.b64decode(saved[":serialized:"]))).load()
-    except Exception:  # it may be of classes that are no more
+    except Exception:  # its classes may not exist any more
         return live
     return space if isinstance(space, spaces.Space) else live
 

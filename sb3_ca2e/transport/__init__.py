@@ -1,1 +1,1 @@
-"""Between the learner and its actors: one folder or file for each way in which they can be run."""
+"""Transports between the learner and its actors, one file or folder for each."""

@@ -17,10 +17,10 @@ from sb3_ca2e.replay.block import Block, BlockLayout
 
 class InProcessPort:
     """
-    What the learner has told, and one block for each slot: a :class:`~sb3_ca2e.actors.port.Port`.
+    A :class:`~sb3_ca2e.actors.port.Port` within one process, with one block for each slot.
 
     :param layout: layout of a block
-    :param slots: the slots
+    :param slots: indices of the slots
     """
 
     stopped = False
@@ -35,14 +35,18 @@ class InProcessPort:
 
     def show(self, parameters: np.ndarray, version: int) -> None:
         """
+        Provide newer parameters.
+
         :param parameters: ``(n_parameters,)`` float32
-        :param version: their number
+        :param version: their version
         """
         self._parameters, self.version = parameters.copy(), version
 
     def retire(self, slot: int) -> None:
         """
-        :param slot: prior slot that is to become a nature slot at its next episode
+        Mark a slot's prior agent as retired.
+
+        :param slot: prior slot that becomes a nature slot at its next episode
         """
         self._retired.add(slot)
 
@@ -58,7 +62,9 @@ class InProcessPort:
 
     def blocks(self, n_rows: list[int]) -> list[Block]:
         """
-        :param n_rows: rows written, a number a slot
+        Return the written blocks.
+
+        :param n_rows: number of rows written for each slot
         :return: the blocks
         """
         return [self._layout.block(*each) for each in zip(self._slots, self._views, n_rows, strict=True)]
@@ -66,9 +72,9 @@ class InProcessPort:
 
 class SyncActors:
     """
-    All slots in this process, collecting when asked: the same actor code, repeatable bit for bit.
+    All slots in this process, which collect when asked: the same actor code, reproducible bit for bit.
 
-    :param spec: the slots
+    :param spec: description of the slots
     """
 
     def __init__(self, spec: WorkerSpec):
@@ -109,10 +115,10 @@ class SyncActors:
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
-        """Say which slot failed."""
+        """Turn exceptions into an error that names the slot."""
         try:
             yield
-        except Exception as error:  # whatever an environment raises
+        except Exception as error:  # environments may raise anything
             failed_slot = self._actor.collecting if self._actor is not None else -1
             failure = Handover(self._spec.process, error=traceback.format_exc(), failed_slot=failed_slot)
             raise ActorError(self._spec.told(failure)) from error
@@ -122,11 +128,11 @@ class SyncActors:
 
     def restore(self, state: ActorsState, version: int, parameters: np.ndarray) -> None:
         """
-        Open the environments, and go on from there.
+        Open the environments and continue from a saved state.
 
-        :param state: of the same slots
-        :param version: number of the parameters that were published last
-        :param parameters: ``(n_parameters,)`` float32, those
+        :param state: state of the same slots
+        :param version: version of the parameters published last
+        :param parameters: ``(n_parameters,)`` float32, the parameters published last
         """
         self._port.show(parameters, version)
         with self._failures():

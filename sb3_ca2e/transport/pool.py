@@ -1,4 +1,4 @@
-"""What a learner may ask of its actors, whatever stands between."""
+"""The interface through which the learner sees its actors, whatever the transport."""
 
 from typing import Protocol
 
@@ -10,54 +10,60 @@ from sb3_ca2e.replay.block import Block
 
 
 class ActorPool(Protocol):
-    """What the learner knows of its actors."""
+    """The learner's interface to its actors."""
 
     @property
     def n_processes(self) -> int:
-        """Actor processes; 0 where actors share the learner's."""
+        """Number of actor processes; 0 if the actors run in the learner's process."""
 
     @property
     def restarts(self) -> dict[int, int]:
-        """How often the process of each slot was replaced; without those of which none was."""
+        """By slot, how often its process was replaced; slots of processes never replaced are missing."""
 
     @property
     def version(self) -> int:
-        """Number of the parameters published last; 0 before the first."""
+        """Version of the parameters published last; 0 before the first."""
 
     def publish(self, parameters: np.ndarray) -> None:
         """
-        Show newer parameters, for actors to copy when it suits them.
+        Publish newer parameters, which actors read when they need them.
 
         :param parameters: ``(n_parameters,)`` float32
         """
 
     def set_progress(self, progress: float) -> None:
         """
-        :param progress: share of the training that is done, 0 to 1
+        Publish the progress of the training.
+
+        :param progress: fraction of the training that is done, 0 to 1
         """
 
     def retire(self, slot: int) -> None:
         """
-        :param slot: prior slot that is to become a nature slot at its next episode
+        Retire the prior agent of a slot.
+
+        :param slot: prior slot that becomes a nature slot at its next episode
         """
 
     def collect(self, wait: bool = True) -> tuple[Handover, list[Block]] | None:
         """
-        The next blocks. Those handed out before are the actors' to overwrite from now on.
+        Return the next blocks; actors may overwrite the blocks returned before.
 
-        :param wait: sleep until there are some; else return None where there are none
+        :param wait: whether to wait for blocks; otherwise return None if there are none
         :return: the announcement and a block for each slot of that actor
-        :raises ActorError: if an actor failed, and more often than it may
+        :raises ActorError: if an actor failed more often than allowed
         """
 
     def state(self) -> ActorsState | None:
         """
-        :return: what the slots are in the middle of, None if they, or an environment, can't give it
+        Return the state of the slots.
+
+        :return: the state, or None if the actors, or an environment, can't provide it
         """
 
     def stop(self, keep_server: bool = False) -> None:
         """
-        End the actors. May be called twice.
+        Stop the actors; may be called twice.
 
-        :param keep_server: what they are forked from may wait for the next pool
+        :param keep_server: whether the server that they are forked from may wait for the next pool
         """

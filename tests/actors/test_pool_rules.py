@@ -157,7 +157,7 @@ def test_what_an_actor_did_that_was_silent_for_too_long_is_dropped_though_nobody
     pool = AsyncActors(specs_of([lambda: SilentOnce(silent, 2 * limit)], 1, supervision=supervision))
     try:
         pool._looked = float("inf")  # the learner's process stands still meanwhile
-        with pytest.warns(ActorWarning, match="was silent for too long and then went on; what it did is dropped"):
+        with pytest.warns(ActorWarning, match="was silent for too long, then continued; its block is discarded"):
             handover, _ = pool.collect()
         assert (handover.begins, handover.late) == (True, False)
         assert pool.restarts[0] >= 1
@@ -184,14 +184,14 @@ def test_an_actor_that_hands_something_over_each_time_may_fail_more_often_in_a_r
     pool, n_blocks = AsyncActors(specs_of([lambda: RaisesAfter(BLOCK)], 1, supervision=supervision)), 0
     try:
         for life in range(n_lives - 1):
-            with pytest.warns(ActorWarning, match=f"It is replaced, for the {life + 1}. time"):
+            with pytest.warns(ActorWarning, match=f"It is replaced \\(replacement {life + 1}\\)"):
                 await_its_end(pool)
             n_blocks += pool.collect()[0].begins  # which starts another one
         error = run_until_it_fails(pool)
     finally:
         pool.stop()
     assert n_blocks == n_lives - 1
-    assert f"This was the {n_lives}. time within 10 minutes (actor_restarts={n_lives - 1})" in str(error)
+    assert f"This was failure {n_lives} within 10 minutes (actor_restarts={n_lives - 1})" in str(error)
 
 
 def test_an_actor_that_raises_again_and_again_before_it_has_done_anything_is_given_up_early():
@@ -202,7 +202,7 @@ def test_an_actor_that_raises_again_and_again_before_it_has_done_anything_is_giv
         assert pool.restarts == {0: IN_VAIN}
     finally:
         pool.stop()
-    assert f"This was the {IN_VAIN + 1}. time in a row, and nothing had been handed over in between" in str(error)
+    assert f"This was failure {IN_VAIN + 1} in a row, with nothing handed over in between" in str(error)
 
 
 class OtherShapes(RecordingEnv):
@@ -218,7 +218,7 @@ def test_an_actor_that_would_only_fail_again_is_not_replaced():
         assert pool.restarts == {}
     finally:
         pool.stop()
-    assert "To start it again would change nothing." in str(error)
+    assert "Restarting it would not help." in str(error)
     assert "shape (3,)" in str(error)
 
 

@@ -128,7 +128,7 @@ def test_actions_that_are_not_finite_do_not_reach_the_environment_and_are_named_
     with th.no_grad():
         for parameter in model.actor.parameters():
             parameter.fill_(float("nan"))
-    with pytest.raises(ActorError, match=r"(?s)slot 0, .*an action that is not finite.*10\. time in a row"):
+    with pytest.raises(ActorError, match=r"(?s)slot 0, .*an action that is not finite.*10 times in a row"):
         model.learn(1000)
     assert model.num_timesteps == model.replay_buffer.size() == 0
 

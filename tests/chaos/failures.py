@@ -23,9 +23,9 @@ from sb3_ca2e import CA2EDQN, ActorError, ActorWarning, BuilderVecEnv
 
 MANY = 10_000_000
 #: What is told of a process that was silent for longer than it may, be it that it hangs or that its machine is busy.
-SILENT = ("gave no sign of life for", "was silent for too long and then went on", "did not start an actor within")
+SILENT = ("gave no sign of life for", "was silent for too long, then continued", "did not start an actor within")
 #: What is told of an end where the server that could say more was too busy to say it in time.
-UNTOLD = "how was not told"
+UNTOLD = "exit status unknown"
 #: Where actors are killed, or what is.
 POINTS = ("block_write", "server", "announcement", "parameter_read", "start")
 #: Methods of environments that raise.

@@ -140,9 +140,9 @@ def test_a_commit_that_has_changed_is_refused(hub, other_model, tmp_path, monkey
     hub.commits[NAME, commit][ZIP] = other_model
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "another cache"))
     restored = pickle.loads(pickle.dumps(agent))
-    with pytest.raises(ValueError, match=rf"{ZIP} has the SHA-256 [0-9a-f]+, but hub:.* is to have {agent.sha256}"):
+    with pytest.raises(ValueError, match=rf"{ZIP} has the SHA-256 [0-9a-f]+, but hub:.* requires {agent.sha256}"):
         resolved(restored)
-    with pytest.raises(ValueError, match=r"is to have 12341234[0-9a-f]*, as was asked for or used before"):
+    with pytest.raises(ValueError, match=r"requires 12341234[0-9a-f]*, which was given or used before"):
         resolved(PriorAgent(f"hub:{NAME}", sha256="1234" * 16))
     with pytest.raises(ValueError, match="sha256 takes 64 hexadecimal digits, not '1234'"):
         PriorAgent(f"hub:{NAME}", sha256="1234")

@@ -133,7 +133,7 @@ def test_a_folder_cloned_from_the_hub_keeps_its_settings_beside_the_zip(tmp_path
 def test_a_recorded_reward_that_is_none_is_named(folder):
     path = put(folder, "ppo", "Lander-v2") / "Lander-v2" / "results.json"
     path.write_text('{"reward": 3}')
-    with pytest.raises(ValueError, match=r"results\.json tells no mean reward.*mean_reward"):
+    with pytest.raises(ValueError, match=r"results\.json has no mean reward.*mean_reward"):
         find_agent("zoo:ppo", "Lander-v2").recorded_reward  # noqa: B018
 
 

@@ -1,1 +1,1 @@
-"""Actors in processes of their own, which share memory with the learner."""
+"""Actors in their own processes, which share memory with the learner."""

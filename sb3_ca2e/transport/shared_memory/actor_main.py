@@ -1,4 +1,4 @@
-"""The life of an actor's process."""
+"""The main function of an actor process."""
 
 import contextlib
 import dataclasses
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 def run_actor(fds: dict[str, int], niceness: int) -> int:
     """
-    An actor's life.
+    Run an actor until the learner stops it.
 
-    :param fds: what the spawn request brought along
-    :param niceness: how much more it is to yield than now
+    :param fds: file descriptors by name, sent with the spawn request
+    :param niceness: value to add to the process's niceness
     :return: exit status
     """
     import cloudpickle
@@ -56,14 +56,14 @@ def run_actor(fds: dict[str, int], niceness: int) -> int:
             remote = InferenceClient(exchange, spec.process, *ways)
         port = SharedMemoryPort(spec.process, board, BlockBuffers(spec.layout, spec.slots, fds["buffers"]))
         actor = Worker(spec, port, remote, alone=True)
-        # The learner's threads wait for each other in every layer: an actor in the place of one would hold up all of
-        # them. So would threads that environments start, but not the little that was to be done until here.
+        # The learner's threads wait for each other in every layer, so an actor on the core of one would delay all.
+        # Set it before environments start threads; the work until here is short.
         os.nice(niceness)
         actor.open()
         with contextlib.suppress(LearnerGone):
             _collect(actor, port, messages, fds["wake"])
         actor.close()
-    except Exception as error:  # whatever an environment raises: the learner tells it
+    except Exception as error:  # environments may raise anything; the learner reports it
         slot, process = actor.collecting if actor is not None else -1, spec.process if spec is not None else -1
         hopeless = isinstance(error, UnrecoverableError)
         failed = Handover(process, error=traceback.format_exc(), failed_slot=slot, hopeless=hopeless)
@@ -74,7 +74,7 @@ def run_actor(fds: dict[str, int], niceness: int) -> int:
 
 
 def _collect(actor: "Worker", port: "SharedMemoryPort", messages: "MessageWriter", wake: int) -> None:
-    """Fill blocks until the learner says stop, or is gone."""
+    """Fill blocks until the learner stops the actor, or has ended."""
     from sb3_ca2e.actors.heartbeat import Phase
     from sb3_ca2e.transport.shared_memory.pipe_messages import wait_readable
 

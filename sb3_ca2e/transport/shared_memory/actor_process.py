@@ -1,4 +1,4 @@
-"""An actor process from its start to its end, as the learner sees it."""
+"""The learner's view of one actor process, from start to end."""
 
 import contextlib
 import os
@@ -17,35 +17,35 @@ from sb3_ca2e.transport.shared_memory.pipe_messages import MessageReader
 from sb3_ca2e.transport.shared_memory.process_handle import Handle
 from sb3_ca2e.transport.shared_memory.restarts import STALLED
 
-#: Seconds between two looks at an actor's signs of life.
+#: Seconds between two checks of heartbeats.
 LOOK = 0.25
-#: Seconds after its last word within which the server says how an actor ended.
+#: Seconds after an actor closed its pipe within which the server should report how it ended.
 NO_REPORT = 1.0
 
 
 class ActorProcess:
     """
-    An actor process. Another one takes its place when it ends.
+    An actor process; when it ends, another object takes its place.
 
-    :param spec: what it runs
-    :param buffers: where it writes its blocks and gives its signs of life
-    :param wake: writing end of the pipe that wakes it
-    :param messages: reading end of the pipe through which it announces its blocks
+    :param spec: description of what it runs
+    :param buffers: memory for its blocks and its heartbeat
+    :param wake: write end of the pipe that wakes it
+    :param messages: read end of the pipe through which it announces its blocks
     """
 
     def __init__(self, spec: WorkerSpec, buffers: BlockBuffers, wake: int, messages: int):
         self.spec, self.buffers, self.wake, self.messages = spec, buffers, wake, messages
         self._reader = MessageReader(messages)
         self.handle: Handle | None = None
-        #: the server that it was forked from has ended
+        #: whether the server that it was forked from has ended
         self.orphan = False
-        #: handovers that have arrived, and those of them that the actor may overwrite
+        #: numbers of handovers that have arrived, and of those that the actor may overwrite
         self.received = self.consumed = 0
-        #: handovers that the others did not wait for, as it was not there to make them
+        #: number of handovers that it missed, and for which the others did not wait
         self.excused = 0
-        #: the others do not wait for it now
+        #: whether the others currently don't wait for it
         self.lags = spec.life > 0
-        #: what it said of its failure
+        #: its report of its own failure
         self.failure: Handover | None = None
         self.granted_at = self._begun = time.monotonic()
         self._closed_at: float | None = None
@@ -54,14 +54,15 @@ class ActorProcess:
     @classmethod
     def begin(cls, server: ForkServer, serial: int, spec: WorkerSpec, payload: bytes, fds: Sequence[int]) -> Self:
         """
-        Ask the server for an actor process.
+        Ask the server for a new actor process.
 
-        :param server: the server
-        :param serial: what they call it
-        :param spec: what it runs
-        :param payload: the same, pickled
-        :param fds: descriptors of the board and, where the learner's process infers, of the exchange and its pipes
-        :return: its life
+        :param server: server to fork it from
+        :param serial: number that identifies it to the server
+        :param spec: description of what it runs
+        :param payload: pickled description
+        :param fds: file descriptors of the control block and, with inference on the learner's device, of the exchange
+            and its pipes
+        :return: the process
         :raises ServerGone: if the server has ended
         """
         size = BlockBuffers.size(spec.layout, len(spec.slots))
@@ -84,11 +85,13 @@ class ActorProcess:
 
     @property
     def position(self) -> int:
-        """How many handovers it has come along, which the others keep in step with."""
+        """Number of handovers, by which the processes keep in step."""
         return self.excused + self.consumed
 
     def receive(self) -> list[Handover]:
         """
+        Read announcements without waiting.
+
         :return: the announcements that have arrived
         """
         messages, closed = self._reader.receive()
@@ -98,21 +101,25 @@ class ActorProcess:
 
     @property
     def closed(self) -> bool:
-        """It can't announce anything any more."""
+        """Whether its pipe is closed, so that it can't announce anything more."""
         return self._closed_at is not None
 
     def lost(self, now: float) -> bool:
         """
-        :param now: a time of ``time.monotonic()``
-        :return: whether it has ended and nobody will say how
+        Tell whether it has ended unreported.
+
+        :param now: current ``time.monotonic()``
+        :return: whether it has ended and the server will not report how
         """
         return self._closed_at is not None and (self.orphan or now - self._closed_at > NO_REPORT)
 
     def silence(self, now: float, credit: int) -> float:
         """
-        :param now: a time of ``time.monotonic()``
-        :param credit: handovers that it may have begun
-        :return: seconds since its last sign of life; none while it rightly waits
+        Return how long it has been silent.
+
+        :param now: current ``time.monotonic()``
+        :param credit: number of handovers that it may have begun
+        :return: seconds since its last heartbeat; 0 while it waits for the learner
         """
         pulse = self.buffers.pulse
         if pulse.phase is not Phase.WAITING:
@@ -121,8 +128,10 @@ class ActorProcess:
 
     def stalls(self, silence: float) -> bool:
         """
-        :param silence: seconds since its last sign of life
-        :return: whether the others are to go on without it; they do wait while environments are first made
+        Tell whether the others should continue without it; they do wait while environments are first created.
+
+        :param silence: seconds since its last heartbeat
+        :return: True to continue without it
         """
         if self.received == 0 and (self.spec.life > 0 or self.buffers.pulse.phase is Phase.MAKING):
             return self.lags
@@ -130,9 +139,12 @@ class ActorProcess:
 
     def hung(self, now: float, silence: float) -> bool:
         """
-        :param now: a time of ``time.monotonic()``
-        :param silence: seconds since its last sign of life
-        :return: whether that is too long, twice in a row: all processes may have stood still, this one too
+        Tell whether it counts as hung: silent for too long at two checks in a row, as all processes may have been
+        suspended.
+
+        :param now: current ``time.monotonic()``
+        :param silence: seconds since its last heartbeat
+        :return: True if it hangs
         """
         pulse = self.buffers.pulse
         if silence <= self.spec.supervision.limit(pulse.phase):
@@ -143,15 +155,17 @@ class ActorProcess:
 
     def description(self, what: str) -> str:
         """
-        :param what: what happened to it
-        :return: a sentence that names it, and what it was doing
+        Describe what happened to it, for a message.
+
+        :param what: what happened, a verb phrase
+        :return: a sentence with its slots, and with what it was doing
         """
         spec = self.spec
         who = f"Actor process {spec.process} (slots {spec.slots}, life {spec.life}, seed {spec.seed})"
         return f"{who} {what} {self.buffers.pulse.doing}."
 
     def end(self) -> None:
-        """Close its channels and kill it, if it is still there."""
+        """Close its pipes and kill it if it still runs."""
         if self.handle is not None:
             self.handle.kill()
             self.handle.close()
@@ -162,11 +176,13 @@ class ActorProcess:
 
 def how_it_ended(code: int | None) -> str:
     """
-    :param code: exit status or, negative, signal of a process; None if it is not known
-    :return: a verb for a message
+    Describe how a process ended, for a message.
+
+    :param code: exit status, or negative signal number; None if unknown
+    :return: a verb phrase
     """
     if code is None:
-        return "ended (how was not told: the server that it was forked from had ended before)"
+        return "ended (exit status unknown: the server that it was forked from had ended before)"
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
     return f"ended with exit status {code}"

@@ -1,7 +1,7 @@
 """
-How blocks reach the learner, in memory that both map.
+Block buffers in memory that an actor process and the learner share.
 
-No lock is ever shared: every byte has one writer.
+There are no shared locks: each byte has one writer.
 """
 
 import numpy as np
@@ -10,17 +10,17 @@ from sb3_ca2e.actors.heartbeat import Heartbeat
 from sb3_ca2e.replay.block import Block, BlockLayout
 from sb3_ca2e.transport.shared_memory.memory import map_file
 
-#: Handovers that an actor may have under way: it fills one while the learner reads the other.
+#: Number of buffers: an actor fills one while the learner reads the other.
 BUFFERS = 2
 
 
 class BlockBuffers:
     """
-    The block buffers of one actor process, and its signs of life.
+    The block buffers of one actor process, and its heartbeat.
 
     :param layout: layout of a block
-    :param slots: the slots of the process
-    :param fd: shared file to map; None for memory of this process
+    :param slots: indices of the process's slots
+    :param fd: shared file to map; None for private memory
     """
 
     def __init__(self, layout: BlockLayout, slots: list[int], fd: int | None = None):
@@ -33,23 +33,29 @@ class BlockBuffers:
     @staticmethod
     def size(layout: BlockLayout, n_slots: int) -> int:
         """
+        Return the memory that the buffers take.
+
         :param layout: layout of a block
-        :param n_slots: slots of the process
-        :return: bytes that its buffers take
+        :param n_slots: number of slots of the process
+        :return: size in bytes
         """
         return Heartbeat.SIZE + BUFFERS * n_slots * layout.n_bytes
 
     def views(self, sequence: int) -> list[dict[str, np.ndarray]]:
         """
-        :param sequence: number of a handover
-        :return: for each slot, the fields of its block
+        Return the blocks to write.
+
+        :param sequence: number of the handover
+        :return: for each slot the fields of its block
         """
         return self._views[sequence % BUFFERS]
 
     def blocks(self, sequence: int, n_rows: list[int]) -> list[Block]:
         """
+        Return the written blocks of a handover.
+
         :param sequence: number of the handover
-        :param n_rows: rows written, a number a slot
-        :return: its blocks
+        :param n_rows: number of rows written for each slot
+        :return: one block for each slot
         """
         return [self.layout.block(*each) for each in zip(self.slots, self.views(sequence), n_rows, strict=True)]

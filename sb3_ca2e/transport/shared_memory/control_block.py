@@ -1,7 +1,7 @@
 """
-What the learner tells the actors: a board in shared memory, and the parameters of networks as one vector.
+The control block: the learner's messages to actors in shared memory, and the parameters as one vector.
 
-No lock is ever shared: only the learner writes the board.
+There are no shared locks: only the learner writes it.
 """
 
 import numpy as np
@@ -11,13 +11,13 @@ from sb3_ca2e.transport.shared_memory.memory import map_file
 
 class ControlBlock:
     """
-    Everything that the learner tells the actors. Only the learner writes it; actors look at it when it suits them.
+    Everything that the learner tells the actors. Only the learner writes it; actors poll.
 
-    Parameters stand in two buffers under sequence numbers (a seqlock): a reader that was overtaken reads again.
+    Parameters are stored in two buffers with sequence numbers (a seqlock): a reader that was overtaken reads again.
 
     :param n_slots: number of slots
-    :param n_parameters: float32 numbers to publish
-    :param fd: shared file to map; None for memory of this process
+    :param n_parameters: number of float32 parameters
+    :param fd: shared file to map; None for private memory
     """
 
     _STOP, _VERSION = range(2)
@@ -35,9 +35,11 @@ class ControlBlock:
     @classmethod
     def size(cls, n_slots: int, n_parameters: int) -> int:
         """
+        Return the memory that the control block takes.
+
         :param n_slots: number of slots
-        :param n_parameters: float32 numbers to publish
-        :return: bytes that the board takes
+        :param n_parameters: number of float32 parameters
+        :return: size in bytes
         """
         return cls._HEADER + 16 * n_slots + 8 * n_parameters
 
@@ -45,7 +47,7 @@ class ControlBlock:
 
     def publish(self, parameters: np.ndarray) -> None:
         """
-        Show newer parameters.
+        Publish newer parameters.
 
         :param parameters: ``(n_parameters,)`` float32
         """
@@ -58,39 +60,45 @@ class ControlBlock:
 
     def set_progress(self, progress: float) -> None:
         """
-        :param progress: share of the training that is done, 0 to 1
+        Publish the progress of the training.
+
+        :param progress: fraction of the training that is done, 0 to 1
         """
         self._progress[0] = progress
 
     def grant(self, process: int, n_handovers: int) -> None:
         """
+        Set how many handovers an actor process may begin.
+
         :param process: index of an actor process
-        :param n_handovers: handovers that it may have begun since the start
+        :param n_handovers: number of handovers since its start
         """
         self._credit[process] = n_handovers
 
     def retire(self, slot: int) -> None:
         """
-        :param slot: prior slot that is to become a nature slot at its next episode
+        Retire the prior agent of a slot.
+
+        :param slot: prior slot that becomes a nature slot at its next episode
         """
         self._nature[slot] = 1
 
     def stop(self) -> None:
-        """Ask the actors to end."""
+        """Ask the actors to stop."""
         self._words[self._STOP] = 1
 
     # The actors' side.
 
     @property
     def version(self) -> int:
-        """Number of the newest parameters; 0 before the first."""
+        """Version of the newest parameters; 0 before the first."""
         return int(self._words[self._VERSION])
 
     def read(self, out: np.ndarray) -> int:
         """
         Copy the newest parameters.
 
-        :param out: ``(n_parameters,)`` float32, written
+        :param out: ``(n_parameters,)`` float32, overwritten
         :return: their version
         """
         while True:
@@ -103,24 +111,28 @@ class ControlBlock:
 
     @property
     def progress(self) -> float:
-        """Share of the training that is done, 0 to 1."""
+        """Fraction of the training that is done, 0 to 1."""
         return float(self._progress[0])
 
     def credit(self, process: int) -> int:
         """
+        Return how many handovers an actor process may begin.
+
         :param process: index of an actor process
-        :return: handovers that it may have begun
+        :return: number of handovers since its start
         """
         return int(self._credit[process])
 
     @property
     def stopped(self) -> bool:
-        """The actors are to end."""
+        """Whether the actors must stop."""
         return bool(self._words[self._STOP])
 
     def retired(self, slot: int) -> bool:
         """
-        :param slot: a slot
-        :return: whether its prior is to be replaced
+        Tell whether the prior agent of a slot has been retired.
+
+        :param slot: index of the slot
+        :return: True if it must be replaced
         """
         return bool(self._nature[slot])

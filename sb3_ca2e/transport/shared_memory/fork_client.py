@@ -1,4 +1,4 @@
-"""The learner's end of the server that actors are forked from."""
+"""The learner's side of the fork server."""
 
 import array
 import contextlib
@@ -18,19 +18,19 @@ from sb3_ca2e.transport.shared_memory.fork_server import MESSAGE, PARK
 from sb3_ca2e.transport.shared_memory.limits import limits
 from sb3_ca2e.transport.shared_memory.process_handle import Handle
 
-#: Seconds that the server has to end before it is killed.
+#: Seconds to wait for the server to end before it is killed.
 SHUTDOWN = 10.0
-#: Seconds that a server without actors waits for the next ``learn()``.
+#: Seconds that a parked server waits for the next ``learn()``.
 PARKED = 60.0
 
 
 class ServerGone(Exception):
-    """The server has ended, or can't be reached."""
+    """The server has ended or can't be reached."""
 
 
 @dataclass(frozen=True)
 class Started:
-    """An actor process that was asked for is there."""
+    """An actor process has been started."""
 
     serial: int
     handle: Handle
@@ -38,7 +38,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Ended:
-    """An actor process has ended, with an exit status or, negative, by a signal."""
+    """An actor process has ended; a negative code is a signal."""
 
     serial: int
     code: int
@@ -46,18 +46,19 @@ class Ended:
 
 class ForkServer:
     """
-    Starts a server with this process's import path; the user's ``__main__`` is never imported.
+    Starts and controls the server that actors are forked from.
 
-    Nothing here waits for it: what is asked for waits in a socket until it is ready.
+    The server has this process's import path and never imports the user's ``__main__``. Starting it does not wait:
+    requests are queued in a socket until it is ready.
 
-    :param niceness: how much it yields to others from its start, where another has been before it: to import takes
-        seconds of a core that the learner and its actors are using
+    :param niceness: initial niceness, for a server that replaces another: its imports take seconds of CPU time while
+        the learner and the actors run
     """
 
     def __init__(self, niceness: int = 0) -> None:
         code = (
             "import ctypes, json, os, sys; "
-            # Until it has imported everything, which takes seconds, it can't notice that the learner is gone.
+            # During its imports, which take seconds, it would not notice that the learner has ended.
             "sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, 9); "  # PR_SET_PDEATHSIG, SIGKILL
             "os.getppid() == int(sys.argv[3]) or os._exit(1); "
             "os.nice(int(sys.argv[4])); "
@@ -86,23 +87,25 @@ class ForkServer:
 
     def fileno(self) -> int:
         """
-        :return: what becomes readable when the server has something to say
+        Return a descriptor that becomes readable when the server has sent reports.
+
+        :return: the descriptor
         """
         return self._control.fileno()
 
     def spawn(self, serial: int, fds: list[int]) -> None:
         """
-        Ask for an actor process.
+        Request an actor process.
 
-        :param serial: a number to call it by
-        :param fds: what :data:`~sb3_ca2e.transport.shared_memory.fork_server.FDS` names
+        :param serial: number that identifies it
+        :param fds: file descriptors in the order of :data:`~sb3_ca2e.transport.shared_memory.fork_server.FDS`
         :raises ServerGone: if the server has ended
         """
         self._send(str(serial), fds)
 
     def adopt(self, handle: Handle) -> None:
         """
-        Let it end an actor that was forked from another server, when it ends its own.
+        Have the server also end an actor that was forked from another server.
 
         :param handle: the actor process
         :raises ServerGone: if the server has ended
@@ -118,12 +121,14 @@ class ForkServer:
 
     def reports(self) -> list[Started | Ended]:
         """
-        :return: what has happened to actors since the last call; nothing is waited for
-        :raises ServerGone: if the server has ended, and has nothing more to say
+        Return what has happened to actors since the last call, without waiting.
+
+        :return: reports in their order
+        :raises ServerGone: if the server has ended and all reports have been returned
         """
         while True:
             try:
-                # socket.recv_fds() would wait, whatever flags it is given.
+                # socket.recv_fds() ignores its flags and would wait.
                 room = socket.CMSG_SPACE(array.array("i").itemsize)
                 data, sent_along, _, _ = self._control.recvmsg(4096, room, socket.MSG_DONTWAIT)
             except BlockingIOError:
@@ -148,16 +153,16 @@ class ForkServer:
 
     @property
     def expired(self) -> bool:
-        """Whether it had been parked and has said nothing since: if it has ended, its time was up."""
+        """Whether it has not reported since it was parked; if it has ended by then, its time was up."""
         return self._leased and not self._spoke
 
     def park(self) -> bool:
         """
-        Let its actors end, and let it wait for other ones.
+        End its actors and let it wait for the next pool.
 
-        :return: whether it does; else it is to be stopped
+        :return: whether it waits; otherwise it must be stopped
         """
-        if not self._spoke:  # it imports
+        if not self._spoke:  # still importing
             return False
         deadline = time.monotonic() + SHUTDOWN
         try:
@@ -175,7 +180,7 @@ class ForkServer:
         """
         Take it out of its parking place.
 
-        :return: whether it is still there, and as a new one would be
+        :return: whether it still runs and equals a new one
         """
         try:
             self.reports()
@@ -185,16 +190,16 @@ class ForkServer:
         return self._surroundings == _surroundings()
 
     def close(self) -> None:
-        """Let it end, with the actors; it has to wait for their environments to be closed."""
+        """Let it end with its actors once their environments are closed."""
         self._control.close()
         while self._pidfds:
             os.close(self._pidfds.pop())
 
     def kill(self) -> int:
         """
-        End it, while actors go on.
+        Kill the server; its actors continue.
 
-        :return: exit status or, negative, the signal that it had ended with before
+        :return: exit status, or negative signal number if it had been killed before
         """
         self.close()
         with contextlib.suppress(ProcessLookupError):
@@ -203,15 +208,15 @@ class ForkServer:
 
     def stop(self) -> list[Handle]:
         """
-        End it, with the actors.
+        End the server and its actors.
 
-        :return: those actors that the caller has to wait for, as the server can't, and that it may not know of
+        :return: actors that the caller must wait for, as the server can't or does not know them
         """
         started = self._unread()
         if self._spoke:
             self.close()
             self._wait()
-        else:  # it imports, which takes seconds, and would not notice before
+        else:  # still importing for seconds, it would not notice
             self._process.kill()
             self._process.wait()
             started += self._unread()
@@ -219,7 +224,7 @@ class ForkServer:
         return started
 
     def _unread(self) -> list[Handle]:
-        """The actors that it says it has started; those that it could not say so of end with it."""
+        """Return the actors that it reports as started; actors that it could not report end with it."""
         with contextlib.suppress(ServerGone):
             return self._started()
         return []
@@ -237,7 +242,7 @@ class ForkServer:
 
 
 def _surroundings() -> tuple[Any, ...]:
-    """What a server, and so its actors, take over from this process when it starts."""
+    """Return the state of this process that a server and its actors inherit."""
     streams = [_file(fd) for fd in (1, 2)]
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     return [*sys.path], dict(os.environ), os.getcwd(), limits(), streams, cpus, os.getpriority(os.PRIO_PROCESS, 0)

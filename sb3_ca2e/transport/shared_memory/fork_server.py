@@ -1,10 +1,10 @@
 """
-The small process that actors are forked from.
+The fork server: a small process that actors are forked from.
 
-It is started afresh with no CUDA device and one thread set before torch is imported, has torch and SB3
-imported once for all actors, and never imports the user's script: what actors need arrives pickled.
-It ends with the learner, however that ends, and takes the actors along. If it is killed they live on, and the server
-that takes its place adopts them. When a ``learn()`` is over it may wait, without any actor, for the next one.
+It starts without a CUDA device and with one thread, imports torch and SB3 once for all actors, and never imports the
+user's script: everything that actors need arrives pickled. It always ends with the learner, and ends the actors too. If
+it is killed, the actors continue, and the server that replaces it adopts them. After a ``learn()`` it may wait, without
+actors, for the next one.
 """
 
 import contextlib
@@ -24,29 +24,29 @@ from sb3_ca2e.transport.shared_memory.actor_main import run_actor
 if TYPE_CHECKING:
     pass
 
-#: How much actors yield to the learner on cores that they share.
+#: Niceness of actors: they yield to the learner on shared cores.
 NICENESS = 10
-#: Characters of a message from the learner, and what the one begins with that asks to wait for another pool.
+#: Length of the learner's messages in characters, and prefix of the request to wait for the next pool.
 MESSAGE, PARK = 16, "park"
-#: What a spawn request brings along, in this order; the last three only where the learner's process infers.
+#: File descriptors of a spawn request, in this order; the last three only for inference on the learner's device.
 FDS = ("spec", "board", "buffers", "wake", "messages", "exchange", "bell", "replies")
 
 
 def main(control_fd: int, niceness: int) -> None:
     """
-    Serve until the learner closes the control channel, or has asked to wait for another pool and none came.
+    Serve until the learner closes the control channel, or until the wait for another pool times out.
 
-    :param control_fd: a socket to the learner
-    :param niceness: how much this process yields to others already
+    :param control_fd: socket to the learner
+    :param niceness: current niceness of this process
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the learner's to handle
-    signal.signal(signal.SIGTERM, lambda *_: None)  # and so is this; what environments start does not inherit it so
-    # Imported once here, for all actors; the first when tensors are unpickled.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the learner handles Ctrl-C
+    signal.signal(signal.SIGTERM, lambda *_: None)  # and SIGTERM; children inherit SIG_IGN, but no handler
+    # Imported once here for all actors; unpickling tensors needs the first.
     import torch.utils.serialization.config  # noqa: F401
 
     import sb3_ca2e.actors.worker  # noqa: F401
 
-    _die_with_parent(None)  # from here on it ends its actors first
+    _die_with_parent(None)  # from now on, end the actors first
     gc.freeze()
     learner = os.getppid()
     wakeup_read, wakeup_write = os.pipe()
@@ -55,7 +55,7 @@ def main(control_fd: int, niceness: int) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
     control = socket.socket(fileno=control_fd)
-    watched = [control_fd, wakeup_read, *_pidfd(learner)]  # a process that the learner forked may hold its socket open
+    watched = [control_fd, wakeup_read, *_pidfd(learner)]  # a fork of the learner may keep the socket open
     children: dict[int, int] = {}
     adopted: list[int] = []
     parked_until: float | None = None
@@ -69,7 +69,7 @@ def main(control_fd: int, niceness: int) -> None:
         if control_fd in readable:
             try:
                 message, fds, _, _ = socket.recv_fds(control, MESSAGE, len(FDS))
-            except ConnectionResetError:  # the learner ended with reports of ours unread
+            except ConnectionResetError:  # the learner ended without reading all reports
                 message = b""
             if not message:
                 break
@@ -91,7 +91,7 @@ def main(control_fd: int, niceness: int) -> None:
 
 
 def _pidfd(pid: int) -> list[int]:
-    """A descriptor of a process, none where the system has none, or if it has ended."""
+    """Return a descriptor of a process, or none if the system does not support it or the process has ended."""
     with contextlib.suppress(AttributeError, ProcessLookupError):
         return [os.pidfd_open(pid)]
     return []
@@ -109,11 +109,11 @@ def _fork(serial: int, fds: dict[str, int], control: socket.socket, niceness: in
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             _die_with_parent(server)
-            if os.read(go_read, 1):  # the learner knows of this process: it may outlive the server now
+            if os.read(go_read, 1):  # the learner knows this process, so it may outlive the server
                 _die_with_parent(None)
                 os.close(go_read)
                 status = run_actor(fds, niceness)
-        except BaseException:  # this process is a copy of the server, and must not go on as one
+        except BaseException:  # this copy of the server must not continue as a server
             traceback.print_exc()
         finally:
             sys.stdout.flush()
@@ -131,12 +131,12 @@ def _fork(serial: int, fds: dict[str, int], control: socket.socket, niceness: in
 def _die_with_parent(parent: int | None) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL if parent is not None else 0)  # PR_SET_PDEATHSIG
-        if parent is not None and os.getppid() != parent:  # it died before that call
+        if parent is not None and os.getppid() != parent:  # it ended before the call
             os._exit(1)
 
 
 def _report_exits(children: dict[int, int], control: socket.socket) -> None:
-    """Tell the learner which actors ended, and how."""
+    """Report to the learner which actors ended, and how."""
     for pid in list(children):
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
@@ -146,7 +146,7 @@ def _report_exits(children: dict[int, int], control: socket.socket) -> None:
 
 
 def _reap(children: dict[int, int], adopted: list[int], wakeup: int, learner: int) -> None:
-    """Give the actors time to close their environments, less if the learner has died, then kill them."""
+    """Give actors time to close their environments (less if the learner has died), then kill them."""
     from sb3_ca2e.transport.shared_memory.restarts import GRACE, GRACE_ALONE
 
     began = time.monotonic()
@@ -155,7 +155,7 @@ def _reap(children: dict[int, int], adopted: list[int], wakeup: int, learner: in
         for pid in list(children):
             if os.waitpid(pid, os.WNOHANG)[0]:
                 del children[pid]
-        # Asked each time: a process that is killed closes its files a moment before it counts as ended.
+        # Check each time: a killed process closes its files slightly before it counts as ended.
         grace = GRACE if os.getppid() == learner else GRACE_ALONE
         left = float("inf") if killed else began + grace - time.monotonic()
         if left <= 0:

@@ -1,9 +1,9 @@
 """
-Questions of actors to networks in the learner's process, and its answers, in memory that both map.
+The actor's side of inference on the learner's device, through shared memory.
 
-As with blocks, no lock is shared and every byte has one writer. An actor writes its observations, then the number of
-its question, and rings; the learner's process writes what its networks say, then the same number, and rings back. An
-actor that dies while it writes has asked nothing.
+As with blocks, there are no shared locks and each byte has one writer. An actor writes its observations, then a request
+number, and rings a bell; the learner's process writes the results, then the same number, and rings back. An actor that
+dies while writing has requested nothing.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from sb3_ca2e.transport.shared_memory.inference_layout import Doorbell, Inferenc
 
 
 class LearnerGone(Exception):
-    """The learner has ended, or wants its actors to end: there will be no answer."""
+    """The learner has ended, or stops its actors: no reply will come."""
 
 
 class PriorFailed(Exception):
@@ -29,14 +29,13 @@ class PriorFailed(Exception):
 
 class InferenceClient:
     """
-    What the networks say about observations, asked in the learner's process. In the place of
-    :class:`~sb3_ca2e.actors.inference.Inference`.
+    Has the learner's process run the networks; a replacement for :class:`~sb3_ca2e.actors.inference.Inference`.
 
-    :param layout: of the exchange
-    :param process: index of this process
-    :param fd: the exchange
-    :param bell: to ring when a question has been written
-    :param replies: reading end of a pipe through which a byte comes with each answer
+    :param layout: layout of the exchange
+    :param process: index of this actor process
+    :param fd: file of the exchange
+    :param bell: pipe to ring after a request
+    :param replies: read end of a pipe that receives a byte with each reply
     """
 
     def __init__(self, layout: InferenceLayout, process: int, fd: int, bell: int, replies: int):
@@ -45,14 +44,14 @@ class InferenceClient:
         self._views = layout.views(fd)
         self._rows = layout.rows(process)
         self._question = self._views["asked"][process]
-        self._number = int(self._question[0])  # where a process goes on that ended before
+        self._number = int(self._question[0])  # a replacement continues the numbers of the process before
 
     def expect(self, playing: Sequence[Playing], observations: dict[str, np.ndarray]) -> None:
         """
-        Have prior agents act when next the actions of all slots are asked for, and only then: they remember.
+        Have prior agents act at the next call with the observations of all slots, and only then: they have memory.
 
-        :param playing: who plays, a value a slot
-        :param observations: for each key ``(n_slots, ...)`` of the environments
+        :param playing: who plays in each slot
+        :param observations: by key ``(n_slots, ...)`` observations of the environments
         """
         self._views["playing"][self._rows] = playing
         for key in self._layout.raw:
@@ -60,9 +59,11 @@ class InferenceClient:
 
     def prior_action(self, position: int) -> np.ndarray:
         """
-        :param position: of a slot, among those of this process
-        :return: what its prior agent does on the observation expected last
-        :raises PriorFailed: if that raised an exception
+        Return the action of a prior agent on the observation expected last.
+
+        :param position: position of the slot in this process
+        :return: the action
+        :raises PriorFailed: if the agent raised an exception
         """
         failure = read_text(self._views["prior_failures"][self._rows][position])
         if failure:
@@ -71,13 +72,15 @@ class InferenceClient:
         return action
 
     def parameters_changed(self) -> None:
-        """Of no matter here: whoever answers knows."""
+        """Do nothing: the learner's process knows."""
 
     def __call__(self, observations: Any, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """
+        Compute greedy actions.
+
         :param observations: ``(batch_size, ...)`` a tensor, or a dictionary of them
-        :param batch_size: number of observations; as many as slots are theirs
-        :return: greedy actions, and what the algorithm keeps beside them for the priorities
+        :param batch_size: number of observations; if equal to the number of slots, they are the slots' observations
+        :return: greedy actions, and the outputs that the algorithm keeps for the priorities
         """
         n_slots = self._rows.stop - self._rows.start
         if batch_size == n_slots:
@@ -94,11 +97,13 @@ class InferenceClient:
         for key, tensor in by_key(observations).items():
             self._views[f"observations/{key}"][rows] = tensor[first : first + n].numpy()
         self._ask(question, n)
-        # The next answer comes to the same place.
+        # The next reply overwrites these.
         return self._views["actions"][rows].copy(), self._views["outputs"][rows].copy()
 
     def evaluate(self, steps: Steps) -> tuple[th.Tensor, th.Tensor]:
         """
+        Compute the values that priorities need.
+
         :param steps: consecutive steps
         :return: ``(rows,)`` q(s, a) and ``(rows,)`` the value of s
         """
@@ -116,7 +121,7 @@ class InferenceClient:
     def _ask(self, question: Request, size: int) -> None:
         self._number += 1
         self._question[:] = self._number, question, size
-        with contextlib.suppress(BrokenPipeError):  # the replies' pipe is closed as well
+        with contextlib.suppress(BrokenPipeError):  # the pipe of replies is closed too
             self._bell.ring(self._process)
         while self._views["answered"][self._process] != self._number:
             if not os.read(self._replies, 64):

@@ -1,4 +1,4 @@
-"""Where actors and the learner's process exchange observations and actions."""
+"""Memory layout of the exchange of observations and actions between actors and the learner's process."""
 
 import enum
 import os
@@ -14,7 +14,7 @@ from sb3_ca2e.common.packed_arrays import Field, size_of, views_of
 from sb3_ca2e.replay.block import OBSERVATION
 from sb3_ca2e.transport.shared_memory.memory import map_file
 
-#: Bytes that tell how a prior agent failed.
+#: Bytes reserved for the traceback of a prior agent.
 _REPORT = 4000
 
 
@@ -25,22 +25,22 @@ _WORD = np.dtype(np.int64)
 
 
 class Request(enum.IntEnum):
-    """What an actor process asks."""
+    """Kind of a request of an actor process."""
 
-    #: for the actions of all its slots
+    #: actions of all its slots
     ACT = 0
-    #: what the networks say about some other observations, at most one a slot
+    #: network outputs for other observations, at most one for each slot
     OTHERS = 1
-    #: what the steps of its blocks are worth
+    #: values of the steps of its blocks
     RATE = 2
 
 
 class Part(NamedTuple):
     """
-    One of the arrays that are exchanged.
+    One exchanged array.
 
-    :param shape: of a row
-    :param dtype: its dtype
+    :param shape: shape of a row
+    :param dtype: dtype
     """
 
     shape: tuple[int, ...]
@@ -50,17 +50,18 @@ class Part(NamedTuple):
 @dataclass(frozen=True)
 class InferenceLayout:
     """
-    Where questions and answers of all actor processes lie. A slot has a row; those of a process follow each other.
+    Memory layout of requests and replies of all actor processes. Each slot has a row; the rows of a process are
+    adjacent.
 
-    :param n_slots: slots of each process
-    :param rated_rows: rows of a slot that can be rated at once
-    :param observations: what the networks see, by key
+    :param n_slots: number of slots of each process
+    :param rated_rows: rows of a slot that can be evaluated at once
+    :param observations: network input by key
     :param actions: greedy actions
-    :param outputs: what the algorithm keeps beside them for the priorities
-    :param stored_actions: actions as the learner stores them
-    :param prior_actions: actions as environments take them
-    :param raw: what prior agents see, by key, where it is not what the networks see
-    :param rates_observations: observations are needed to rate steps, not only what was kept
+    :param outputs: outputs that the algorithm keeps for the priorities
+    :param stored_actions: stored actions
+    :param prior_actions: actions of the environment
+    :param raw: observations for prior agents by key, if they differ from the network input
+    :param rates_observations: whether evaluating steps needs observations, not only the stored outputs
     """
 
     n_slots: tuple[int, ...]
@@ -75,6 +76,8 @@ class InferenceLayout:
 
     def rows(self, process: int) -> slice:
         """
+        Return the rows of a process.
+
         :param process: index of an actor process
         :return: the rows of its slots
         """
@@ -83,9 +86,11 @@ class InferenceLayout:
 
     def rated(self, process: int, n_rows: int | None = None) -> slice:
         """
+        Return the rows in which a process has steps evaluated.
+
         :param process: index of an actor process
-        :param n_rows: how many, None for all
-        :return: the first of the rows in which it has steps rated
+        :param n_rows: number of rows, None for all
+        :return: the first of these rows
         """
         rows = self.rows(process)
         start = rows.start * self.rated_rows
@@ -97,7 +102,7 @@ class InferenceLayout:
         def of(name: str, rows: int, part: Part) -> Field:
             return name, (rows, *part.shape), part.dtype
 
-        # The actors' side: of each process number, kind and size of its question; what it is about.
+        # The actors' side: number, kind and size of each process's request; then its data.
         yield "asked", (n_processes, 3), _WORD
         yield "playing", (n,), np.dtype(np.uint8)
         yield from (of(f"observations/{key}", n, part) for key, part in self.observations.items())
@@ -107,7 +112,7 @@ class InferenceLayout:
         yield of("rated/outputs", rated, self.outputs)
         if self.rates_observations:
             yield from (of(f"rated/observations/{key}", rated, part) for key, part in self.observations.items())
-        # The learner's side: of each process the number of the question that was answered; the answers.
+        # The learner's side: number of each process's request that was answered last; then the replies.
         yield "answered", (n_processes,), _WORD
         yield of("actions", n, self.actions)
         yield of("outputs", n, self.outputs)
@@ -118,21 +123,25 @@ class InferenceLayout:
 
     @property
     def n_bytes(self) -> int:
-        """Size of the memory."""
+        """Size of the memory, in bytes."""
         return size_of(self._fields())
 
     def views(self, fd: int) -> dict[str, np.ndarray]:
         """
+        Map the memory.
+
         :param fd: shared file to map
-        :return: its arrays, by name
+        :return: its arrays by name
         """
         return views_of(map_file(fd), self._fields())
 
 
 def write_text(text: str, out: np.ndarray) -> None:
     """
-    :param text: what to write; of a long one, the end
-    :param out: ``(n_bytes,)`` uint8, written
+    Write a text to memory.
+
+    :param text: text; only the end of a long text is written
+    :param out: ``(n_bytes,)`` uint8, overwritten
     """
     data = text.encode()[1 - len(out) :]
     out[: len(data)] = np.frombuffer(data, np.uint8)
@@ -141,7 +150,9 @@ def write_text(text: str, out: np.ndarray) -> None:
 
 def read_text(written: np.ndarray) -> str:
     """
-    :param written: by :func:`write_text`
+    Read a text from memory.
+
+    :param written: memory that :func:`write_text` has written
     :return: the text
     """
     return written.tobytes().split(b"\0", 1)[0].decode(errors="replace") if written[0] else ""
@@ -149,13 +160,13 @@ def read_text(written: np.ndarray) -> str:
 
 class Doorbell:
     """
-    Says which process asks; all actors ring the same. Writing so few bytes to a pipe is atomic.
+    A pipe through which all actors announce requests; writing a few bytes is atomic.
 
-    :param fd: writing end
+    :param fd: write end
     """
 
     _MESSAGE = struct.Struct("=i")
-    #: rung by the learner itself to end the answering
+    #: rung by the learner itself to stop the server
     STOP = -1
 
     def __init__(self, fd: int):
@@ -163,17 +174,19 @@ class Doorbell:
 
     def ring(self, process: int) -> None:
         """
-        :param process: index of the actor process that asks
+        Announce a request.
+
+        :param process: index of the actor process
         """
         os.write(self.fd, self._MESSAGE.pack(process))
 
     @classmethod
     def rung(cls, fd: int) -> list[int]:
         """
-        Sleep until somebody asks.
+        Wait for requests.
 
-        :param fd: reading end
-        :return: who has asked since
+        :param fd: read end
+        :return: processes that have requests
         """
         data = os.read(fd, 1024 * cls._MESSAGE.size)
         return [process for (process,) in cls._MESSAGE.iter_unpack(data)] or [cls.STOP]
@@ -181,7 +194,9 @@ class Doorbell:
 
 def by_key(observations: Any) -> dict[str, th.Tensor]:
     """
+    Return observations as a dictionary.
+
     :param observations: a tensor, or a dictionary of them
-    :return: by the keys of the columns in which observations are stored
+    :return: tensors by key of their columns
     """
     return observations if isinstance(observations, dict) else {OBSERVATION: observations}

@@ -1,5 +1,5 @@
 """
-Inference on the learner's device: actors only step, and a thread of the learner's process answers all that have asked
+Inference on the learner's device: actors only step, and a thread of the learner's process serves all waiting actors
 with one pass (as GA3C does, https://arxiv.org/abs/1611.06256).
 """
 
@@ -27,21 +27,21 @@ from sb3_ca2e.replay.block import plain
 from sb3_ca2e.transport.shared_memory.inference_layout import Doorbell, InferenceLayout, Part, Request, write_text
 from sb3_ca2e.transport.shared_memory.memory import shared_file
 
-#: Seconds that a question takes on its way, with the learner's updates on the same interpreter.
+#: Overhead of a request in seconds, with the learner's updates in the same interpreter.
 ROUND_TRIP = 3e-4
-#: Passes that are timed to choose where networks run.
+#: Passes to time when choosing where networks run.
 TIMED_PASSES = 10
 
 
 class InferenceServer:
     """
-    Answers the actors' questions from copies of the published networks on a device.
+    Serves the actors' requests with copies of the published networks on a device.
 
-    A pass is made of the rows of all slots, so that it is the same operation each time; rows of processes that have
-    not asked are not looked at. Each prior agent has its own networks, and a pass of its own.
+    A pass always has the rows of all slots, so that it is the same operation each time; rows of processes without a
+    request are ignored. Each prior agent has its own networks and its own pass.
 
-    :param specs: the actor processes, with all networks
-    :param published: parameters of the learner's networks, in the order of those of the specs
+    :param specs: actor processes, with all networks
+    :param published: parameters of the learner's networks, in the order of the specs' networks
     :param device: torch device
     """
 
@@ -52,43 +52,44 @@ class InferenceServer:
         self._modules = {name: module.to(device) for name, module in copy.deepcopy(specs[0].modules).items()}
         self._parameters = FlatParameters(self._modules)
         self.layout = layout_for(specs, self._modules, device)
-        #: what the processes are started with: without the networks
+        #: specs for the processes, without networks
         self.specs = [dataclasses.replace(spec, modules={}) for spec in specs]
         self._policy = Inference(self._core, self._modules, sum(self.layout.n_slots))
         priors = [prior for spec in specs for prior in spec.priors]
         self._priors = {row: prior.on_device(device) for row, prior in enumerate(priors) if prior is not None}
         self._states: dict[int, Any] = {}
         self._stream = th.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
-        # Between two threads of the learner: parameters are not copied in the middle of a pass.
+        # Between two threads of the learner: parameters must not change during a pass.
         self._lock = threading.Lock()
-        # Nor is a pipe closed, and its number given to another file, when an answer is about to be written to it.
+        # A pipe must not be closed, and its number reused for another file, just before a reply is written to it.
         self._reply_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._fds: list[int] = []
         self._replies: dict[int, int] = {}
-        #: why answering has ended, None while it goes on
+        #: why the thread has failed, None while it runs
         self.error: str | None = None
 
-    # The learner's side, called by whoever owns the actors.
+    # The learner's side, called by the owner of the actors.
 
     def start(self) -> None:
-        """Reserve the memory and begin to answer. For the main thread, as networks are traced."""
+        """Reserve the memory and start the thread. Call it in the main thread, as networks are traced."""
         with th.inference_mode():
             self._policy.trace(zeros(self.layout.observations, sum(self.layout.n_slots), self.device))
         self._exchange = self._keep(shared_file(self.layout.n_bytes, "exchange"))
         self._views = self.layout.views(self._exchange)
         self._rung, ring = map(self._keep, os.pipe())
         self._bell = Doorbell(ring)
-        #: readable once answering has failed
+        #: descriptor that becomes readable when the thread has failed
         self.alarm, self._sounds_alarm = map(self._keep, os.pipe())
         self._thread = threading.Thread(target=self._serve, name="inference", daemon=True)
         self._thread.start()
 
     def connect(self, process: int) -> tuple[int, int, int]:
         """
-        :param process: index of an actor process that is to start
-        :return: what it is to be given: the exchange, the bell, and the reading end of a new pipe of replies, which is
-            the caller's to close
+        Create a pipe of replies for an actor process.
+
+        :param process: index of the actor process that will start
+        :return: descriptors of the exchange, of the bell, and of the read end of the new pipe, which the caller closes
         """
         replies, answers = os.pipe()
         os.set_blocking(answers, False)
@@ -101,9 +102,9 @@ class InferenceServer:
 
     def refresh(self) -> bool:
         """
-        Take over the learner's parameters, on the device.
+        Copy the learner's parameters on the device.
 
-        :return: whether they were others; True where to find out would mean to wait for the device
+        :return: whether they have changed; True on a GPU, where comparing would wait for the device
         """
         with self._lock:
             if self._stream is None:
@@ -121,7 +122,7 @@ class InferenceServer:
         return changed
 
     def stop(self) -> None:
-        """End; whoever waits for an answer is told that there will be none. May be called twice."""
+        """Stop the thread and close all pipes: actors that wait get no reply. May be called twice."""
         if self._thread is not None:
             self._bell.ring(Doorbell.STOP)
             self._thread.join()
@@ -141,7 +142,7 @@ class InferenceServer:
             with th.inference_mode(), th.cuda.stream(self._stream):
                 while Doorbell.STOP not in (asking := Doorbell.rung(self._rung)):
                     self._answer(sorted(set(asking)))
-        except Exception:  # it would be lost with the thread: the learner raises it
+        except Exception:  # the learner raises it: it would be lost with the thread
             self.error = f"Inference on {self.device} failed:\n{traceback.format_exc()}"
             os.write(self._sounds_alarm, b"\0")
 
@@ -162,11 +163,11 @@ class InferenceServer:
 
     def _reply(self, process: int, number: int) -> None:
         self._views["answered"][process] = number
-        with self._reply_lock, contextlib.suppress(BrokenPipeError, BlockingIOError):  # gone, or it has bytes to read
+        with self._reply_lock, contextlib.suppress(BrokenPipeError, BlockingIOError):  # ended, or bytes unread
             os.write(self._replies[process], b"\0")
 
     def _act(self, processes: list[int]) -> None:
-        """Actions of all slots of processes, those of prior agents included."""
+        """Compute the actions of all slots of some processes, including prior agents."""
         mine = [self.layout.rows(process) for process in processes]
         self._pass(slice(0, sum(self.layout.n_slots)), mine)
         for row in (row for rows in mine for row in range(rows.start, rows.stop)):
@@ -174,7 +175,7 @@ class InferenceServer:
                 self._play(row, starts=self._views["playing"][row] == Playing.PRIOR_STARTS)
 
     def _pass(self, rows: slice, written: list[slice]) -> None:
-        """Have the networks see rows, and write what they say about some of them: others may be read just now."""
+        """Run the networks on rows, and write some of the results: other rows may be read at this moment."""
         with self._lock:
             actions, outputs = self._policy(self._on_device("observations", rows), rows.stop - rows.start)
         for part in written:
@@ -183,12 +184,12 @@ class InferenceServer:
             self._views["outputs"][part] = outputs[seen]
 
     def _on_device(self, name: str, rows: slice) -> Any:
-        """Copies: actors that have not asked may write meanwhile."""
+        """Copy rows to the device: actors without a request may write meanwhile."""
         arrays = {key: self._views[f"{name}/{key}"][rows] for key in self.layout.observations}
         return plain({key: moved(th.from_numpy(array), self.device, copy=True) for key, array in arrays.items()})
 
     def _rate(self, process: int, n_rows: int) -> None:
-        """What steps are worth (Algorithm 2)."""
+        """Evaluate steps (Algorithm 2)."""
         rows = self.layout.rated(process, n_rows)
         actions, outputs = (th.from_numpy(self._views[f"rated/{name}"][rows]) for name in ("actions", "outputs"))
         observations = self._on_device("rated/observations", rows) if self.layout.rates_observations else None
@@ -205,17 +206,17 @@ class InferenceServer:
         try:
             action, self._states[row] = self._priors[row].predict(observation, state, np.array([starts]))
             self._views["prior_actions"][row] = action[0]
-        except Exception:  # the actor's to handle, as if the agent were its own
+        except Exception:  # reported to the actor, which handles it like its own agent's failure
             failure = traceback.format_exc()
         write_text(failure, self._views["prior_failures"][row])
 
 
 def layout_for(specs: Sequence[WorkerSpec], modules: dict[str, th.nn.Module], device: th.device) -> InferenceLayout:
     """
-    Find out what is to be exchanged, from a pass that sees zeros.
+    Derive the layout of the exchange from a pass with zeros.
 
-    :param specs: the actor processes
-    :param modules: the networks, on the device
+    :param specs: actor processes
+    :param modules: networks on the device
     :param device: torch device
     :return: the layout
     """
@@ -249,10 +250,12 @@ def layout_for(specs: Sequence[WorkerSpec], modules: dict[str, th.nn.Module], de
 
 def zeros(parts: dict[str, Part], n_rows: int, device: th.device) -> Any:
     """
-    :param parts: of an observation, by key
-    :param n_rows: observations
+    Return network input of zeros.
+
+    :param parts: parts of an observation by key
+    :param n_rows: number of observations
     :param device: torch device
-    :return: as the networks take them
+    :return: a tensor or a dictionary of tensors
     """
     arrays = {key: np.zeros((n_rows, *part.shape), part.dtype) for key, part in parts.items()}
     return plain({key: th.from_numpy(array).to(device) for key, array in arrays.items()})
@@ -264,38 +267,40 @@ def _part_of(tensor: th.Tensor) -> Part:
 
 def steps_of(observations: Any, actions: th.Tensor, outputs: th.Tensor) -> Steps:
     """
-    :param observations: ``(rows, ...)`` as the networks take them, None if nobody will look at them
+    Return steps with given observations.
+
+    :param observations: ``(rows, ...)`` network input, or None if it is not needed
     :param actions: ``(rows, action_dim)``
     :param outputs: ``(rows, ...)``
     :return: the steps
     """
     steps = Steps([], [], {}, None, actions, outputs)
-    steps.__dict__["observations"] = observations  # where it would keep what it has built
+    steps.__dict__["observations"] = observations  # the cache of its cached property
     return steps
 
 
 class _Watched(Steps):
-    """Tells whether somebody looks at the observations."""
+    """Steps that note whether their observations are used."""
 
     given: Any = None
     watched = False
 
     @property
     def observations(self) -> Any:
-        """Those given."""
+        """The given observations."""
         self.watched = True
         return self.given
 
 
 def pays(specs: Sequence[WorkerSpec], device: th.device) -> bool:
     """
-    Whether the device answers sooner than an actor's own core, for ``inference="auto"``.
+    Decide whether inference on the device pays, for ``inference="auto"``.
 
-    Half of the time must be won, as updates use the device as well.
+    It must take at most half the time, as updates use the device too.
 
-    :param specs: the actor processes, with all networks
-    :param device: where the learner's networks are
-    :return: whether it is at least twice as fast; never if it is the CPU, on which actors run as well
+    :param specs: actor processes, with all networks
+    :param device: device of the learner's networks
+    :return: whether it is at least twice as fast as an actor's own core; never for the CPU, on which the actors run
     """
     if device.type == "cpu":
         return False
@@ -305,17 +310,17 @@ def pays(specs: Sequence[WorkerSpec], device: th.device) -> bool:
 
 def seconds_of_passes(specs: Sequence[WorkerSpec], device: th.device) -> tuple[float, float]:
     """
-    Time the networks, for some hundredths of a second.
+    Time the networks for some hundredths of a second.
 
-    :param specs: the actor processes, with all networks
+    :param specs: actor processes, with all networks
     :param device: torch device
-    :return: seconds of a pass of one process's slots on one core, and of one of all slots on the device
+    :return: seconds of a pass for one process's slots on one core, and of a pass for all slots on the device
     """
     first, cpu = specs[0], th.device("cpu")
     observations = layout_for(specs, first.modules, cpu).observations
     modules = {name: module.to(device) for name, module in copy.deepcopy(first.modules).items()}
     threads = th.get_num_threads()
-    th.set_num_threads(1)  # as actors have
+    th.set_num_threads(1)  # as in actors
     try:
         own = seconds_of_pass(first.core, first.modules, zeros(observations, len(first.slots), cpu))
     finally:
@@ -326,10 +331,12 @@ def seconds_of_passes(specs: Sequence[WorkerSpec], device: th.device) -> tuple[f
 
 def seconds_of_pass(core: type[ActorCore], modules: dict[str, th.nn.Module], observations: Any) -> float:
     """
-    :param behaviour: the algorithm's hooks
+    Time a pass.
+
+    :param core: the algorithm's actor hooks
     :param modules: the networks
-    :param observations: on the same device
-    :return: median of the seconds that a pass takes, its results read by the CPU
+    :param observations: network input on the same device
+    :return: median seconds of a pass, including the transfer of results to the CPU
     """
     seconds = []
     with th.inference_mode():
@@ -337,4 +344,4 @@ def seconds_of_pass(core: type[ActorCore], modules: dict[str, th.nn.Module], obs
             started = time.perf_counter()
             core.act(modules, observations)[0].cpu()
             seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[TIMED_PASSES // 2 :])  # the first ones wait for what is loaded and allocated
+    return statistics.median(seconds[TIMED_PASSES // 2 :])  # the first passes load and allocate

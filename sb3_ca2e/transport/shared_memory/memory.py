@@ -9,11 +9,12 @@ import numpy as np
 
 def shared_file(n_bytes: int, name: str) -> int:
     """
-    Memory that processes can share and that vanishes with the last of them, however they end.
+    Create shared memory that is freed with the last process that uses it, however the processes end.
 
-    :param n_bytes: its size; reserved now, so that a lack of memory is an error here and no SIGBUS later
-    :param name: shown in /proc, for debugging
+    :param n_bytes: size in bytes, reserved now: a lack of memory is an error here instead of a SIGBUS later
+    :param name: name shown in /proc, for debugging
     :return: a file descriptor
+    :raises MemoryError: if it can't be reserved
     """
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create(f"sb3_ca2e-{name}")
@@ -21,7 +22,7 @@ def shared_file(n_bytes: int, name: str) -> int:
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
     try:
-        # The kernel would rather kill this process than refuse what no machine of this size can hold.
+        # Check this here: for a size beyond the physical memory, the kernel may kill this process.
         if n_bytes > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         os.truncate(fd, n_bytes)
@@ -38,11 +39,13 @@ def shared_file(n_bytes: int, name: str) -> int:
 
 def map_file(fd: int) -> np.ndarray:
     """
-    :param fd: a file of :func:`shared_file`
-    :return: its bytes, shared
-    :raises MemoryError: if there is no room for them
+    Map shared memory.
+
+    :param fd: result of :func:`shared_file`
+    :return: ``(n_bytes,)`` uint8, shared
+    :raises MemoryError: if it can't be mapped
     """
-    with os.fdopen(os.dup(fd), "r+b") as file:  # the mapping outlives it
+    with os.fdopen(os.dup(fd), "r+b") as file:  # the mapping outlives the file object
         try:
             return np.memmap(file, dtype=np.uint8, mode="r+").view(np.ndarray)
         except OSError as error:

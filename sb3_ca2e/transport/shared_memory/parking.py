@@ -1,6 +1,6 @@
 """
-One server without actors may wait between two ``learn()`` of a process: to start one takes seconds, most of them for
-PyTorch's import.
+Keeps one fork server without actors between two ``learn()`` calls: starting one takes seconds, mostly for importing
+PyTorch.
 """
 
 import atexit
@@ -14,7 +14,7 @@ from sb3_ca2e.transport.shared_memory.process_handle import Handle
 
 
 class _Parking:
-    """A place for one server between two ``learn()`` of this process."""
+    """Place for one server between two ``learn()`` calls of this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -34,11 +34,11 @@ class _Parking:
         return server
 
     def forked(self) -> None:
-        """This process is a child, and the server its parent's."""
+        """Forget the server in a forked child: it belongs to the parent."""
         self._lock = threading.Lock()
         if self._server is not None:
             self._server.close()
-            self._of_parent.append(self._server)  # as Popen warns where it is deleted while its process runs
+            self._of_parent.append(self._server)  # keep it: Popen warns if it is deleted while its process runs
             self._server = None
 
 
@@ -49,7 +49,9 @@ if hasattr(os, "register_at_fork"):
 
 def lease() -> ForkServer:
     """
-    :return: the server that is parked, else a new one
+    Return the parked server, or a new one.
+
+    :return: a server
     """
     server = _PARKING.take()
     if server is not None:
@@ -61,7 +63,7 @@ def lease() -> ForkServer:
 
 def park(server: ForkServer) -> list[Handle]:
     """
-    End a server's actors, and keep it for the next ``learn()`` of this process if none is kept yet.
+    End a server's actors, and keep the server for the next ``learn()`` if none is kept yet.
 
     :param server: a server
     :return: as :meth:`ForkServer.stop`
@@ -73,7 +75,7 @@ def park(server: ForkServer) -> list[Handle]:
 
 @atexit.register
 def discard_parked() -> None:
-    """End the server that is parked, if one is."""
+    """End the parked server, if there is one."""
     server = _PARKING.take()
     if server is not None:
         server.kill()
@@ -81,7 +83,7 @@ def discard_parked() -> None:
 
 @contextlib.contextmanager
 def discarded_on_error() -> Iterator[None]:
-    """Keep no server beyond an error, or Ctrl-C."""
+    """End the parked server if the context raises an exception, including Ctrl-C."""
     try:
         yield
     except BaseException:

@@ -1,8 +1,8 @@
 """
-What actors announce to the learner: whole messages through a pipe.
+Actors' announcements to the learner, as whole messages through a pipe.
 
-A block counts once the message that announces it has arrived whole, so an actor that dies while it
-writes leaves nothing behind.
+A block counts once the whole message that announces it has arrived, so an actor that dies while writing leaves nothing
+behind.
 """
 
 import os
@@ -17,7 +17,7 @@ class MessageWriter:
     """
     Sends whole messages through a pipe.
 
-    :param fd: writing end
+    :param fd: write end
     """
 
     def __init__(self, fd: int):
@@ -25,6 +25,8 @@ class MessageWriter:
 
     def send(self, message: Handover) -> None:
         """
+        Send a message.
+
         :param message: what to send
         """
         data = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
@@ -35,9 +37,9 @@ class MessageWriter:
 
 class MessageReader:
     """
-    Receives whole messages from a pipe without ever waiting for the rest of one.
+    Receives whole messages from a pipe without waiting for incomplete ones.
 
-    :param fd: reading end
+    :param fd: read end
     """
 
     def __init__(self, fd: int):
@@ -47,7 +49,9 @@ class MessageReader:
 
     def receive(self) -> tuple[list[Handover], bool]:
         """
-        :return: the messages that have arrived, and whether the writer is gone
+        Read messages without waiting.
+
+        :return: the messages that have arrived, and whether the writer has closed the pipe
         """
         closed = False
         while True:
@@ -71,10 +75,10 @@ class MessageReader:
 
 def wait_readable(fd: int) -> bytes:
     """
-    Sleep until something comes through a pipe.
+    Wait for data from a pipe.
 
-    :param fd: reading end
-    :return: what came; empty if the other end was closed
+    :param fd: read end
+    :return: the data; empty if the other end is closed
     """
     select.select([fd], [], [])
     return os.read(fd, 1 << 16)

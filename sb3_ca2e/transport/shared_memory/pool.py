@@ -1,4 +1,4 @@
-"""Starts, watches, replaces and stops the actors; their only owner."""
+"""Starts, watches, replaces and stops actor processes."""
 
 import collections
 import contextlib
@@ -33,16 +33,16 @@ from sb3_ca2e.transport.shared_memory.restarts import GRACE, KILLED, RestartBudg
 
 class AsyncActors:
     """
-    Actor processes, forked from a server of ours, and replaced when they end or hang.
+    Actor processes, forked from a server and replaced when they end or hang.
 
-    With ``rate_limit``, no process is more than two blocks ahead of the slowest that is alive, and blocks count as
-    consumed once the learner has done the updates that they ask for; so neither side runs away from the other.
+    With ``rate_limit``, no process is more than two blocks ahead of the slowest live one, and blocks count as consumed
+    once the learner has made the updates for them; so neither side runs ahead of the other.
 
-    :param specs: one a process
-    :param rate_limit: bound how far actors run ahead of each other
-    :param inference: where their networks run, None for the actors themselves
-    :raises OSError: if the system grants too few file descriptors
-    :raises MemoryError: if it grants too little memory
+    :param specs: one for each process
+    :param rate_limit: whether to bound how far actors run ahead of each other and of the learner
+    :param inference: server that runs their networks; None if actors run them
+    :raises OSError: if the limit of file descriptors is too low
+    :raises MemoryError: if shared memory can't be reserved
     """
 
     def __init__(self, specs: Sequence[WorkerSpec], rate_limit: bool = True, inference: InferenceServer | None = None):
@@ -56,7 +56,7 @@ class AsyncActors:
         self._n_lives = 0
         self._serials: dict[int, ActorProcess] = {}
         self._lives: list[ActorProcess | None] = [None] * len(specs)
-        #: how far each process had come when it went down, and when it is to be started again
+        #: position of each process when it ended, and time at which to start it again
         self._positions, self._due = [0] * len(specs), [0.0] * len(specs)
         restarts = specs[0].supervision.restarts
         self._budgets, self._server_budget = [RestartBudget(restarts) for _ in specs], RestartBudget(restarts)
@@ -97,12 +97,12 @@ class AsyncActors:
         self._board.retire(slot)
 
     def state(self) -> ActorsState | None:
-        return None  # they don't wait to be asked
+        return None  # they never stop between two steps to be saved
 
     # Starting.
 
     def _start_due(self, now: float) -> None:
-        """Start whatever is down and has been for long enough."""
+        """Start the server and the processes that are down and whose time has come."""
         try:
             if self._server is None and now >= self._server_due:
                 self._server = ForkServer(NICENESS) if self._server_budget.used else lease()
@@ -148,25 +148,25 @@ class AsyncActors:
             self._receive(LOOK)
             self._watch()
         ready = self._ready.popleft()
-        if isinstance(ready, ActorError):  # in its turn: what was handed over before it is kept
+        if isinstance(ready, ActorError):  # in its turn, after blocks handed over before
             raise ready
         self._handed_out, handover = ready
         return handover, self._handed_out.buffers.blocks(handover.sequence, handover.n_rows)
 
     def _release(self) -> None:
-        """Let actors overwrite the blocks handed out before."""
+        """Let actors overwrite the blocks returned before."""
         if self._handed_out is not None:
             self._handed_out.consumed += 1
             self._handed_out = None
             self._grant()
 
     def _slowest(self, but: int = -1) -> list[int]:
-        """The position of the slowest process that the others wait for; none if they wait for none."""
+        """Return the position of the slowest process that the others wait for, or nothing."""
         others = [life.position for life in self._lives if life and not life.lags and life.spec.process != but]
         return [min(others)] if others else []
 
     def _grant(self) -> None:
-        """Let each process run as far as it may."""
+        """Let each process run as far as allowed."""
         slowest = self._slowest() if self._rate_limit else []
         for process, life in enumerate(self._lives):
             if life is None:
@@ -184,16 +184,16 @@ class AsyncActors:
             elif isinstance(key.data, InferenceServer):
                 self._selector.unregister(key.fileobj)
                 self._ready.append(ActorError(key.data.error))
-            elif self._lives[key.data.spec.process] is key.data:  # not replaced meanwhile
+            elif self._lives[key.data.spec.process] is key.data:  # not yet replaced
                 self._take(key.data)
 
     def _take(self, life: ActorProcess) -> None:
-        """Take what a process has announced."""
+        """Read the announcements of a process."""
         for message in life.receive():
             if message.error is not None:
                 life.failure = message
             elif message.late:
-                self._failed(life, "was silent for too long and then went on; what it did is dropped. It was last seen")
+                self._failed(life, "was silent for too long, then continued; its block is discarded. It was last seen")
                 return
             else:
                 life.received += 1
@@ -211,7 +211,7 @@ class AsyncActors:
                 life = self._serials.get(report.serial)
                 if isinstance(report, Started):
                     self._server_budget.worked()
-                    if life is None:  # given up meanwhile
+                    if life is None:  # already given up
                         report.handle.kill()
                         report.handle.close()
                     else:
@@ -224,7 +224,7 @@ class AsyncActors:
     # Watching.
 
     def _watch(self) -> None:
-        """Look for processes that are silent, and start those that are down."""
+        """Check for silent processes, and start those that are down."""
         now = time.monotonic()
         if now - self._looked >= LOOK:
             self._looked = now
@@ -246,7 +246,7 @@ class AsyncActors:
             self._server_ended(f"did not start an actor within {silence:.1f} s and was killed; it ")
 
     def _set_lag(self, life: ActorProcess, lags: bool) -> None:
-        """Go on without a process that stands still, and take it back where the others are by then."""
+        """Continue without a stalled process, or include it again at the position of the others."""
         if life.lags == lags:
             return
         life.lags = lags
@@ -255,19 +255,19 @@ class AsyncActors:
         self._grant()
 
     def _ended(self, life: ActorProcess, code: int | None) -> None:
-        """A process has ended: take what it had announced, and replace it."""
+        """Take what an ended process had announced, and replace it."""
         self._take(life)
         if self._lives[life.spec.process] is life:
             self._failed(life, how_it_ended(code), code)
 
     def _failed(self, life: ActorProcess, what: str, code: int | None = None) -> None:
-        """Give a process up; start another one, unless it failed too often."""
+        """Give up a process and start another one, unless it failed too often."""
         process, now = life.spec.process, time.monotonic()
         description = life.description(what) if life.failure is None else life.spec.told(life.failure)
         self._give_up(life)
         if life.failure is not None and life.failure.hopeless:
             self._due[process] = float("inf")
-            self._ready.append(ActorError(f"{description}\nTo start it again would change nothing.{_kept(code)}"))
+            self._ready.append(ActorError(f"{description}\nRestarting it would not help.{_kept(code)}"))
             return
         budget = self._budgets[process]
         delay = budget.failed(now, raised=life.failure is not None)
@@ -276,7 +276,7 @@ class AsyncActors:
             self._ready.append(ActorError(f"{description}\nThis was {budget.history}.{_kept(code)}"))
             return
         self._due[process] = now + delay
-        message = f"{description}\nIt is replaced, for the {budget.used}. time; its episodes begin anew.{_kept(code)}"
+        message = f"{description}\nIt is replaced (replacement {budget.used}); its episodes start anew.{_kept(code)}"
         warnings.warn(message, ActorWarning, stacklevel=2)
 
     def _give_up(self, life: ActorProcess) -> None:
@@ -289,11 +289,11 @@ class AsyncActors:
         self._grant()
 
     def _unregister(self, life: ActorProcess) -> None:
-        with contextlib.suppress(KeyError):  # it has been before, when it closed its end
+        with contextlib.suppress(KeyError):  # already unregistered when it closed its end
             self._selector.unregister(life.messages)
 
     def _server_ended(self, what: str) -> None:
-        """Start another server; the actors live on, but for those that were not known to have been forked."""
+        """Start another server; actors continue, except those whose start was not reported yet."""
         server, self._server = self._server, None
         assert server is not None
         self._selector.unregister(server)
@@ -316,7 +316,7 @@ class AsyncActors:
             self._ready.append(ActorError(f"{message}\nThis was {history}.{_kept(code)}{_MEMORY_LIMIT}"))
             return
         self._server_due = now + delay
-        warnings.warn(f"{message}\nIt is replaced, and its actors go on.", ActorWarning, stacklevel=2)
+        warnings.warn(f"{message}\nIt is replaced; its actors continue.", ActorWarning, stacklevel=2)
 
     # Stopping.
 
@@ -330,7 +330,7 @@ class AsyncActors:
         handles = [life.handle for life in lives if life.handle is not None]
         for life in lives:
             life.handle = None
-            life.end()  # an actor may be in the middle of an announcement that nobody will read: let it fail
+            life.end()  # an actor that is writing an announcement fails then: nobody would read it
         self._lives = [None] * len(self._specs)
         if self._board_fd is not None:
             os.close(self._board_fd)
@@ -340,7 +340,7 @@ class AsyncActors:
         if server is not None:
             handles += park(server) if keep_server and not self._server_budget.used else server.stop()
         deadline = time.monotonic() + GRACE
-        for handle in handles:  # where the server did not, or there is none any more
+        for handle in handles:  # if the server did not, or has ended
             if not handle.ended(deadline):
                 handle.kill()
                 handle.ended(deadline + KILLED)
@@ -348,15 +348,15 @@ class AsyncActors:
 
 
 def _kept(code: int | None) -> str:
-    """What is left, and what may help."""
+    """Say what is kept, and what may help."""
     hint = " The system may be short of memory: lower n_actors or buffer_size." if code == -9 else ""
-    return f" What was handed over is kept.{hint}"
+    return f" Data handed over before is kept.{hint}"
 
 
-#: A server that can't start has seldom another reason.
+#: The usual reason for a server that can't start.
 _MEMORY_LIMIT = " If it lacked memory to start, look for a limit: `ulimit -v` in the shell, or that of a container."
 
 
 def _poke(fd: int) -> None:
-    with contextlib.suppress(BlockingIOError, BrokenPipeError):  # it has enough to read, or is gone
+    with contextlib.suppress(BlockingIOError, BrokenPipeError):  # it has unread bytes, or has ended
         os.write(fd, b"\0")

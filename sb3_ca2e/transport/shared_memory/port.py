@@ -1,4 +1,4 @@
-"""An actor's port to a learner with which it shares memory."""
+"""The port of an actor that shares memory with the learner."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ from sb3_ca2e.transport.shared_memory.control_block import ControlBlock
 
 class SharedMemoryPort:
     """
-    What the learner has told on its board, and the buffers of blocks: a :class:`~sb3_ca2e.actors.port.Port`.
+    A :class:`~sb3_ca2e.actors.port.Port` backed by the control block and block buffers.
 
     :param process: index of the actor process
-    :param board: what the learner publishes
-    :param buffers: where blocks are written
+    :param board: the learner's control block
+    :param buffers: memory for blocks and the heartbeat
     """
 
     def __init__(self, process: int, board: ControlBlock, buffers: BlockBuffers):
@@ -39,5 +39,5 @@ class SharedMemoryPort:
 
     @property
     def credit(self) -> int:
-        """Handovers that the actor may have begun."""
+        """Number of handovers that the actor may begin."""
         return self._board.credit(self._process)

@@ -1,4 +1,4 @@
-"""A process of which one is not the parent."""
+"""A handle of a process that need not be a child of this process."""
 
 import contextlib
 import os
@@ -9,10 +9,10 @@ import time
 
 class Handle:
     """
-    A process that may be another's child, to be killed without the risk that another has its number by now.
+    A process, which may be killed without the risk that its id has been reused.
 
-    :param pid: its number
-    :param pidfd: a descriptor of it, None where the system has none
+    :param pid: process id
+    :param pidfd: process descriptor; None if the system has none
     """
 
     def __init__(self, pid: int, pidfd: int | None):
@@ -28,9 +28,9 @@ class Handle:
 
     def ended(self, deadline: float) -> bool:
         """
-        Wait for its end; where the system has no descriptors of processes, do not.
+        Wait for its end; without process descriptors, only check.
 
-        :param deadline: a time of ``time.monotonic()`` until which to wait
+        :param deadline: ``time.monotonic()`` until which to wait
         :return: whether it has ended
         """
         if self.pidfd is None:  # pragma: no cover - not on Linux
@@ -43,7 +43,7 @@ class Handle:
         return bool(poll.poll(1000.0 * max(deadline - time.monotonic(), 0.0)))
 
     def close(self) -> None:
-        """Forget the process."""
+        """Close the descriptor."""
         if self.pidfd is not None:
             os.close(self.pidfd)
             self.pidfd = None

@@ -1,44 +1,46 @@
-"""What the learner keeps its eyes on: signs of life of actor processes, and how often they may fail."""
+"""Limits on how long actor processes may be silent and how often they may fail."""
 
 import collections
 
-#: An actor that is silent for so many seconds no longer holds the others back.
+#: Seconds of silence after which the others no longer wait for an actor.
 STALLED = 2.0
-#: Failures count for so many seconds.
+#: Seconds for which failures count.
 WINDOW = 600.0
-#: Whoever has been started again so often, and raised an exception each time before it did anything, is hopeless.
+#: Restarts in a row that raised an exception before doing anything, after which a process is given up.
 IN_VAIN = 3
-#: Seconds that actors have to close their environments before they are killed, and if the learner has died.
+#: Seconds for actors to close their environments before they are killed; the second if the learner has died.
 GRACE, GRACE_ALONE = 4.0, 1.5
-#: Seconds within which a killed process is gone, unless the system hangs.
+#: Seconds within which a killed process ends, unless the system hangs.
 KILLED = 1.0
-#: Seconds before what has failed in vain is started again: the first one, doubled each time, and the longest.
+#: Seconds before a restart after failures in a row: the first delay, doubled each time, and the longest.
 BACKOFF, LONGEST_BACKOFF = 0.1, 2.0
 
 
 class RestartBudget:
     """
-    How often something may fail, and how long to wait before it is started again.
+    Counts failures, and decides whether and when to restart.
 
-    :param restarts: how often it may be replaced within ten minutes
+    :param restarts: number of restarts allowed within ten minutes
     """
 
     def __init__(self, restarts: int):
         self.restarts = restarts
-        #: replacements so far
+        #: number of replacements so far
         self.used = 0
         self._failures: collections.deque[float] = collections.deque()
         self._in_vain = self._raised = 0
 
     def worked(self) -> None:
-        """It has done something since it was started."""
+        """Note that it has done something since its start."""
         self._in_vain = self._raised = 0
 
     def failed(self, now: float, raised: bool = False) -> float | None:
         """
-        :param now: a time of ``time.monotonic()``
-        :param raised: by an exception of its own
-        :return: seconds to wait before it is replaced, None if it is not to be
+        Count a failure.
+
+        :param now: current ``time.monotonic()``
+        :param raised: whether it failed with an exception of its own
+        :return: seconds to wait before it is replaced, None to give up
         """
         while self._failures and self._failures[0] < now - WINDOW:
             self._failures.popleft()
@@ -52,9 +54,9 @@ class RestartBudget:
 
     @property
     def history(self) -> str:
-        """How often it failed, as an error says it."""
+        """How often it failed, for an error message."""
         if self._raised > IN_VAIN:
-            return f"the {self._raised}. time in a row, and nothing had been handed over in between"
+            return f"failure {self._raised} in a row, with nothing handed over in between"
         if len(self._failures) == 1:
-            return f"its first failure, and with actor_restarts={self.restarts} it may have none"
-        return f"the {len(self._failures)}. time within {WINDOW / 60:.0f} minutes (actor_restarts={self.restarts})"
+            return f"its first failure, and actor_restarts={self.restarts} allows none"
+        return f"failure {len(self._failures)} within {WINDOW / 60:.0f} minutes (actor_restarts={self.restarts})"
