@@ -49,12 +49,7 @@ def copy_to(part: th.Tensor, values: np.ndarray) -> None:
     :param part: ``(n, *shape)``, written
     :param values: the same, free to change afterwards
     """
-    if part.is_cpu:
-        part.numpy()[...] = values
-    elif part.is_cuda:
-        part.copy_(pinned(values), non_blocking=True)
-    else:
-        part.copy_(th.tensor(values))
+    part.copy_(pinned(values) if part.is_cuda else th.tensor(values), non_blocking=part.is_cuda)
 
 
 def copy_all(parts: Sequence[tuple[th.Tensor, np.ndarray]]) -> None:
