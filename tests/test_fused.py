@@ -67,7 +67,8 @@ def test_fused_updates_are_as_many_ordinary_ones(make, record):
             th.testing.assert_close(td_errors, updated.td_errors, rtol=1e-5, atol=1e-5)
             assert_same(model, ordinary)
     assert (leaves_of(model.replay_buffer) != before).sum() > BATCH_SIZE
-    assert model.replay_buffer._storage._written.tolist() == model.replay_buffer._storage.rows.tally.tolist()
+    rows = model.replay_buffer.device_storage
+    assert rows.written.tolist() == rows.tally.tolist()
 
 
 @pytest.mark.usefixtures("_tensors_alone")

@@ -56,12 +56,7 @@ def copy_to(part: th.Tensor, values: np.ndarray) -> None:
     :param part: ``(n, *shape)``, overwritten
     :param values: ``(n, *shape)``, may be changed afterwards
     """
-    if part.is_cpu:
-        part.numpy()[...] = values
-    elif part.is_cuda:
-        part.copy_(pinned(values), non_blocking=True)
-    else:
-        part.copy_(th.tensor(values))
+    part.copy_(pinned(values) if part.is_cuda else th.tensor(values), non_blocking=part.is_cuda)
 
 
 def copy_all(parts: Sequence[tuple[th.Tensor, np.ndarray]]) -> None:

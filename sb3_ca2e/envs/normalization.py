@@ -6,12 +6,13 @@ exactly the data that it stores. Actors receive them with the parameters, and no
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
+from sb3_ca2e.replay.block import ObservationColumn
+from sb3_ca2e.replay.normalization import normalized, observation_statistics
 from sb3_ca2e.replay.stacks import each_frame
 
 
@@ -93,20 +94,11 @@ class Normalizer:
         :param columns: how observations are stacked
         :return: by key ``(batch, *shape)``, float32 where normalised
         """
-        normalized = dict(batch)
+        changed, how = dict(batch), self.normalization
         for key, (mean, variance) in self.moments.items():
-
-            def normalize(raw: np.ndarray, mean: np.ndarray = mean, variance: np.ndarray = variance) -> np.ndarray:
-                clip = self.normalization.clip_obs
-                scaled = (raw - mean) / np.sqrt(variance + self.normalization.epsilon)
-                clipped: np.ndarray = np.clip(scaled, -clip, clip)
-                return clipped.astype(np.float32)
-
-            if self.normalization.of_frames:
-                normalized[key] = each_frame(normalize, batch[key], ages, columns[key])
-            else:
-                normalized[key] = normalize(batch[key])
-        return normalized
+            change = partial(normalized, mean=mean, variance=variance, epsilon=how.epsilon, clip=how.clip_obs)
+            changed[key] = each_frame(change, batch[key], ages, columns[key]) if how.of_frames else change(batch[key])
+        return changed
 
     def rewards(self, rewards: np.ndarray) -> np.ndarray:
         """
@@ -117,19 +109,5 @@ class Normalizer:
         """
         if not self.normalization.norm_reward:
             return rewards
-        clip = self.normalization.clip_reward
-        scaled: np.ndarray = rewards / np.sqrt(self._return_variance + self.normalization.epsilon)
-        clipped: np.ndarray = np.clip(scaled, -clip, clip)
-        return clipped.astype(np.float32)
-
-
-def observation_statistics(normalize: VecNormalize) -> dict[str, RunningMeanStd]:
-    """
-    Return the observation statistics of a ``VecNormalize``.
-
-    :param normalize: the user's wrapper
-    :return: statistics of each observation key that it normalises
-    """
-    if not normalize.norm_obs:
-        return {}
-    return normalize.obs_rms if isinstance(normalize.obs_rms, dict) else {OBSERVATION: normalize.obs_rms}
+        how = self.normalization
+        return normalized(rewards, 0.0, self._return_variance, how.epsilon, how.clip_reward)

@@ -10,9 +10,9 @@ from typing import Any
 import torch as th
 
 from sb3_ca2e.learner.cuda_graph import CudaGraph, Run
+from sb3_ca2e.replay.device_rows import DeviceRows
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
-from sb3_ca2e.replay.storage import SegmentStorage
 
 #: Updates that one launch may make. Each number in use has a recording of its own.
 AT_ONCE = (16, 8, 4, 2, 1)
@@ -59,7 +59,7 @@ class FusedUpdates:
         self._batch: PrioritizedReplaySamples | None = None
 
     @property
-    def _storage(self) -> SegmentStorage:
+    def _storage(self) -> DeviceRows:
         storage = self._memory.device_storage
         assert storage is not None
         return storage
@@ -100,5 +100,5 @@ class FusedUpdates:
 def _taken_for_granted(memory: PrioritizedReplayBuffer, batch_size: int) -> tuple[Any, ...]:
     """What a recording holds for. A memory that has been emptied or moved has another tree."""
     storage = memory.device_storage
-    tree = None if storage is None else storage.rows.priorities
+    tree = None if storage is None else storage.priorities
     return tree, batch_size, memory.n_steps, memory.gamma, memory.alpha

@@ -3,8 +3,9 @@
 import numpy as np
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ca2e.envs.normalization import Normalization, observation_statistics
+from sb3_ca2e.envs.normalization import Normalization
 from sb3_ca2e.replay.block import TERMINATED, TRANSITION, TRUNCATED, Block, ObservationColumn
+from sb3_ca2e.replay.normalization import observation_statistics
 from sb3_ca2e.replay.stacks import stacked
 
 

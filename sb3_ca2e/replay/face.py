@@ -104,19 +104,12 @@ class PublicFace(ReplayBuffer):
     @property
     def actions(self) -> np.ndarray:  # type: ignore[override]
         """``(rows, n_envs, action_dim)`` of the action space's dtype, float32 for a ``Box``."""
-        self._refuse_large("actions", self.action_dim * self.action_dtype.itemsize)
-        if self._storage is None:
-            return _frozen(np.empty((0, self.n_envs, self.action_dim), self.action_dtype))
-        rows = th.from_numpy(self._rows_held())
-        return _frozen(self._storage.rows.actions[rows.to(self._storage.rows.device)].cpu().numpy())
+        return self._column("actions", self.action_dtype, self.action_dim)
 
     @property
     def rewards(self) -> np.ndarray:  # type: ignore[override]
         """``(rows, n_envs)`` float32, of single steps."""
-        self._refuse_large("rewards", 4)
-        if self._storage is None:
-            return _frozen(np.empty((0, self.n_envs), np.float32))
-        return _frozen(self._storage.rows.rewards.cpu().numpy()[self._rows_held()])
+        return self._column("rewards", np.dtype(np.float32))
 
     @property
     def dones(self) -> np.ndarray:  # type: ignore[override]
@@ -146,6 +139,13 @@ class PublicFace(ReplayBuffer):
         """``(rows, n_envs)`` int64, where the storage has what the arrays show."""
         held = np.empty(0, np.int64) if self._storage is None else self._storage.in_order()
         return held[: self.n_rows * self.n_envs].reshape(-1, self.n_envs)
+
+    def _column(self, name: str, dtype: np.dtype, *shape: int) -> np.ndarray:
+        self._refuse_large(name, math.prod(shape) * dtype.itemsize)
+        rows = self._rows_held()
+        if self._storage is None:
+            return _frozen(np.empty((*rows.shape, *shape), dtype))
+        return _frozen(self._storage.rows.look_up(name, rows))
 
     def _ends(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         self._refuse_large(name, 4)
@@ -285,7 +285,6 @@ class PublicFace(ReplayBuffer):
     def _arguments(self, storage: SegmentStorage, rows: np.ndarray) -> Iterator[tuple[Any, ...]]:
         """What SB3's ``add`` takes, for each of ``(n, n_envs)`` rows of the storage."""
         n_envs = rows.shape[1]
-        rewards = storage.rows.rewards.cpu().numpy()
 
         def shaped(raw: dict[str, np.ndarray], i: int) -> Observations:
             parts = {key: values[i * n_envs : (i + 1) * n_envs] for key, values in raw.items()}
@@ -294,12 +293,12 @@ class PublicFace(ReplayBuffer):
         for start in range(0, len(rows), chunk := max(CHUNK // n_envs, 1)):
             part = rows[start : start + chunk]
             before, after = self._raw(part.ravel()), self._raw(part.ravel() + 1)
-            actions = storage.rows.actions[th.from_numpy(part).to(storage.rows.device)].cpu().numpy()
+            actions, rewards = (storage.rows.look_up(name, part) for name in ("actions", "rewards"))
             terminated, truncated = (ends.reshape(part.shape) for ends in storage.ends(part.ravel()))
             for i in range(len(part)):
                 infos = [{"TimeLimit.truncated": bool(each)} for each in truncated[i]]
                 dones = terminated[i] | truncated[i]
-                yield shaped(before, i), shaped(after, i), actions[i], rewards[part[i]], dones, infos
+                yield shaped(before, i), shaped(after, i), actions[i], rewards[i], dones, infos
 
 
 def _frozen(copy: np.ndarray, but_for_sb3: bool = False) -> np.ndarray:

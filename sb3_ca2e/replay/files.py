@@ -47,7 +47,7 @@ def read_memory(file: BinaryIO | io.BufferedIOBase) -> Any:
     if description is not None:
         storage = SegmentStorage.described(description)
         for _ in storage.segments:
-            storage.restore(*pickle.load(file))
+            storage.rows.write(*pickle.load(file))
         memory._storage = storage
         memory.device = memory.device  # moves it there, where there is room
     return memory

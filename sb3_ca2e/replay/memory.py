@@ -1,27 +1,23 @@
 """Prioritized replay memory with multi-step returns, a Stable-Baselines3 replay buffer."""
 
-import importlib
 from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer
-from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ca2e.common.transfers import moved
-from sb3_ca2e.replay.block import OBSERVATION, TRANSITION, Block, ObservationColumn, described, observation_columns
-from sb3_ca2e.replay.columns import take
+from sb3_ca2e.replay.block import TRANSITION, Block, ObservationColumn, described, observation_columns, plain
+from sb3_ca2e.replay.device_rows import DeviceRows
 from sb3_ca2e.replay.face import PublicFace
-from sb3_ca2e.replay.n_step_batch import Terms, multi_steps
+from sb3_ca2e.replay.normalization import normalize_observations
 from sb3_ca2e.replay.prefetch import Prefetch
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
-from sb3_ca2e.replay.stacks import each_frame
 from sb3_ca2e.replay.steps import Observations, StepBlocks
-from sb3_ca2e.replay.storage import SEGMENT_LENGTH, SegmentStorage
+from sb3_ca2e.replay.storage import SEGMENT_LENGTH, SegmentStorage, rows_on
 
 
 class PrioritizedReplayBuffer(PublicFace):
@@ -98,7 +94,6 @@ class PrioritizedReplayBuffer(PublicFace):
         self.max_priority = 1.0
         self.normalize_frames = normalize_frames
         self._columns = columns or observation_columns(observation_space, *frame_stack)
-        self._is_dict = isinstance(observation_space, spaces.Dict)
         self._steps = StepBlocks(self._columns, n_envs, self.action_dim, handle_timeout_termination)
         # Random numbers are made on the CPU, so that a seed draws the same wherever the memory is.
         self._generator = th.Generator()
@@ -190,8 +185,7 @@ class PrioritizedReplayBuffer(PublicFace):
 
         Never in a thread beside another: numba changes filters of warnings all the time, and they belong to all.
         """
-        if self._place(0).type == "cpu":
-            importlib.import_module("sb3_ca2e.replay.kernels")
+        rows_on(self._place(0))
 
     def add_block(self, block: Block) -> None:
         """
@@ -274,13 +268,13 @@ class PrioritizedReplayBuffer(PublicFace):
         return self._drawn(batch_size, env).to(self._device)
 
     @property
-    def device_storage(self) -> SegmentStorage | None:
+    def device_storage(self) -> DeviceRows | None:
         """What is stored, if that is where samples go, and all that is done to it there are operations on tensors."""
-        storage = self._storage
-        if storage is None or storage.size == 0 or storage.rows.host is not None or storage.rows.device != self._device:
+        rows = None if self._storage is None else self._storage.rows
+        if not isinstance(rows, DeviceRows) or rows.device != self._device or self.size() == 0:
             return None
         own = PrioritizedReplayBuffer.sample, PrioritizedReplayBuffer.update_priorities
-        return storage if (type(self).sample, type(self).update_priorities) == own else None
+        return rows if (type(self).sample, type(self).update_priorities) == own else None
 
     def draw_uniforms(self, n_batches: int, batch_size: int) -> th.Tensor:
         """
@@ -304,7 +298,7 @@ class PrioritizedReplayBuffer(PublicFace):
         :return: the samples
         """
         assert self._storage is not None
-        return self._formed(self._storage.rows.priorities.find(draws), None, beta)
+        return self._formed(self._storage.rows.priorities.find(draws), beta=beta)
 
     def _drawn(self, batch_size: int, env: VecNormalize | None) -> PrioritizedReplaySamples:
         """A batch where the memory is."""
@@ -322,64 +316,29 @@ class PrioritizedReplayBuffer(PublicFace):
         return self._formed(indices, env).to(self._device)
 
     def _formed(
-        self, batch_inds: th.Tensor, env: VecNormalize | None, beta: float | th.Tensor | None = None
+        self, indices: th.Tensor, env: VecNormalize | None = None, beta: float | th.Tensor | None = None
     ) -> PrioritizedReplaySamples:
         """The same where the memory is."""
         assert self._storage is not None
-        normalize = None if env is None else env.normalize_reward
-        terms = Terms(self.n_steps, self.gamma, self.beta if beta is None else beta, normalize)
-        steps = multi_steps(self._storage, batch_inds, terms)
-        observations, next_observations = self._observations(steps.rows, env)
-        return PrioritizedReplaySamples(
-            observations=observations,
-            actions=take(self._storage.rows.actions, batch_inds),
-            next_observations=next_observations,
-            dones=steps.dones,
-            rewards=steps.rewards,
-            discounts=steps.discounts,
-            weights=steps.weights,
-            indices=batch_inds,
-            generations=steps.generations,
-            prior=steps.prior,
-            ages=steps.ages,
-        )
-
-    def _observations(
-        self, rows: th.Tensor, env: VecNormalize | None
-    ) -> tuple[th.Tensor | TensorDict, th.Tensor | TensorDict]:
-        """The observations of the first half of the rows, and those of the second."""
-        assert self._storage is not None
-        tensors = self._storage.rows.observations(rows)
+        rows, normalize = self._storage.rows, None if env is None else env.normalize_reward
+        beta = self.beta if beta is None else beta
+        observed, fields = rows.multi_steps(indices, self.n_steps, self.gamma, beta, normalize)
+        tensors = rows.observations(observed)
         if env is not None:
-            ages = self._storage.rows.ages.take(rows).cpu().numpy()
+            ages = rows.ages.take(observed).cpu().numpy()
             arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}
-            tensors = {key: th.from_numpy(array) for key, array in self._normalized(arrays, ages, env).items()}
+            arrays = normalize_observations(arrays, ages, self._columns, env, self.normalize_frames)
+            tensors = {key: th.from_numpy(array) for key, array in arrays.items()}
         # SB3 gives a Discrete observation an axis of its own.
         tensors = {key: tensor if tensor.dim() > 1 else tensor.unsqueeze(1) for key, tensor in tensors.items()}
-        half = rows.shape[0] // 2
-        if not self._is_dict:
-            both = tensors[OBSERVATION]
-            return both[:half], both[half:]
-        return (
-            {key: both[:half] for key, both in tensors.items()},
-            {key: both[half:] for key, both in tensors.items()},
+        half = indices.shape[0]
+        return PrioritizedReplaySamples(
+            observations=plain({key: tensor[:half] for key, tensor in tensors.items()}),
+            actions=rows.take(rows.actions, indices),
+            next_observations=plain({key: tensor[half:] for key, tensor in tensors.items()}),
+            indices=indices,
+            **fields,
         )
-
-    def _normalized(self, arrays: dict[str, np.ndarray], ages: np.ndarray, env: VecNormalize) -> dict[str, np.ndarray]:
-        if not self.normalize_frames:
-            normalized = env.normalize_obs(arrays if self._is_dict else arrays[OBSERVATION])
-            return normalized if isinstance(normalized, dict) else {OBSERVATION: normalized}
-        if not env.norm_obs:
-            return arrays
-        statistics = env.obs_rms if isinstance(env.obs_rms, dict) else {OBSERVATION: env.obs_rms}
-        normalized = dict(arrays)
-        for key, rms in statistics.items():
-
-            def normalize(frames: np.ndarray, rms: RunningMeanStd = rms) -> np.ndarray:
-                return np.asarray(env._normalize_obs(frames, rms)).astype(np.float32)
-
-            normalized[key] = each_frame(normalize, arrays[key], ages, self._columns[key])
-        return normalized
 
     def update_priorities(self, indices: th.Tensor, generations: th.Tensor, priorities: th.Tensor) -> None:
         """

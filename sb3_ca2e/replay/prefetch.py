@@ -1,11 +1,9 @@
 """Batches that are copied to a GPU while it learns from the one before, where the memory does not fit beside it."""
 
 from collections.abc import Callable, Hashable
-from typing import Any
 
 import torch as th
 
-from sb3_ca2e.common.transfers import moved
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 
 #: Makes a batch on the CPU.
@@ -55,9 +53,4 @@ class Prefetch:
     def _copied(self, batch: PrioritizedReplaySamples) -> PrioritizedReplaySamples:
         """On its way; PyTorch keeps pinned copies until they have been read, and uses them again then."""
         with th.cuda.stream(self._stream):
-            return PrioritizedReplaySamples(*(self._sent(field) for field in batch))
-
-    def _sent(self, field: Any) -> Any:
-        if isinstance(field, dict):
-            return {key: self._sent(each) for key, each in field.items()}
-        return moved(field, self.device)
+            return batch.to(self.device)

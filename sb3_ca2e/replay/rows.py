@@ -1,145 +1,118 @@
-"""The physical rows of the memory: columns on a torch device, and what is read from them."""
+"""The rows of the memory: what a backend offers, and what it shares with the other one."""
 
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Self
 
 import numpy as np
 import torch as th
 
-from sb3_ca2e.replay.block import ENDED, PRIOR, TERMINATED, TRANSITION, ObservationColumn
-from sb3_ca2e.replay.columns import _zeros, put, take
+from sb3_ca2e.replay.block import ObservationColumn
 from sb3_ca2e.replay.sum_tree import SumTree
 
-
-class HostColumns(NamedTuple):
-    """Columns on the CPU as NumPy arrays, which compiled code takes; to make them anew for each batch takes time."""
-
-    flags: np.ndarray
-    rewards: np.ndarray
-    successors: np.ndarray
-    inserted_at: np.ndarray
-    ages: np.ndarray
-    #: of the priorities, a binary tree
-    sums: np.ndarray
+#: Of rewards of single steps, as ``VecNormalize.normalize_reward``.
+NormalizeRewards = Callable[[np.ndarray], np.ndarray]
 
 
-class Rows:
+class Rows(ABC):
     """
-    Columns of ``n_rows`` rows. The frame that follows the step of row p is that of row p + 1.
+    Columns of rows, and their priorities. The frame that follows the step of row p is that of row p + 1.
 
-    One row more, the sentinel, has zero frames and is no transition: where a chain of steps or a stack
-    of frames goes no further.
+    The last row, the sentinel, has zero frames and is no transition: where a chain of steps or a stack of frames goes
+    no further.
 
-    :param n_rows: number of rows
+    There are two backends: ``HostRows`` on the CPU, by compiled code, and ``DeviceRows`` elsewhere, by operations on
+    tensors. ``rows_on`` in ``storage.py`` chooses between them.
+
+    :param segment_rows: rows of a segment
     :param observation_columns: how observations are stored
-    :param action_dim: elements of an action
-    :param action_dtype: their dtype
-    :param device: torch device
+    :param columns: ``(n_rows + 1, *shape)`` tensors by name, all on one device
+    :param generations: ``(n_segments,)`` int64, how often each segment has been freed, on the same device
     """
+
+    #: priority^alpha, zero unless the row is a transition
+    priorities: SumTree
 
     def __init__(
         self,
+        segment_rows: int,
+        observation_columns: dict[str, ObservationColumn],
+        columns: dict[str, th.Tensor],
+        generations: th.Tensor,
+    ):
+        self.segment_rows, self.observation_columns = segment_rows, observation_columns
+        self.columns, self.generations = columns, generations
+        self.frames = {key: columns[f"frames.{key}"] for key in observation_columns}
+        self.actions, self.rewards, self.flags = columns["actions"], columns["rewards"], columns["flags"]
+        self.ages = columns["ages"]
+        #: number of transitions ever committed when the row was
+        self.inserted_at = columns["inserted_at"]
+        #: rows of the next step of the same slot
+        self.successors = columns["successors"]
+        self.device = self.flags.device
+        self.sentinel = len(self.flags) - 1
+
+    @classmethod
+    def empty(
+        cls,
+        segment_rows: int,
         n_rows: int,
         observation_columns: dict[str, ObservationColumn],
         action_dim: int,
         action_dtype: np.dtype,
         device: th.device | str,
-    ):
-        self.observation_columns = observation_columns
-        self.sentinel = n_rows
+    ) -> Self:
+        """
+        Reserve rows.
+
+        :param segment_rows: rows of a segment
+        :param n_rows: rows of all segments
+        :param observation_columns: how observations are stored
+        :param action_dim: elements of an action
+        :param action_dtype: their dtype
+        :param device: torch device
+        :return: rows without transitions
+        """
 
         def zeros(dtype: np.dtype | type, *shape: int) -> th.Tensor:
-            return _zeros((n_rows + 1, *shape), np.dtype(dtype), device)
+            return cls._zeros((n_rows + 1, *shape), np.dtype(dtype), device)
 
-        self.frames = {key: zeros(column.dtype, *column.frame_shape) for key, column in observation_columns.items()}
-        self.actions = zeros(action_dtype, action_dim)
-        self.rewards = zeros(np.float32)
-        self.flags = zeros(np.uint8)
-        self._flag_bits = th.tensor([TRANSITION, ENDED, TERMINATED, PRIOR], dtype=th.uint8, device=device)
-        self.ages = zeros(np.uint8)
-        #: number of transitions ever committed when the row was
-        self.inserted_at = zeros(np.int64)
-        #: rows of the next step of the same slot
-        self.successors = zeros(np.int64)
-        th.arange(1, n_rows + 2, out=self.successors).clamp_(max=n_rows)
-        #: priority^alpha, zero unless the row is a transition
-        self._set_tree(n_rows + 1)
-        #: number of transitions ever committed
-        self.n_committed = th.zeros((), dtype=th.int64, device=device)
-        #: the largest of the priorities written, and how many were refused; of these, those that are known of
-        self.tally = th.tensor([0.0, 0.0], dtype=th.float64, device=device)
-        self.n_refused_known = 0
-
-    def _set_tree(self, capacity: int) -> None:
-        """Make an empty tree of the kind that is fast where the columns are."""
-        self.host: HostColumns | None = None
-        self.priorities: SumTree
-        if not self.flags.is_cpu:
-            self.priorities = SumTree(capacity, self.device)
-            return
-        # Who never has a memory, an actor for instance, need not wait until numba is imported.
-        from sb3_ca2e.replay.binary_sum_tree import BinarySumTree
-
-        self.priorities = tree = BinarySumTree(capacity)
-        self.host = HostColumns(
-            flags=self.flags.numpy(),
-            rewards=self.rewards.numpy(),
-            successors=self.successors.numpy(),
-            inserted_at=self.inserted_at.numpy(),
-            ages=self.ages.numpy(),
-            sums=tree.sums,
-        )
-
-    _COLUMNS = ("actions", "rewards", "flags", "ages", "inserted_at", "successors")
-
-    @property
-    def device(self) -> th.device:
-        """Where the rows are."""
-        return self.flags.device
+        frames = {f"frames.{key}": zeros(c.dtype, *c.frame_shape) for key, c in observation_columns.items()}
+        columns = {
+            **frames,
+            "actions": zeros(action_dtype, action_dim),
+            "rewards": zeros(np.float32),
+            "flags": zeros(np.uint8),
+            "ages": zeros(np.uint8),
+            "inserted_at": zeros(np.int64),
+            "successors": zeros(np.int64),
+        }
+        th.arange(1, n_rows + 2, out=columns["successors"]).clamp_(max=n_rows)
+        generations = th.zeros(n_rows // segment_rows, dtype=th.int64, device=device)
+        return cls(segment_rows, observation_columns, columns, generations)
 
     @property
     def nbytes(self) -> int:
         """Bytes reserved."""
-        columns = [*self.frames.values(), *(getattr(self, name) for name in self._COLUMNS)]
-        return sum(int(column.nbytes) for column in columns) + self.priorities.nbytes
+        tensors = [*self.columns.values(), self.generations]
+        return sum(int(tensor.nbytes) for tensor in tensors) + self.priorities.nbytes
 
-    def to(self, device: th.device | str) -> None:
+    def on(self, device: th.device | str, backend: "type[Rows]") -> "Rows":
         """
         Move the rows.
 
         :param device: torch device
+        :param backend: the class for it
+        :return: the same rows there; these are not to be used any more
         """
-        self.frames = {key: frames.to(device) for key, frames in self.frames.items()}
-        for name in (*self._COLUMNS, "_flag_bits", "n_committed", "tally"):
-            setattr(self, name, getattr(self, name).to(device))
-        priorities = self.priorities[: len(self.priorities)].cpu().numpy()
-        self._set_tree(len(priorities))
-        self.priorities.assign(0, priorities)
-
-    def read_flags(self, rows: th.Tensor) -> tuple[th.Tensor, ...]:
-        """
-        What the flags of rows say.
-
-        :param rows: int64, of any shape
-        :return: of the same shape: is a transition, ended an episode, terminated it, was made by a prior agent
-        """
-        return self.flags.take(rows).unsqueeze(-1).bitwise_and(self._flag_bits).bool().unbind(-1)
-
-    def windows(self, rows: th.Tensor, n_steps: int) -> th.Tensor:
-        """
-        Rows of consecutive steps of one slot.
-
-        :param rows: ``(batch,)`` int64 rows of the first steps
-        :param n_steps: steps in a window
-        :return: ``(batch, n_steps)`` int64; from the first row on that is no transition they mean nothing
-        """
-        windows = [rows]
-        for _ in range(n_steps - 1):
-            windows.append(self.successors.take(windows[-1]))
-        return th.stack(windows, dim=1)
+        columns = {name: column.to(device) for name, column in self.columns.items()}
+        moved = backend(self.segment_rows, self.observation_columns, columns, self.generations.to(device))
+        moved.priorities.assign(0, self.priorities[: len(self.priorities)].cpu().numpy())
+        return moved
 
     def observations(self, rows: th.Tensor) -> dict[str, th.Tensor]:
         """
-        Observations with their frame stacks rebuilt, as the environment returned them.
+        Read observations with their frame stacks rebuilt, as the environment returned them.
 
         :param rows: ``(batch,)`` int64
         :return: for each key ``(batch, *shape)``
@@ -148,48 +121,129 @@ class Rows:
         for key, column in self.observation_columns.items():
             frames = self.frames[key]
             if column.n_stack == 1:
-                observations[key] = take(frames, rows)
+                observations[key] = self.take(frames, rows)
                 continue
             stack = self._stacks(rows, column.n_stack)
-            stacked = take(frames, stack.view(-1)).view(*stack.shape, *column.frame_shape)
-            axis = column.axis % len(column.frame_shape)
-            observations[key] = stacked.movedim(1, axis + 1).reshape(len(rows), *column.shape)
+            stacked = self.take(frames, stack.view(-1)).view(*stack.shape, *column.frame_shape)
+            observations[key] = stacked.movedim(1, column.batch_axis).reshape(len(rows), *column.shape)
         return observations
 
-    def _stacks(self, rows: th.Tensor, n_stack: int) -> th.Tensor:
-        """Rows of the frames of stacks, ``(batch, n_stack)``, the oldest first."""
-        if self.host is not None:
-            from sb3_ca2e.replay import kernels
+    def generations_of(self, rows: th.Tensor) -> th.Tensor:
+        """
+        Look up how often the segments of rows have been freed.
 
-            return th.from_numpy(kernels.stacks(rows.numpy(), self.host.ages, n_stack))
-        back = th.arange(n_stack - 1, -1, -1, device=rows.device)
-        # Before an episode's first frame come zeros, and those are the sentinel's.
-        in_episode = back <= self.ages.take(rows).unsqueeze(1)
-        return th.where(in_episode, rows.unsqueeze(1) - back, self.sentinel)
+        :param rows: ``(batch,)`` int64
+        :return: ``(batch,)`` int64
+        """
+        return self.generations.take(rows // self.segment_rows)
+
+    def look_up(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """
+        Read rows of a column.
+
+        :param name: of the column
+        :param rows: int64 array of any shape
+        :return: a copy, an array of that shape and the column's
+        """
+        values: np.ndarray = self.columns[name][th.from_numpy(rows).to(self.device)].cpu().numpy()
+        return values
 
     def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """
-        All columns of consecutive rows, to be saved.
+        Read all columns of consecutive rows, to save them.
 
         :param start: the first row
         :param stop: behind the last row
-        :return: an array for each column, a view of it if it is on the CPU
+        :return: an array for each column, a view of it on the CPU
         """
-        columns = {f"frames.{key}": frames for key, frames in self.frames.items()}
-        columns |= {name: getattr(self, name) for name in self._COLUMNS} | {"priorities": self.priorities[:]}
+        columns = {**self.columns, "priorities": self.priorities[:]}
         return {name: column[start:stop].cpu().numpy() for name, column in columns.items()}
 
-    def restore(self, start: int, columns: dict[str, np.ndarray]) -> None:
+    def write(self, start: int, columns: dict[str, np.ndarray]) -> None:
         """
-        Put back what :meth:`read` returned.
+        Write consecutive rows.
 
         :param start: the first row
-        :param columns: an array for each column
+        :param columns: ``(n, *shape)`` values by the column's name, some or all of what :meth:`read` gives
         """
-        for name, values in columns.items():
-            if name == "priorities":
-                self.priorities.assign(start, values)
-            elif name.startswith("frames."):
-                put(start, (self.frames[name.removeprefix("frames.")], values))
-            else:
-                put(start, (getattr(self, name), values))
+        self._copy(start, {name: values for name, values in columns.items() if name != "priorities"})
+        # Rows become transitions that can be drawn when all their fields are there.
+        if "priorities" in columns:
+            self.priorities.assign(start, columns["priorities"])
+
+    # What a backend adds.
+
+    @staticmethod
+    @abstractmethod
+    def _zeros(shape: tuple[int, ...], dtype: np.dtype, device: th.device | str) -> th.Tensor:
+        """A new column."""
+
+    @abstractmethod
+    def _copy(self, start: int, columns: dict[str, np.ndarray]) -> None:
+        """Write consecutive rows of columns; the values are free to change afterwards."""
+
+    @abstractmethod
+    def _stacks(self, rows: th.Tensor, n_stack: int) -> th.Tensor:
+        """Rows of the frames of stacks, ``(batch, n_stack)``, the oldest first."""
+
+    @abstractmethod
+    def take(self, column: th.Tensor, rows: th.Tensor) -> th.Tensor:
+        """
+        Copy rows of a column.
+
+        :param column: ``(n_rows + 1, *shape)``
+        :param rows: ``(batch,)`` int64
+        :return: ``(batch, *shape)``
+        """
+
+    @abstractmethod
+    def count(self, n_committed: int) -> None:
+        """
+        Take note of the number of transitions ever committed, from which ages are computed.
+
+        :param n_committed: that number
+        """
+
+    @abstractmethod
+    def multi_steps(
+        self,
+        indices: th.Tensor,
+        n_steps: int,
+        gamma: float,
+        beta: float | th.Tensor,
+        normalize: NormalizeRewards | None = None,
+    ) -> tuple[th.Tensor, dict[str, th.Tensor]]:
+        """
+        Form the multi-step transitions that begin with the steps of rows.
+
+        :param indices: ``(batch,)`` int64 rows
+        :param n_steps: steps in a return
+        :param gamma: discount factor of one step
+        :param beta: exponent of the importance-sampling weights, a scalar tensor where it changes within a recording
+        :param normalize: what to do to rewards before they are summed
+        :return: ``(2 batch,)`` int64 rows of the observations, then of the next observations; and the fields of
+            ``PrioritizedReplaySamples`` but for observations, actions and indices
+        """
+
+    @abstractmethod
+    def reprioritize(
+        self, rows: th.Tensor, generations: th.Tensor, priorities: th.Tensor, alpha: float
+    ) -> tuple[float, int]:
+        """
+        Set priorities of sampled rows, leaving out those that have been overwritten since. Where a priority is NaN,
+        infinite or negative the row keeps the one that it has, and that is counted.
+
+        :param rows: ``(batch,)`` int64
+        :param generations: ``(batch,)`` int64, of the rows when they were sampled
+        :param priorities: ``(batch,)`` float64
+        :param alpha: exponent of the priorities
+        :return: as of :meth:`look_at_written`, what is known at once
+        """
+
+    @abstractmethod
+    def look_at_written(self) -> tuple[float, int]:
+        """
+        Look at the priorities written, as far as the device has come: nothing waits for it.
+
+        :return: the largest, and the number of those left out since this was last told
+        """

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch as th
 from stable_baselines3.common.type_aliases import TensorDict
 
+from sb3_ca2e.common.transfers import moved
+
 
 class PrioritizedReplaySamples(NamedTuple):
     """
@@ -44,7 +46,7 @@ class PrioritizedReplaySamples(NamedTuple):
         # To ask every field where it is takes as long as the return.
         if self.rewards.device == device or (self.rewards.is_cpu and device.type == "cpu"):
             return self
-        return PrioritizedReplaySamples(*(_moved(field, device) for field in self))
+        return self.holding(moved(tensor, device) for tensor in self.tensors())
 
     def tensors(self) -> list[th.Tensor]:
         """
@@ -63,7 +65,3 @@ class PrioritizedReplaySamples(NamedTuple):
         rest = iter(tensors)
         fields: Any = ({key: next(rest) for key in field} if isinstance(field, dict) else next(rest) for field in self)
         return PrioritizedReplaySamples(*fields)
-
-
-def _moved(field: Any, device: th.device) -> Any:
-    return {key: tensor.to(device) for key, tensor in field.items()} if isinstance(field, dict) else field.to(device)

@@ -8,11 +8,26 @@ import numpy as np
 import torch as th
 
 from sb3_ca2e.replay.block import ENDED, PRIOR, TERMINATED, TRANSITION, TRUNCATED, Block, ObservationColumn, lead_frames
-from sb3_ca2e.replay.columns import put
+from sb3_ca2e.replay.device_rows import DeviceRows
 from sb3_ca2e.replay.rows import Rows
 
 #: Data rows of a segment. Its lead and tail are the price of never reading a frame across segments.
 SEGMENT_LENGTH = 256
+
+
+def rows_on(device: th.device | str) -> type[Rows]:
+    """
+    Choose the backend of a memory.
+
+    :param device: torch device
+    :return: the class of its rows
+    """
+    if th.device(device).type != "cpu":
+        return DeviceRows
+    # Processes without a replay memory, an actor's for instance, never import numba.
+    from sb3_ca2e.replay.host_rows import HostRows
+
+    return HostRows
 
 
 @dataclass
@@ -74,9 +89,7 @@ class SegmentStorage:
         # Every slot keeps a segment open, on top of those that are full.
         n_segments = -(-buffer_size // segment_length) + n_slots
         self._row_arguments = (n_segments * self.segment_rows, columns, action_dim, action_dtype)
-        self.rows = Rows(*self._row_arguments, device)
-        #: how often each segment has been freed
-        self.generations = th.zeros(n_segments, dtype=th.int64, device=device)
+        self.rows = rows_on(device).empty(self.segment_rows, *self._row_arguments, device)
         #: segments in use, oldest first
         self.segments: dict[int, Segment] = {}
         self._unused = list(range(n_segments))[::-1]
@@ -89,17 +102,11 @@ class SegmentStorage:
         self.largest = 0.0
         #: priorities that were not written as they were no finite numbers, as far as is known
         self.n_refused = 0
-        self._watch()
-
-    def _watch(self) -> None:
-        """Where the tally of the priorities written is read: copied there behind the CPU's back."""
-        is_cuda = self.rows.device.type == "cuda"
-        self._written = th.zeros(2, dtype=th.float64, device="cpu" if is_cuda else self.rows.device, pin_memory=is_cuda)
 
     @property
     def nbytes(self) -> int:
         """Bytes reserved."""
-        return self.rows.nbytes + self.generations.nbytes
+        return self.rows.nbytes
 
     def to(self, device: th.device | str) -> None:
         """
@@ -107,78 +114,30 @@ class SegmentStorage:
 
         :param device: torch device
         """
-        self.rows.to(device)
-        self.generations = self.generations.to(device)
-        self._watch()
+        before, self.rows = self.rows, self.rows.on(device, rows_on(device))
+        self.rows.count(self.n_committed)
+        self._note(*before.look_at_written())
 
     def generations_of(self, rows: th.Tensor) -> th.Tensor:
         """
-        How often the segments of rows have been freed.
+        Look up how often the segments of rows have been freed.
 
         :param rows: ``(batch,)`` int64
         :return: ``(batch,)`` int64
         """
-        return self.generations.take(rows // self.segment_rows)
+        return self.rows.generations_of(rows)
 
     def reprioritize(self, rows: th.Tensor, generations: th.Tensor, priorities: th.Tensor, alpha: float) -> None:
-        """
-        Set priorities of sampled rows, leaving out those that have been overwritten since. Where a priority is NaN,
-        infinite or negative the row keeps the one that it has, and that is counted.
-
-        :param rows: ``(batch,)`` int64
-        :param generations: ``(batch,)`` int64, of the rows when they were sampled
-        :param priorities: ``(batch,)`` float64
-        :param alpha: exponent of the priorities
-        """
-        columns = self.rows.host
-        if columns is not None:
-            from sb3_ca2e.replay import kernels
-
-            largest, n_refused = kernels.reprioritize(
-                columns.sums,
-                rows.contiguous().numpy(),  # NumPy's own way to an array of a tensor takes longer
-                generations.contiguous().numpy(),
-                priorities.contiguous().numpy(),
-                alpha,
-                self.generations.numpy(),
-                self.segment_rows,
-            )
-            self.largest = max(self.largest, largest)
-            self.n_refused += n_refused
-            return
-        self.write_priorities(rows, generations, priorities, alpha)
-        self.report_written()
-
-    def write_priorities(self, rows: th.Tensor, generations: th.Tensor, priorities: th.Tensor, alpha: float) -> None:
-        """:meth:`reprioritize` by operations on tensors alone, which a CUDA graph can hold."""
-        powers = priorities**alpha
-        sound = (priorities >= 0.0) & (priorities < float("inf")) & (powers < float("inf"))
-        before = self.rows.tally
-        seen = th.maximum(before[0], th.where(sound, priorities, 0.0).max())
-        before.copy_(th.stack([seen, before[1] + (~sound).sum()]))
-        is_current = (self.generations_of(rows) == generations) & sound
-        # The sentinel, no transition, takes the place of overwritten rows, and keeps its priority of zero.
-        rows = th.where(is_current, rows, self.rows.sentinel)
-        self.rows.priorities.write(rows, th.where(is_current, powers, 0.0))
-
-    def report_written(self) -> None:
-        """Have the tally of the priorities written sent to where :meth:`look_at_written` reads it."""
-        self._written.copy_(self.rows.tally, non_blocking=True)
-
-    def priority_tensors(self) -> list[th.Tensor]:
-        """
-        :return: what :meth:`write_priorities` writes
-        """
-        return [self.rows.priorities.leaves, self.rows.priorities.nodes, self.rows.tally]
+        """See :meth:`Rows.reprioritize`; the tally is kept here."""
+        self._note(*self.rows.reprioritize(rows, generations, priorities, alpha))
 
     def look_at_written(self) -> None:
         """Look at the tally of the priorities written, as far as the device has come: nothing waits for it."""
-        if self.rows.host is not None:
-            return
-        largest, refused = self._written.tolist()
+        self._note(*self.rows.look_at_written())
+
+    def _note(self, largest: float, n_refused: int) -> None:
         self.largest = max(self.largest, largest)
-        self.n_refused += max(int(refused) - self.rows.n_refused_known, 0)
-        self.rows.n_refused_known = max(int(refused), self.rows.n_refused_known)
+        self.n_refused += n_refused
 
     def commit(self, block: Block, priorities: np.ndarray) -> None:
         """
@@ -206,7 +165,7 @@ class SegmentStorage:
             while self.size > self.buffer_size:
                 self._free_oldest()
         self.n_committed = n_committed
-        self.rows.n_committed.fill_(n_committed)
+        self.rows.count(n_committed)
 
     def _check(self, block: Block) -> None:
         """Refuse a block that does not fit before anything of it is written."""
@@ -237,7 +196,8 @@ class SegmentStorage:
             self._free_oldest()
         segment_id = self._unused.pop()
         start = segment_id * self.segment_rows + self.lead
-        put(start - self.lead, *((f, block.frames[key][row : row + self.lead]) for key, f in self.rows.frames.items()))
+        lead = {f"frames.{key}": block.frames[key][row : row + self.lead] for key in self.rows.frames}
+        self.rows.write(start - self.lead, lead)
         previous = self._newest.get(block.slot)
         # A tail that is a row of its own ends what came before it, also where no flag of an end says so.
         if previous is not None and self.segments[previous].fill <= self.segment_length:
@@ -252,20 +212,18 @@ class SegmentStorage:
 
     def _write(self, segment: Segment, block: Block, part: slice, priorities: np.ndarray, n_committed: int) -> None:
         """Write a part of a block behind what a segment holds, and provisionally the frame that comes next."""
-        rows, start = self.rows, segment.start + segment.fill
         flags = block.flags[part]
         seen = slice(self.lead + part.start, self.lead + part.stop + 1)
-        put(
-            start,
-            *((frames, block.frames[key][seen]) for key, frames in rows.frames.items()),
-            (rows.ages, block.ages[part.start : part.stop + 1]),
-            (rows.actions, block.actions[part]),
-            (rows.rewards, block.rewards[part]),
-            (rows.inserted_at, np.full(len(flags), n_committed)),
-            (rows.flags, flags),
-        )
-        # Rows become transitions that can be drawn when all their fields are there.
-        rows.priorities.assign(start, priorities[part])
+        columns = {
+            "ages": block.ages[part.start : part.stop + 1],
+            "actions": block.actions[part],
+            "rewards": block.rewards[part],
+            "inserted_at": np.full(len(flags), n_committed),
+            "flags": flags,
+            "priorities": priorities[part],
+        }
+        frames = {f"frames.{key}": block.frames[key][seen] for key in self.rows.frames}
+        self.rows.write(segment.start + segment.fill, frames | columns)
         is_transition = flags & TRANSITION > 0
         n_transitions = int(np.count_nonzero(is_transition))
         n_prior = int(np.count_nonzero(is_transition & (flags & PRIOR > 0)))
@@ -288,7 +246,7 @@ class SegmentStorage:
         first = segment.start - self.lead
         self.rows.priorities.assign(first, np.zeros(self.segment_rows))
         self.rows.flags[first : first + self.segment_rows] = 0
-        self.generations[segment_id] += 1
+        self.rows.generations[segment_id] += 1
         self._link(segment, self.rows.sentinel)
         if self._newest[segment.slot] == segment_id:
             del self._newest[segment.slot]
@@ -329,9 +287,9 @@ class SegmentStorage:
         """
         starts = np.array([segment.start for segment in self.segments.values()], np.int64)
         rows = (starts[:, None] + np.arange(self.segment_length)).ravel()
-        rows = rows[self.rows.flags.cpu().numpy()[rows] & TRANSITION > 0]
+        rows = rows[self.rows.look_up("flags", rows) & TRANSITION > 0]
         # Rows of the same block have the same number, and their segments were opened one after the other.
-        order = self.rows.inserted_at.cpu().numpy()[rows].argsort(kind="stable")
+        order = self.rows.look_up("inserted_at", rows).argsort(kind="stable")
         return np.asarray(rows[order])
 
     def ends(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -341,14 +299,13 @@ class SegmentStorage:
         :param rows: ``(n,)`` int64 of transitions
         :return: ``(n,)`` bool, terminated with that step; ``(n,)`` bool, truncated with it
         """
-        all_flags = self.rows.flags.cpu().numpy()
-        flags = all_flags[rows]
+        flags = self.rows.look_up("flags", rows)
         under_way = [
             segment.start + segment.fill - 1
             for segment in (self.segments[newest] for newest in self._newest.values())
             if segment.last_flags & TRANSITION
         ]
-        goes_on = all_flags[self.rows.successors.cpu().numpy()[rows]] & TRANSITION > 0
+        goes_on = self.rows.look_up("flags", self.rows.look_up("successors", rows)) & TRANSITION > 0
         goes_on |= np.isin(rows, under_way)
         terminated = flags & TERMINATED > 0
         return terminated, ~terminated & ((flags & TRUNCATED > 0) | ~goes_on)
@@ -359,36 +316,29 @@ class SegmentStorage:
         """
         :return: everything but the rows
         """
-        state = self.__dict__.copy()
-        del state["rows"], state["_written"]
-        return {**state, "generations": self.generations.cpu()}
+        state = {**self.__dict__, "generations": self.rows.generations.cpu()}
+        del state["rows"]
+        return state
 
     def chunks(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """
-        :return: the segments in use: a first row, and what :meth:`restore` puts back from there
+        :return: the segments in use: a first row, and what ``rows.write`` puts back from there
         """
         for segment in self.segments.values():
             start = segment.start - self.lead
             yield start, self.rows.read(start, start + self.segment_rows)
 
-    def restore(self, start: int, columns: dict[str, np.ndarray]) -> None:
-        """
-        :param start: the first row
-        :param columns: what :meth:`chunks` read there
-        """
-        self.rows.restore(start, columns)
-
     @classmethod
     def described(cls, description: dict[str, Any]) -> Self:
         """
         :param description: what :meth:`description` gave
-        :return: a storage on the CPU, whose rows are to be restored
+        :return: a storage on the CPU, whose rows are to be written
         """
         storage = cls.__new__(cls)
         storage.__dict__.update(description)
-        storage.rows = Rows(*storage._row_arguments, "cpu")
-        storage.rows.n_committed.fill_(storage.n_committed)
-        storage._watch()
+        storage.rows = rows_on("cpu").empty(storage.segment_rows, *storage._row_arguments, "cpu")
+        storage.rows.generations.copy_(storage.__dict__.pop("generations"))
+        storage.rows.count(storage.n_committed)
         return storage
 
     def __getstate__(self) -> dict[str, Any]:
@@ -398,4 +348,4 @@ class SegmentStorage:
         chunks = state.pop("chunks")
         self.__dict__.update(vars(self.described(state)))
         for start, columns in chunks.items():
-            self.restore(start, columns)
+            self.rows.write(start, columns)

@@ -110,14 +110,7 @@ class SumTree:
 
 
 def _cumulative(shares: th.Tensor) -> th.Tensor:
-    """
-    Cumulative sums over the last dimension.
-
-    :param shares: ``(..., n_children)``
-    :return: the same shape
-    """
-    sums = shares.cumsum(dim=-1)
-    return sums if sums.is_cpu else _raised_by_shares(sums, shares)
+    return _raised_by_shares(shares.cumsum(dim=-1), shares)
 
 
 def _raised_by_shares(sums: th.Tensor, shares: th.Tensor) -> th.Tensor:

@@ -23,8 +23,7 @@ from test_sum_tree import (  # noqa: F401 - the same tests again, of the tree th
 
 from sb3_ca2e.replay import kernels
 from sb3_ca2e.replay.binary_sum_tree import BinarySumTree
-from sb3_ca2e.replay.n_step_batch import Terms, compiled_multi_steps, tensor_multi_steps
-from sb3_ca2e.replay.rows import Rows
+from sb3_ca2e.replay.device_rows import DeviceRows
 from sb3_ca2e.replay.sum_tree import SumTree
 
 
@@ -54,19 +53,22 @@ def filled_memory(columns, seed: int, end_probability: float):
 def test_batches_equal_those_of_tensors(which, n_stack):
     end_probability = [0.0, 0.05, 0.4][which % 3]
     memory = filled_memory(columns_of(n_stack)[which], 7 * n_stack + which, end_probability)
-    storage, indices = memory._storage, stored_rows(memory)
+    indices, compiled = stored_rows(memory), memory._storage.rows
+    tensors = compiled.on("cpu", DeviceRows)
+    tensors.count(memory._storage.n_committed)
     for n_steps in range(1, 6):
         for normalize in (None, lambda rewards: (np.clip(rewards / 3.7, -1.5, 1.5)).astype(np.float32)):
-            terms = Terms(n_steps, 0.97, 0.4, normalize)
-            got, expected = (form(storage, indices, terms) for form in (compiled_multi_steps, tensor_multi_steps))
-            for name, value in expected._asdict().items():
-                assert getattr(got, name).dtype == value.dtype
+            terms = indices, n_steps, 0.97, 0.4, normalize
+            (observed, got), (expected_rows, expected) = (rows.multi_steps(*terms) for rows in (compiled, tensors))
+            assert th.equal(observed, expected_rows)
+            assert set(got) == set(expected)
+            for name, value in expected.items():
+                assert got[name].dtype == value.dtype
                 # PyTorch adds four and more rewards in another order, and has a power function of its own.
                 atol, rtol = 1e-5 * (name == "rewards" and n_steps > 3), 2e-7 * (name == "weights")
-                np.testing.assert_allclose(getattr(got, name), value, rtol=rtol, atol=atol, err_msg=name)
-    observations = storage.rows.observations(got.rows)
-    storage.rows.host = None  # as on another device
-    for key, expected in storage.rows.observations(got.rows).items():
+                np.testing.assert_allclose(got[name], value, rtol=rtol, atol=atol, err_msg=name)
+    observations = compiled.observations(observed)
+    for key, expected in tensors.observations(observed).items():
         assert th.equal(observations[key], expected)
 
 
@@ -111,7 +113,7 @@ def test_priorities_equal_those_of_tensors():
         memory.add_block(RecordedSlot(0, columns_of(1)[0], np.random.default_rng(i)).block(40, 1000 + 40 * i))
     new = memory.sample(100)
     both = copy.deepcopy(memory._storage), copy.deepcopy(memory._storage)
-    both[1].rows.host = None  # as on another device
+    both[1].rows = both[1].rows.on("cpu", DeviceRows)
     priorities = th.rand(200, dtype=th.float64) * 10
     batch = th.cat([old.indices, new.indices]), th.cat([old.generations, new.generations]), priorities
     for storage in both:
@@ -119,8 +121,10 @@ def test_priorities_equal_those_of_tensors():
         storage.look_at_written()
         assert storage.largest == priorities.max().item()
     got, expected = (storage.rows.priorities for storage in both)
-    np.testing.assert_allclose(got[:], expected[:], rtol=1e-14)
-    np.testing.assert_allclose(got.nodes, expected.nodes, rtol=1e-13)
+    np.testing.assert_allclose(got[: len(got)], expected[: len(got)], rtol=1e-14)
+    summed = BinarySumTree(len(got))
+    summed.assign(0, expected[: len(got)].numpy())
+    np.testing.assert_allclose(got.nodes, summed.nodes, rtol=1e-13)
     overwritten = memory._storage.generations_of(old.indices) != old.generations
     assert 0 < overwritten.sum() < 100
 
@@ -128,13 +132,9 @@ def test_priorities_equal_those_of_tensors():
 @pytest.mark.parametrize("seed", range(14))
 def test_long_streams_without_the_kernels(seed, monkeypatch):
     """What runs on other devices, here on the CPU."""
-
-    def set_tree(rows: Rows, capacity: int) -> None:
-        rows.host, rows.priorities = None, SumTree(capacity, rows.device)
-
-    monkeypatch.setattr(Rows, "_set_tree", set_tree)
+    monkeypatch.setattr("sb3_ca2e.replay.storage.rows_on", lambda device: DeviceRows)
     streams = long_streams(seed)
-    assert streams.memory._storage.rows.host is None
+    assert isinstance(streams.memory._storage.rows, DeviceRows)
     assert streams.n_committed > 2 * streams.memory.buffer_size
 
 

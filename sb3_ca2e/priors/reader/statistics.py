@@ -14,6 +14,7 @@ from sb3_ca2e.priors.reader.errors import Unreadable, refusing
 from sb3_ca2e.priors.reader.pickle_values import Call, Symbol, describe
 from sb3_ca2e.priors.reader.pickles import decode
 from sb3_ca2e.priors.reader.spaces import SYMBOLS as SPACE_SYMBOLS
+from sb3_ca2e.replay.normalization import normalized
 
 VEC_NORMALIZE = Symbol("stable_baselines3.common.vec_env.vec_normalize", "VecNormalize")
 RUNNING_MEAN_STD = Symbol("stable_baselines3.common.running_mean_std", "RunningMeanStd")
@@ -88,9 +89,7 @@ class NormalizationStatistics:
         return {**observation, **changed}
 
     def _normalized(self, values: np.ndarray, moments: Moments) -> np.ndarray:
-        scaled = (values - moments.mean) / np.sqrt(moments.var + self.epsilon)
-        clipped: np.ndarray = np.clip(scaled, -self.clip_obs, self.clip_obs).astype(np.float32)
-        return clipped
+        return normalized(values, moments.mean, moments.var, self.epsilon, self.clip_obs)
 
 
 def read_vec_normalize(path: pathlib.Path) -> NormalizationStatistics:

@@ -1,0 +1,111 @@
+"""The memory's rows on the CPU, read and written by compiled code. Importing this module imports numba."""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from sb3_ca2e.replay import kernels
+from sb3_ca2e.replay.binary_sum_tree import BinarySumTree
+from sb3_ca2e.replay.rows import NormalizeRewards, Rows
+
+
+class HostRows(Rows):
+    """Parameters as of :class:`~sb3_ca2e.replay.rows.Rows`; all tensors are on the CPU."""
+
+    priorities: BinarySumTree
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self.priorities = BinarySumTree(len(self.flags))
+        # The columns, as compiled code takes them: to make them anew for each batch takes time.
+        self._arrays = {name: column.numpy() for name, column in self.columns.items()}
+        self._generations = self.generations.numpy()
+        self._n_committed = 0
+
+    @staticmethod
+    def _zeros(shape: tuple[int, ...], dtype: np.dtype, device: th.device | str) -> th.Tensor:
+        # NumPy asks for large pages, PyTorch does not, and rows drawn at random are read faster from them. Pages that
+        # are never written are never used.
+        return th.from_numpy(np.zeros(shape, dtype))
+
+    def _copy(self, start: int, columns: dict[str, np.ndarray]) -> None:
+        for name, values in columns.items():
+            self._arrays[name][start : start + len(values)] = values
+
+    def _stacks(self, rows: th.Tensor, n_stack: int) -> th.Tensor:
+        return th.from_numpy(kernels.stacks(rows.numpy(), self._arrays["ages"], n_stack))
+
+    def take(self, column: th.Tensor, rows: th.Tensor) -> th.Tensor:
+        return th.from_numpy(column.numpy().take(rows.numpy(), axis=0))  # three times as fast as PyTorch's
+
+    def count(self, n_committed: int) -> None:
+        self._n_committed = n_committed
+
+    def multi_steps(
+        self,
+        indices: th.Tensor,
+        n_steps: int,
+        gamma: float,
+        beta: float | th.Tensor,
+        normalize: NormalizeRewards | None = None,
+    ) -> tuple[th.Tensor, dict[str, th.Tensor]]:
+        arrays, batch_size = self._arrays, indices.shape[0]  # Tensor.__len__ is Python, as long as an operation
+        # Few arrays: to make one, and a tensor of it, takes as long as to fill it for a small batch.
+        floats, integers = np.empty((4, batch_size, 1), np.float32), np.empty((5, batch_size), np.int64)
+        prior, step_rewards = np.empty(batch_size, np.bool_), np.empty((batch_size, n_steps), np.float32)
+        powers = _powers(gamma, n_steps)
+        kernels.multi_steps(
+            indices.numpy(),
+            arrays["flags"],
+            arrays["rewards"],
+            arrays["successors"],
+            arrays["inserted_at"],
+            self.priorities.sums,
+            self._generations,
+            self.segment_rows,
+            self._n_committed,
+            powers,
+            float(beta),
+            floats,
+            integers,
+            prior,
+            step_rewards,
+        )
+        if normalize is not None:
+            used = np.arange(n_steps) < integers[4, :, None]
+            np.sum(normalize(step_rewards) * used * powers[0, :n_steps], axis=1, out=floats[0, :, 0])
+        fields = dict(zip(("rewards", "discounts", "dones", "weights"), th.from_numpy(floats).unbind(), strict=True))
+        fields["ages"], fields["generations"] = th.from_numpy(integers[2]), th.from_numpy(integers[3])
+        fields["prior"] = th.from_numpy(prior)
+        return th.from_numpy(integers[:2].ravel()), fields
+
+    def reprioritize(
+        self, rows: th.Tensor, generations: th.Tensor, priorities: th.Tensor, alpha: float
+    ) -> tuple[float, int]:
+        return kernels.reprioritize(
+            self.priorities.sums,
+            rows.contiguous().numpy(),  # NumPy's own way to an array of a tensor takes longer
+            generations.contiguous().numpy(),
+            priorities.contiguous().numpy(),
+            alpha,
+            self._generations,
+            self.segment_rows,
+        )
+
+    def look_at_written(self) -> tuple[float, int]:
+        return 0.0, 0  # reprioritize() has told all
+
+
+@lru_cache
+def _powers(gamma: float, n_steps: int) -> np.ndarray:
+    """
+    Powers of gamma, computed as by ``DeviceRows.multi_steps``.
+
+    :param gamma: discount factor of one step
+    :param n_steps: steps in a return
+    :return: ``(2, n_steps + 1)`` float32, to multiply rewards and values with
+    """
+    exponents = th.arange(n_steps + 1)
+    return th.stack([(gamma ** exponents.double()).float(), (gamma**exponents).float()]).numpy()

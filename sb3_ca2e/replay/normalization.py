@@ -1,0 +1,66 @@
+"""What SB3's ``VecNormalize`` does, with the statistics of the learner, of actors or of prior agents."""
+
+from functools import partial
+
+import numpy as np
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn, plain
+from sb3_ca2e.replay.stacks import each_frame
+
+
+def normalized(
+    values: np.ndarray, mean: np.ndarray | float, variance: np.ndarray, epsilon: float, clip: float
+) -> np.ndarray:
+    """
+    Normalise as ``VecNormalize`` does.
+
+    :param values: ``(batch, *shape)`` raw
+    :param mean: of each number
+    :param variance: of each number
+    :param epsilon: keeps divisors positive
+    :param clip: largest absolute value of the result
+    :return: ``(batch, *shape)`` float32
+    """
+    clipped: np.ndarray = np.clip((values - mean) / np.sqrt(variance + epsilon), -clip, clip).astype(np.float32)
+    return clipped
+
+
+def observation_statistics(normalize: VecNormalize) -> dict[str, RunningMeanStd]:
+    """
+    Look up the statistics of the observations.
+
+    :param normalize: the user's wrapper
+    :return: the statistics of each observation key that it normalises
+    """
+    if not normalize.norm_obs:
+        return {}
+    return normalize.obs_rms if isinstance(normalize.obs_rms, dict) else {OBSERVATION: normalize.obs_rms}
+
+
+def normalize_observations(
+    arrays: dict[str, np.ndarray],
+    ages: np.ndarray,
+    columns: dict[str, ObservationColumn],
+    env: VecNormalize,
+    of_frames: bool,
+) -> dict[str, np.ndarray]:
+    """
+    Normalise observations as the user's wrapper does.
+
+    :param arrays: for each key ``(batch, *shape)`` raw observations
+    :param ages: ``(batch,)`` frames of the episode that precede each
+    :param columns: how they are stacked
+    :param env: the user's wrapper
+    :param of_frames: its statistics are of single frames, which are stacked afterwards
+    :return: for each key ``(batch, *shape)``, float32 where normalised
+    """
+    if not of_frames:
+        whole = env.normalize_obs(plain(arrays))
+        return whole if isinstance(whole, dict) else {OBSERVATION: whole}
+    changed = dict(arrays)
+    for key, rms in observation_statistics(env).items():
+        change = partial(normalized, mean=rms.mean, variance=rms.var, epsilon=env.epsilon, clip=env.clip_obs)
+        changed[key] = each_frame(change, arrays[key], ages, columns[key])
+    return changed
