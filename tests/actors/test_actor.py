@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from recording_env import LocalActor, RecordingEnv, Step, make_spec
 from scipy import stats
 from stable_baselines3 import DDPG, DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
@@ -17,6 +16,7 @@ from sb3_ca2e import CA2EDDPG, CA2EDQN, PriorAgent
 from sb3_ca2e.actors.slot import GREEDY_EVERY
 from sb3_ca2e.replay.block import OBSERVATION, PRIOR, TERMINATED, TRANSITION, TRUNCATED
 from sb3_ca2e.replay.n_step import PRIORITY_FLOOR
+from tests.actors.recording_env import LocalActor, RecordingEnv, Step, make_spec
 
 BOUNDS = spaces.Box(np.array([-1, 0], np.float32), np.array([3, 0.5], np.float32))
 SLOTS = 3

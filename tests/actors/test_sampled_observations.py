@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from recording_env import LocalActor, make_spec
 from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecTransposeImage
 
@@ -16,6 +15,7 @@ from sb3_ca2e.actors.spec import WorkerSpec
 from sb3_ca2e.actors.worker import Worker
 from sb3_ca2e.replay.block import TRANSITION
 from sb3_ca2e.transport.shared_memory.pool import AsyncActors
+from tests.actors.recording_env import LocalActor, make_spec
 
 N_SLOTS = 3
 N_ROUNDS = 12

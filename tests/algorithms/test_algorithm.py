@@ -9,7 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN, PriorAgent
-from toy import RandomWalk, dqn
+from tests.toy import RandomWalk, dqn
 
 WINDOW = 10_000
 

@@ -11,9 +11,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 import sb3_ca2e
-import td3
 from sb3_ca2e import PriorAgent
-from td3 import CA2ETD3
+from tests.algorithms import td3
+from tests.algorithms.td3 import CA2ETD3
 
 
 def test_an_algorithm_takes_one_short_file():

@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN, PrioritizedReplayBuffer
 from sb3_ca2e.replay.block import OBSERVATION, TRANSITION
-from toy import RandomWalk, ddpg, dqn
+from tests.toy import RandomWalk, ddpg, dqn
 
 PAIRS = [pytest.param(dqn, CA2EDQN, sb3.DQN, id="DQN"), pytest.param(ddpg, CA2EDDPG, sb3.DDPG, id="DDPG")]
 

@@ -18,7 +18,7 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 import sb3_ca2e
 from sb3_ca2e import CA2EDDPG, CA2EDQN, PriorAgent
 from sb3_ca2e.algorithms.base import CA2EMixin
-from toy import SYNC, RandomWalk, ddpg, dqn
+from tests.toy import SYNC, RandomWalk, ddpg, dqn
 
 
 class Trace(BaseCallback):

@@ -13,7 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN
-from toy import RandomWalk, ddpg, dqn
+from tests.toy import RandomWalk, ddpg, dqn
 
 PAIRS = [pytest.param(dqn, CA2EDQN, sb3.DQN, id="DQN"), pytest.param(ddpg, CA2EDDPG, sb3.DDPG, id="DDPG")]
 

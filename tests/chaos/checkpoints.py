@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from chaos.traces import join_others
 from sb3_ca2e import CA2EDQN, CA2ECheckpointCallback
 from sb3_ca2e.replay.block import TRANSITION
+from tests.chaos.traces import join_others
 
 
 def learner(**kwargs: Any) -> CA2EDQN:
@@ -107,7 +107,7 @@ def full_disk(folder: pathlib.Path, n: int) -> str:
 _TRAINING = """
 import pathlib, sys
 import torch as th
-from chaos.checkpoints import Between, learner
+from tests.chaos.checkpoints import Between, learner
 from sb3_ca2e import CA2ECheckpointCallback, CA2EDQN
 
 th.set_num_threads(1)

@@ -12,13 +12,13 @@ from functools import partial
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from chaos.failures import MANY, UNTOLD
-from chaos.faulty import Troubled
-from chaos.kills import Killer, learner
-from chaos.ledger import audit
-from chaos.traces import join_others, mapped, opened
-from chaos.victims import actors, servers
 from sb3_ca2e import ActorWarning
+from tests.chaos.failures import MANY, UNTOLD
+from tests.chaos.faulty import Troubled
+from tests.chaos.kills import Killer, learner
+from tests.chaos.ledger import audit
+from tests.chaos.traces import join_others, mapped, opened
+from tests.chaos.victims import actors, servers
 
 MIB = 2**20
 #: What warnings of actors name that fail in the ways in which these do.

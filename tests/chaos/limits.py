@@ -18,14 +18,14 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
-from chaos import HANGS, faulty
-from chaos.failures import failing, faulty_env, told
-from chaos.kills import learner
-from chaos.ledger import Ledger, audit
-from marked_processes import MARK, processes_marked
 from sb3_ca2e import CA2EDDPG, ActorWarning, BuilderVecEnv
 from sb3_ca2e.algorithms.base import CA2EMixin
 from sb3_ca2e.replay.block import TRANSITION
+from tests.chaos import HANGS, faulty
+from tests.chaos.failures import failing, faulty_env, told
+from tests.chaos.kills import learner
+from tests.chaos.ledger import Ledger, audit
+from tests.marked_processes import MARK, processes_marked
 
 #: Shares of steps, actions, priorities and updates in which a number is not finite.
 RARELY = 0.05
@@ -272,7 +272,7 @@ def refused_at_start(starts: Sequence[Callable[[], None]] = tuple(STARTS), withi
     said = []
     for start in starts:
         message = STARTS[start]
-        command = [sys.executable, "-c", f"from chaos import limits; limits.{start.__name__}()"]
+        command = [sys.executable, "-c", f"from tests.chaos import limits; limits.{start.__name__}()"]
         if start is no_shared_memory:
             if not can_mount():
                 said.append("no shared memory: not tried, as this system does not let us mount over /dev/shm")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from chaos.rows import ROWS
+from tests.chaos.rows import ROWS
 
 #: Rows of which even the small part takes long.
 LONG = {"F1", "F2", "F3", "F4", "F5", "F6", "F7", "F8", "F10", "F13", "F15", "F16", "F17"}

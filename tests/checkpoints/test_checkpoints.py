@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 from sb3_ca2e import CA2EDDPG, CA2EDQN, BuilderVecEnv, CA2ECheckpointCallback, PriorAgent
 from sb3_ca2e.common.sums import SUMS, list_of_sums, parse_sums
 from sb3_ca2e.replay.block import TRANSITION
-from toy import RandomWalk, ddpg, dqn
+from tests.toy import RandomWalk, ddpg, dqn
 
 
 def tensors(model):

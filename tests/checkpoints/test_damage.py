@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch as th
 
-from chaos.checkpoints import contents, learner
 from sb3_ca2e import CA2EDQN, CA2ECheckpointCallback, DamagedError
 from sb3_ca2e.common.files import partial_beside
+from tests.chaos.checkpoints import contents, learner
 
 
 def test_where_all_are_damaged_none_is_accepted(tmp_path):

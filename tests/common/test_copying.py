@@ -7,7 +7,7 @@ import pytest
 import torch as th
 
 from sb3_ca2e.common import copying
-from user_script import environment, of_ours, script
+from tests.user_script import environment, of_ours, script
 
 SCRIPT = """
 import sys

@@ -7,7 +7,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_ca2e import CA2EDQN, BuilderVecEnv
-from toy import RandomWalk, dqn
+from tests.toy import RandomWalk, dqn
 
 pytestmark = pytest.mark.usefixtures("_forkserver")
 

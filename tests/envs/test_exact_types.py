@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env.stacked_observations import StackedObserva
 
 from sb3_ca2e import ActorError, BuilderVecEnv, NativeVecEnv
 from sb3_ca2e.envs.recipe import recipe_from
-from toy import RandomWalk, dqn
+from tests.toy import RandomWalk, dqn
 
 pytestmark = pytest.mark.usefixtures("_forkserver")
 

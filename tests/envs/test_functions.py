@@ -12,7 +12,7 @@ from gymnasium.utils import EzPickle
 from sb3_ca2e import BuilderVecEnv
 from sb3_ca2e.envs.model_env import as_env
 from sb3_ca2e.envs.recipe import recipe_from
-from toy import RandomWalk
+from tests.toy import RandomWalk
 
 pytestmark = pytest.mark.usefixtures("_forkserver")
 

@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 
 from sb3_ca2e.envs.identity import EnvIdentity, identity_of, identity_of_vec
 from sb3_ca2e.envs.recipe import recipe_from
-from toy import RandomWalk
+from tests.toy import RandomWalk
 
 pytestmark = pytest.mark.usefixtures("_forkserver")
 

@@ -17,7 +17,7 @@ from stable_baselines3.common.monitor import Monitor, ResultsWriter, load_result
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
 from sb3_ca2e import CA2EDQN, PriorAgent
-from toy import RandomWalk, dqn
+from tests.toy import RandomWalk, dqn
 
 pytestmark = pytest.mark.usefixtures("_patient")
 #: What SB3 says of a ``VecMonitor`` above a ``Monitor``.

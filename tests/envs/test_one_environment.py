@@ -12,7 +12,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from sb3_ca2e import CA2EDQN, BuilderVecEnv
-from toy import RandomWalk, dqn
+from tests.toy import RandomWalk, dqn
 
 
 class Robot(gym.Env):

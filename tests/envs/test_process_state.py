@@ -2,7 +2,7 @@
 
 import subprocess
 
-from user_script import environment, of_ours, script
+from tests.user_script import environment, of_ours, script
 
 TEXT = """
 import decimal, locale, logging, sys

@@ -9,7 +9,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from recording_env import RecordingEnv, make_spec
 from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.monitor import Monitor
@@ -30,6 +29,7 @@ from sb3_ca2e.actors.observations import Observations
 from sb3_ca2e.envs.recipe import recipe_from
 from sb3_ca2e.replay.block import OBSERVATION, plain
 from sb3_ca2e.transport.shared_memory.pool import AsyncActors
+from tests.actors.recording_env import RecordingEnv, make_spec
 
 pytestmark = pytest.mark.usefixtures("_forkserver")
 

@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN
-from toy import RandomWalk
+from tests.toy import RandomWalk
 
 pytestmark = pytest.mark.usefixtures("_forkserver")
 

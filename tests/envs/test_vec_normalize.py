@@ -16,7 +16,7 @@ from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorWarning, PriorAgent
 from sb3_ca2e.envs.normalization import Normalization
 from sb3_ca2e.learner.statistics import Statistics
 from sb3_ca2e.replay.block import OBSERVATION, TERMINATED, TRANSITION, TRUNCATED, Block, ObservationColumn
-from toy import RandomWalk
+from tests.toy import RandomWalk
 
 #: The count with which SB3's running statistics begin, of zero mean and unit variance.
 INITIAL_COUNT = 1e-4

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from user_script import environment, of_ours, script
+from tests.user_script import environment, of_ours, script
 
 LEARNER = """
     import sys

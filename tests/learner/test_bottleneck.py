@@ -15,7 +15,7 @@ from sb3_ca2e.actors.handover import Seconds
 from sb3_ca2e.actors.heartbeat import Phase
 from sb3_ca2e.learner.bottleneck import Shares, advice
 from sb3_ca2e.policies import CA2EDQNPolicy, LayerNormQNetwork
-from toy import RandomWalk, dqn
+from tests.toy import RandomWalk, dqn
 
 
 def shares(**given) -> Shares:

@@ -25,7 +25,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ca2e import CA2EDQN
-from toy import dqn
+from tests.toy import dqn
 
 
 class Countdown(gym.Env):

@@ -14,7 +14,7 @@ from sb3_ca2e import BuilderVecEnv, PriorAgent
 from sb3_ca2e.actors.slot import GREEDY_EVERY
 from sb3_ca2e.priors.retirement import WINDOW
 from sb3_ca2e.replay.block import OBSERVATION, TRANSITION
-from toy import RandomWalk, dqn
+from tests.toy import RandomWalk, dqn
 
 
 class Numbered(gym.Env):

@@ -15,7 +15,6 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from marked_processes import processes_marked
 from sb3_ca2e import CA2EDQN
 from sb3_ca2e.actors.spec import for_actors
 from sb3_ca2e.learner.compiled_update import FlatUpdate
@@ -23,8 +22,9 @@ from sb3_ca2e.learner.compiler import _helpers_ended
 from sb3_ca2e.learner.cuda_graph import CudaGraph
 from sb3_ca2e.learner.update import _COMPILING, Learner
 from sb3_ca2e.replay.n_step import PRIORITY_FLOOR
-from test_updates import make_ddpg, make_dqn
-from toy import RandomWalk, dqn
+from tests.learner.test_updates import make_ddpg, make_dqn
+from tests.marked_processes import processes_marked
+from tests.toy import RandomWalk, dqn
 
 
 def tensors_of(model):
@@ -316,7 +316,7 @@ import sys, threading, warnings
 import torch as th
 from torch.fx import Tracer
 from sb3_ca2e import CA2EDQN
-from toy import RandomWalk
+from tests.toy import RandomWalk
 
 def noted(owner, name, calls):
     original = getattr(owner, name)
@@ -364,7 +364,7 @@ assert all(tracer.call_module is not Tracer.call_module for thread, _, tracer in
 def test_what_an_earlier_process_compiled_is_used_again(tmp_path):
     script = """
 from torch._dynamo.utils import counters
-from test_updates import make_dqn
+from tests.learner.test_updates import make_dqn
 model = make_dqn(sgd=False, compile=True)
 model.train(3, 64)
 assert model._learner.compiled, model._learner.obstacle

@@ -11,9 +11,9 @@ from sb3_ca2e.learner.compiled_update import FlatUpdate
 from sb3_ca2e.learner.graphed_updates import AT_ONCE, FusedUpdates, launches
 from sb3_ca2e.replay import PrioritizedReplayBuffer
 from sb3_ca2e.replay.n_step import PRIORITY_FLOOR
-from test_compiled import repeated, tensors_of
-from test_updates import make_ddpg, make_dqn
-from toy import RandomWalk
+from tests.learner.test_compiled import repeated, tensors_of
+from tests.learner.test_updates import make_ddpg, make_dqn
+from tests.toy import RandomWalk
 
 BATCH_SIZE = 64
 

@@ -1,4 +1,4 @@
-"""Signals while a model learns, at chosen moments; tests/test_clean.py and chaos/endings.py send them from outside."""
+"""Signals while a model learns, at chosen moments; whole/test_clean.py and chaos/endings.py send them from outside."""
 
 import contextlib
 import os
@@ -11,12 +11,12 @@ import pytest
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
-from chaos.faulty import Faulty
-from marked_processes import processes_marked
 from sb3_ca2e.learner import interrupts
 from sb3_ca2e.replay import PrioritizedReplayBuffer
-from toy import dqn
-from user_script import environment, of_ours, script
+from tests.chaos.faulty import Faulty
+from tests.marked_processes import processes_marked
+from tests.toy import dqn
+from tests.user_script import environment, of_ours, script
 
 
 def interrupt(number=signal.SIGINT):

@@ -3,7 +3,7 @@
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
-from toy import RandomWalk, dqn
+from tests.toy import RandomWalk, dqn
 
 
 class ChangesParameters(BaseCallback):

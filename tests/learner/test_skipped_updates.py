@@ -5,8 +5,8 @@ import pytest
 import torch as th
 
 from sb3_ca2e.learner.update import MOST_SKIPPED, Learner
-from test_compiled import tensors_of
-from test_updates import make_ddpg, make_dqn
+from tests.learner.test_compiled import tensors_of
+from tests.learner.test_updates import make_ddpg, make_dqn
 
 
 def numbers(model):

@@ -12,7 +12,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN
-from toy import RandomWalk, ddpg
+from tests.toy import RandomWalk, ddpg
 
 ALPHA = 0.6
 

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
-_BESIDE = pathlib.Path(__file__).parents[1] / ".." / "shared" / "rl-trained-agents"
+from tests import REPOSITORY
+
+_BESIDE = REPOSITORY / ".." / "shared" / "rl-trained-agents"
 #: Its folder, which need not exist.
 AGENTS = pathlib.Path(os.environ.get("SB3_CA2E_AGENTS", _BESIDE))
 

@@ -5,12 +5,12 @@ import pickle
 import numpy as np
 import pytest
 import torch as th
-from recorded_slot import RecordedSlot
-from test_kernels import filled_memory
-from test_streams import columns_of
 
 from sb3_ca2e.learner.graphed_updates import FusedUpdates
 from sb3_ca2e.replay.prefetch import Prefetch
+from tests.replay.recorded_slot import RecordedSlot
+from tests.replay.test_kernels import filled_memory
+from tests.replay.test_streams import columns_of
 
 
 @pytest.mark.usefixtures("_tensors_alone")

@@ -6,11 +6,17 @@ import sys
 
 import numpy as np
 import pytest
-import test_sum_tree
 import torch as th
-from recorded_slot import RecordedSlot
-from test_streams import columns_of, long_streams, make_memory, stored_rows
-from test_sum_tree import (  # noqa: F401 - the same tests again, of the tree that the fixture below puts in
+
+from sb3_ca2e.replay import kernels
+from sb3_ca2e.replay.binary_sum_tree import BinarySumTree
+from sb3_ca2e.replay.n_step_batch import Terms, compiled_multi_steps, tensor_multi_steps
+from sb3_ca2e.replay.rows import Rows
+from sb3_ca2e.replay.sum_tree import SumTree
+from tests.replay import test_sum_tree
+from tests.replay.recorded_slot import RecordedSlot
+from tests.replay.test_streams import columns_of, long_streams, make_memory, stored_rows
+from tests.replay.test_sum_tree import (  # noqa: F401 - the same tests again, of the tree that the fixture below puts in
     test_a_generator_repeats_its_draws,
     test_draws_are_independent,
     test_largest_of_equal_indices_counts,
@@ -20,12 +26,6 @@ from test_sum_tree import (  # noqa: F401 - the same tests again, of the tree th
     test_rounding_between_nodes_and_leaves,
     test_sums_stay_exact_under_updates,
 )
-
-from sb3_ca2e.replay import kernels
-from sb3_ca2e.replay.binary_sum_tree import BinarySumTree
-from sb3_ca2e.replay.n_step_batch import Terms, compiled_multi_steps, tensor_multi_steps
-from sb3_ca2e.replay.rows import Rows
-from sb3_ca2e.replay.sum_tree import SumTree
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from recorded_slot import RecordedSlot
 from scipy import stats
 
 from sb3_ca2e.replay import Block, PrioritizedReplayBuffer, observation_columns
 from sb3_ca2e.replay.block import OBSERVATION, TERMINATED, TRANSITION
+from tests.replay.recorded_slot import RecordedSlot
 
 SPACE = spaces.Box(0, 255, (3,), np.float32)
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from recorded_slot import RecordedSlot
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
-from test_streams import columns_of, make_memory
 
 from sb3_ca2e.replay import Block, ObservationColumn, PrioritizedReplayBuffer
 from sb3_ca2e.replay.block import OBSERVATION, TERMINATED, TRANSITION
+from tests.replay.recorded_slot import RecordedSlot
+from tests.replay.test_streams import columns_of, make_memory
 
 VECTOR = spaces.Box(-10, 10, (3,), np.float32)
 #: actions are numbers of steps, so that each transition can be told from all others

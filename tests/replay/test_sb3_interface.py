@@ -13,7 +13,7 @@ from stable_baselines3.common.envs import SimpleMultiObsEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ca2e.replay import PrioritizedReplayBuffer
-from toy import RandomWalk
+from tests.toy import RandomWalk
 
 VECTOR = spaces.Box(-10, 10, (3,), np.float32)
 

@@ -10,11 +10,11 @@ from gymnasium import spaces
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from recorded_slot import RecordedSlot
 
 from sb3_ca2e.replay import ObservationColumn, PrioritizedReplayBuffer
 from sb3_ca2e.replay.block import OBSERVATION, TRANSITION
 from sb3_ca2e.replay.files import read_memory, write_memory
+from tests.replay.recorded_slot import RecordedSlot
 
 GAMMA = 0.5
 ALPHA = 0.6

@@ -16,8 +16,9 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecFrameStack
 
 from sb3_ca2e import CA2EDQN, PriorAgent, make_atari_env
+from tests import REPOSITORY
 
-SHARED = pathlib.Path(__file__).parents[1] / ".." / "shared" / "atari-agents"
+SHARED = REPOSITORY / ".." / "shared" / "atari-agents"
 AGENTS = pathlib.Path(os.environ.get("SB3_CA2E_ATARI_AGENTS", SHARED))
 
 gym.register_envs(ale_py)

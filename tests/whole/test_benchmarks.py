@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+from tests import REPOSITORY
+
 BENCHMARKS = REPOSITORY / "benchmarks"
 
 SCRIPT = """

@@ -11,10 +11,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecFrameStack
 
-from marked_processes import open_files, processes_marked, shared_memory
 from sb3_ca2e import CA2EDQN
 from sb3_ca2e.transport.shared_memory.parking import discard_parked
-from user_script import environment, of_ours, script
+from tests.marked_processes import open_files, processes_marked, shared_memory
+from tests.user_script import environment, of_ours, script
 
 
 class RaiseAt(BaseCallback):

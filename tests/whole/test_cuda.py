@@ -5,15 +5,15 @@ import copy
 import numpy as np
 import pytest
 import torch as th
-from recorded_slot import RecordedSlot
-from test_kernels import filled_memory
-from test_streams import columns_of
 
 from sb3_ca2e import CA2EDQN, PriorAgent, make_atari_env
 from sb3_ca2e.actors.flat_parameters import Fetched, FlatParameters
-from test_compiled import tensors_of
-from test_updates import make_ddpg, make_dqn
-from toy import ddpg, dqn
+from tests.learner.test_compiled import tensors_of
+from tests.learner.test_updates import make_ddpg, make_dqn
+from tests.replay.recorded_slot import RecordedSlot
+from tests.replay.test_kernels import filled_memory
+from tests.replay.test_streams import columns_of
+from tests.toy import ddpg, dqn
 
 pytestmark = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
 

@@ -21,7 +21,7 @@ from sb3_ca2e import CA2EDQN
 from sb3_ca2e.demo import actors_table, bundled_agents, parse_arguments
 from sb3_ca2e.plots import EVALUATION_COLOUR, PRIOR_COLOURS
 from sb3_ca2e.priors.find import AgentFiles, find_agent
-from user_script import of_ours
+from tests.user_script import of_ours
 
 COMMAND = [sys.executable, "-m", "sb3_ca2e.demo", "--env", "CartPole-v1", "--seed", "1", "--n-processes", "1"]
 EVALUATION = r"^ *([\d,]+)  evaluation +(\S+) ± +(\S+?)(  best so far, kept)?\r?$"

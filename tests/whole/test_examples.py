@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+from tests import REPOSITORY
+
 EXAMPLES = REPOSITORY / "examples"
 
 

@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -14,14 +13,14 @@ import pandas as pd
 import pytest
 from stable_baselines3 import DQN
 
-from chaos.victims import children
-from marked_processes import await_ends
 from sb3_ca2e import make_atari_env
-from user_script import of_ours
+from tests import REPOSITORY
+from tests.chaos.victims import children
+from tests.marked_processes import await_ends
+from tests.user_script import of_ours
 
 pytest.importorskip("rliable")
 pytestmark = pytest.mark.timeout(1800)  # some processes, each of which may take 250 s
-REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 BENCHMARKS = REPOSITORY / "benchmarks"
 RANDOM, BEST = 20.0, 520.0
 

@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import EvalCallback
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorError, BuilderVecEnv, CA2ECheckpointCallback, NativeVecEnv, PriorAgent
 from sb3_ca2e.common.installing import how_to_install
-from toy import RandomWalk
+from tests.toy import RandomWalk
 
 
 class Unbounded(RandomWalk):

@@ -10,7 +10,8 @@ import zipfile
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests import REPOSITORY
+
 BUILD = "import sys; from setuptools import build_meta; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"
 
 
@@ -22,9 +23,9 @@ def run(*command, cwd: pathlib.Path, **variables: str) -> str:
 
 
 def tracked() -> set[str]:
-    if not (ROOT / ".git").exists():
+    if not (REPOSITORY / ".git").exists():
         pytest.skip("no clone")
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     hidden = {name for name in listed.splitlines() if name.startswith(".")}
     return set(listed.splitlines()) - hidden
 
@@ -34,7 +35,7 @@ def built(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
     """An sdist of the clone, and a wheel of that."""
     folder = tmp_path_factory.mktemp("built")
     clone = folder / "clone"
-    run("git", "clone", "-q", ROOT, clone, cwd=folder)
+    run("git", "clone", "-q", REPOSITORY, clone, cwd=folder)
     told = run(sys.executable, "-c", BUILD, "build_sdist", folder, cwd=clone)
     assert "would be ignored" not in told
     (sdist,) = folder.glob("*.tar.gz")

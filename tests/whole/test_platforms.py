@@ -2,7 +2,7 @@
 
 import subprocess
 
-from user_script import environment, of_ours, script
+from tests.user_script import environment, of_ours, script
 
 #: What Windows' Python lacks of what we use is taken away once others have imported it.
 WITHOUT = """

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from user_script import environment, of_ours
+from tests import REPOSITORY
+from tests.user_script import environment, of_ours
 
-ROOT = pathlib.Path(__file__).parents[1]
 #: Transitions of a ``learn``, and of what is done every so many of them.
 LONG = re.compile(r"\b\d{1,3}(?:_\d{3})+\b")
 SHORT = "400"
@@ -21,7 +21,9 @@ def blocks(page: pathlib.Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
 
 
-PAGES = {page.name: page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if blocks(page)}
+PAGES = {
+    page.name: page for page in [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))] if blocks(page)
+}
 
 
 @pytest.mark.extended

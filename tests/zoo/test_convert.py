@@ -15,9 +15,7 @@ from safetensors.torch import load_file, save_file
 from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
-from zoo_commands import run, zoo
 
-from agents_clone import AGENTS, needs_agents
 from sb3_ca2e import CA2EDQN, PriorAgent
 from sb3_ca2e.priors.converted import ABOUT, MODEL, read_agent
 from sb3_ca2e.priors.find import BUNDLED as BUNDLED_FOLDER
@@ -25,6 +23,8 @@ from sb3_ca2e.priors.find import AgentFiles, find_agent
 from sb3_ca2e.priors.loading import load_trained_on
 from sb3_ca2e.priors.reader.model import read_agent as read_zip
 from sb3_ca2e.zoo.convert import convert
+from tests.priors.agents_clone import AGENTS, needs_agents
+from tests.zoo.zoo_commands import run, zoo
 
 BUNDLED = sorted(BUNDLED_FOLDER.glob("*/*/*.zip"))
 

@@ -6,9 +6,9 @@ import pickle
 import numpy as np
 import pytest
 
-from saved.write import ARRAYS, END, MIDDLE, contents
 from sb3_ca2e import CA2EDQN
 from sb3_ca2e.checkpoints.checkpoint import RUN, newest_whole
+from tests.checkpoints.saved.write import ARRAYS, END, MIDDLE, contents
 
 FORMATS = sorted(each for each in pathlib.Path(__file__).parent.iterdir() if each.name.startswith("format_"))
 pytestmark = pytest.mark.parametrize("folder", FORMATS, ids=lambda each: each.name)

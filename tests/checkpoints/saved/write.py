@@ -3,7 +3,7 @@ Writes what tests load, as the package of the commit that is checked out saves i
 
 Usage::
 
-    python tests/saved/write.py tests/saved/format_1
+    python tests/checkpoints/saved/write.py tests/checkpoints/saved/format_1
 """
 
 import pathlib

@@ -27,7 +27,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_ca2e.envs.recipe import recipe_from
-from toy import RandomWalk, dqn
+from tests.toy import RandomWalk, dqn
 
 mujoco = pytest.importorskip("mujoco")
 pytestmark = pytest.mark.usefixtures("_forkserver")

@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ca2e import CA2EDQN
 from sb3_ca2e.envs.copies.generators import renew
-from user_script import environment, of_ours, script
+from tests.user_script import environment, of_ours, script
 
 #: What lies elsewhere than in environments.
 ELSEWHERE = {}

@@ -6,7 +6,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from user_script import environment, of_ours, script
+from tests.user_script import environment, of_ours, script
 
 MODULE = """
 import gymnasium as gym

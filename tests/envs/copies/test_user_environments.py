@@ -9,9 +9,8 @@ import textwrap
 
 import pytest
 
-from user_script import of_ours
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests import REPOSITORY
+from tests.user_script import of_ours
 
 #: Executes cells one after the other in ``__main__``, which has no file, as IPython's kernel does.
 KERNEL = """
@@ -106,7 +105,7 @@ ARRIVED = ["[5, 3]", "[2, 2]", "[3, 4, 5, 2, 7, 8]", "[3, 4, 5, 2, 7, 8]"]
 
 def run(command: list[str], cwd: pathlib.Path, **kwargs) -> list[str]:
     """The lines that a process prints, which must have nothing to complain of."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "error::UserWarning", *command]
     done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, **kwargs)
     assert of_ours(done.stderr) == ""

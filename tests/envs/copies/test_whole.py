@@ -12,8 +12,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_ca2e import BuilderVecEnv, NativeVecEnv
 from sb3_ca2e.envs.copies.modules import refuse_lost_modules
-from toy import RandomWalk, ddpg, dqn
-from user_script import environment, of_ours, script
+from tests.toy import RandomWalk, ddpg, dqn
+from tests.user_script import environment, of_ours, script
 
 pytestmark = pytest.mark.usefixtures("_forkserver")
 

@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 import torch as th
-from recording_env import LocalActor, make_spec
 from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
@@ -16,8 +15,10 @@ from sb3_ca2e import CA2EDQN, PriorAgent, make_atari_env
 from sb3_ca2e.envs.recipe import recipe_from
 from sb3_ca2e.replay.block import OBSERVATION, TERMINATED, TRANSITION, TRUNCATED
 from sb3_ca2e.replay.stacks import stacked
+from tests import REPOSITORY
+from tests.actors.recording_env import LocalActor, make_spec
 
-SHARED = pathlib.Path(__file__).parents[2] / ".." / "shared" / "atari-agents"
+SHARED = REPOSITORY / ".." / "shared" / "atari-agents"
 AGENTS = pathlib.Path(os.environ.get("SB3_CA2E_ATARI_AGENTS", SHARED))
 #: ale-py makes frames grey before it takes the brighter of two pixels, SB3 afterwards: some that change differ.
 SHARE_OF_OTHER_PIXELS = 0.02

@@ -5,14 +5,14 @@ import csv
 import gymnasium as gym
 import numpy as np
 import pytest
-from recording_env import LocalActor, make_spec
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from sb3_ca2e import CA2EDQN, ActorError, NativeVecEnv
 from sb3_ca2e.replay.block import OBSERVATION
-from toy import RandomWalk
+from tests.actors.recording_env import LocalActor, make_spec
+from tests.toy import RandomWalk
 
 pytestmark = pytest.mark.usefixtures("_patient")
 

@@ -8,11 +8,9 @@ import time
 import numpy as np
 import pytest
 import torch as th
-from recording_env import RecordingEnv, make_spec
 from stable_baselines3 import DDPG, DQN
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
-from marked_processes import open_files
 from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorError, ActorWarning, BuilderVecEnv, PriorAgent
 from sb3_ca2e.actors.flat_parameters import FlatParameters
 from sb3_ca2e.actors.inference import TRACE_AFTER
@@ -21,7 +19,9 @@ from sb3_ca2e.transport.in_process import SyncActors
 from sb3_ca2e.transport.shared_memory.inference_layout import read_text, write_text
 from sb3_ca2e.transport.shared_memory.inference_server import InferenceServer, pays, seconds_of_passes
 from sb3_ca2e.transport.shared_memory.pool import AsyncActors
-from toy import RandomWalk, ddpg, dqn
+from tests.actors.recording_env import RecordingEnv, make_spec
+from tests.marked_processes import open_files
+from tests.toy import RandomWalk, ddpg, dqn
 
 CPU = th.device("cpu")
 N_SLOTS = 3

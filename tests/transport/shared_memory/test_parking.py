@@ -10,12 +10,12 @@ import threading
 import gymnasium as gym
 import pytest
 
-from chaos.victims import children
-from marked_processes import processes_marked
 from sb3_ca2e.transport.shared_memory import fork_client as forking
 from sb3_ca2e.transport.shared_memory.parking import _PARKING, lease, park
-from toy import RandomWalk, dqn
-from user_script import environment, of_ours, script
+from tests.chaos.victims import children
+from tests.marked_processes import processes_marked
+from tests.toy import RandomWalk, dqn
+from tests.user_script import environment, of_ours, script
 
 
 class Tells(gym.Wrapper):

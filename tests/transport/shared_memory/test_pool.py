@@ -12,16 +12,17 @@ import time
 
 import pytest
 import torch as th
-from recording_env import RecordingEnv, make_spec
 
-from chaos.victims import children
-from marked_processes import open_files, shared_memory
 from sb3_ca2e import CA2EDQN, ActorError, BuilderVecEnv
 from sb3_ca2e.actors.heartbeat import Supervision
 from sb3_ca2e.actors.spec import WorkerSpec
 from sb3_ca2e.transport.in_process import SyncActors
 from sb3_ca2e.transport.shared_memory.fork_client import ForkServer
 from sb3_ca2e.transport.shared_memory.pool import AsyncActors
+from tests import REPOSITORY
+from tests.actors.recording_env import RecordingEnv, make_spec
+from tests.chaos.victims import children
+from tests.marked_processes import open_files, shared_memory
 
 pytestmark = pytest.mark.usefixtures("_patient")
 BLOCK = 5
@@ -268,7 +269,7 @@ def test_a_server_that_still_imports_is_killed_rather_than_waited_for():
 
 
 LEARNER = """
-from test_pool import Watched
+from tests.transport.shared_memory.test_pool import Watched
 from sb3_ca2e import CA2EDQN
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -296,7 +297,7 @@ def parent_of(pid: int) -> int:
 def test_actors_and_server_end_with_a_killed_learner(tmp_path):
     script = tmp_path / "learner.py"
     script.write_text(textwrap.dedent(LEARNER))
-    path = os.pathsep.join([str(pathlib.Path(__file__).parent), *filter(None, sys.path)])
+    path = os.pathsep.join([str(REPOSITORY), *filter(None, sys.path)])
     command = [sys.executable, str(script)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}) as learner:
         assert learner.stdout is not None

@@ -10,8 +10,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch as th
-from recording_env import RecordingEnv
-from test_pool import BLOCK, Watched, run_until_it_fails, specs_of
 
 from sb3_ca2e import ActorWarning
 from sb3_ca2e.actors.exploration import EpsilonGreedy
@@ -21,6 +19,8 @@ from sb3_ca2e.transport.in_process import SyncActors
 from sb3_ca2e.transport.shared_memory.block_buffers import BUFFERS
 from sb3_ca2e.transport.shared_memory.pool import AsyncActors
 from sb3_ca2e.transport.shared_memory.restarts import IN_VAIN
+from tests.actors.recording_env import RecordingEnv
+from tests.transport.shared_memory.test_pool import BLOCK, Watched, run_until_it_fails, specs_of
 
 
 def pool_with_a_late_one(gate: pathlib.Path, **kwargs) -> AsyncActors:

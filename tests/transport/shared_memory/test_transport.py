@@ -15,7 +15,6 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marked_processes import open_files, shared_memory
 from sb3_ca2e.actors.block_layout import BlockLayout
 from sb3_ca2e.actors.flat_parameters import FlatParameters
 from sb3_ca2e.actors.handover import Handover
@@ -24,6 +23,7 @@ from sb3_ca2e.transport.shared_memory.block_buffers import BUFFERS, BlockBuffers
 from sb3_ca2e.transport.shared_memory.control_block import ControlBlock
 from sb3_ca2e.transport.shared_memory.memory import shared_file
 from sb3_ca2e.transport.shared_memory.pipe_messages import MessageReader, MessageWriter
+from tests.marked_processes import open_files, shared_memory
 
 
 def forked(function, *arguments) -> int:
