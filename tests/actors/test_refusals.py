@@ -15,6 +15,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorError, ActorWarning, BuilderVecEnv
 from sb3_ca2e.replay.block import PRIOR, TRANSITION
+from tests import inside
 
 LENGTH = 7
 met: collections.Counter = collections.Counter()
@@ -95,7 +96,7 @@ def test_returns_and_stacks_end_where_a_step_was_left_out(n_stack):
     assert marks.n_episodes > 20
     assert [row["refused"] for row in model.actor_stats] == pytest.approx([met[0], met[1]], abs=3)  # of the last block
     memory = model.replay_buffer
-    held = (memory._storage.rows.flags & int(TRANSITION)).nonzero().flatten()
+    held = (inside.rows(memory).flags & int(TRANSITION)).nonzero().flatten()
     batch = memory.samples_at(held)
     observations, next_observations = (
         each.numpy().reshape(len(held), n_stack, 3) for each in (batch.observations, batch.next_observations)
@@ -169,5 +170,5 @@ def test_a_prior_agent_that_fails_again_and_again_is_retired(execution, inferenc
     assert prior["kind"] == "nature"
     assert prior["retired_at"] in range(40, 200)
     assert nature["transitions"] + prior["transitions"] == model.replay_buffer.size() == 400
-    made_by_priors = model.replay_buffer._storage.rows.flags & int(PRIOR) > 0
+    made_by_priors = inside.rows(model.replay_buffer).flags & int(PRIOR) > 0
     assert made_by_priors.sum() == 40

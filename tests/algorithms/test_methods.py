@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN, PrioritizedReplayBuffer
 from sb3_ca2e.replay.block import OBSERVATION, TRANSITION
+from tests import inside
 from tests.toy import RandomWalk, ddpg, dqn
 
 PAIRS = [pytest.param(dqn, CA2EDQN, sb3.DQN, id="DQN"), pytest.param(ddpg, CA2EDDPG, sb3.DDPG, id="DDPG")]
@@ -46,7 +47,7 @@ def observations(n: int = 20) -> np.ndarray:
 
 def leaves(memory: PrioritizedReplayBuffer) -> list[float]:
     """The priorities of all transitions, to the power of alpha."""
-    rows = memory._storage.rows
+    rows = inside.rows(memory)
     return rows.priorities[th.nonzero(rows.flags & int(TRANSITION)).flatten()].tolist()
 
 
@@ -110,15 +111,15 @@ def test_episodes_under_way_when_a_memory_was_saved_are_cut_as_in_a_copy_of_it(t
             if self.n_calls == 50:
                 self.model.save_replay_buffer(tmp_path / "memory")
                 self.copy = pickle.loads(pickle.dumps(self.model.replay_buffer))
-                self.flags = self.model.replay_buffer._storage.rows.flags.clone()
+                self.flags = inside.rows(self.model.replay_buffer).flags.clone()
             return True
 
     saves = Saves()
     dqn(walk(dqn)).learn(100, saves)
     other = dqn(walk(dqn))
     other.load_replay_buffer(tmp_path / "memory")
-    flags = other.replay_buffer._storage.rows.flags
-    assert th.equal(flags, saves.copy._storage.rows.flags)
+    flags = inside.rows(other.replay_buffer).flags
+    assert th.equal(flags, inside.rows(saves.copy).flags)
     assert not th.equal(flags, saves.flags)
 
 
@@ -148,7 +149,7 @@ def test_the_stacks_of_sb3s_learner_are_taken_over(tmp_path):
     oracle.save_replay_buffer(tmp_path / "memory")
     model = dqn(stacks())
     model.load_replay_buffer(tmp_path / "memory")
-    assert model.replay_buffer._storage.rows.frames[OBSERVATION].shape[1:] == (3,)
+    assert inside.rows(model.replay_buffer).frames[OBSERVATION].shape[1:] == (3,)
     theirs, ours = oracle.replay_buffer, model.replay_buffer
     for name in ("observations", "next_observations", "rewards"):
         got, expected = getattr(ours, name), getattr(theirs, name)[:100]
@@ -217,7 +218,7 @@ def test_another_environment_takes_over(make, ours, theirs):
         model.set_env(Constant(RandomWalk(make is ddpg), 5.0))
         model.learn(40, reset_num_timesteps=False)
         memory = model.replay_buffer
-        stored = memory._storage.rows.rewards if algorithm is ours else th.from_numpy(memory.rewards[: memory.pos])
+        stored = inside.rows(memory).rewards if algorithm is ours else th.from_numpy(memory.rewards[: memory.pos])
         return model.num_timesteps, *[int((stored == value).sum()) for value in (1.0, 5.0)]
 
     assert run(ours) == run(theirs)
@@ -411,7 +412,7 @@ def test_networks_may_keep_what_they_computed(make, ours, theirs, compiled):
         assert {type(each) for each in kept} == {th.Tensor}
         for each in kept:
             assert np.isfinite(each.detach().numpy()).all()
-    assert model._learner.compiled == compiled
+    assert inside.learner(model).compiled == compiled
 
 
 @pytest.mark.parametrize(("make", "ours", "theirs"), PAIRS)

@@ -18,6 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ca2e import CA2EDQN, CA2ECheckpointCallback
 from sb3_ca2e.replay.block import TRANSITION
+from tests import inside
 from tests.chaos.traces import join_others
 
 
@@ -231,7 +232,7 @@ def learned(model: CA2EDQN) -> dict[str, bytes]:
         found[f"policy.{name}"] = tensor.numpy().tobytes()
     for number, state in enumerate(model.policy.optimizer.state.values()):
         found |= {f"optimizer.{number}.{key}": value.numpy().tobytes() for key, value in state.items()}
-    rows = model.replay_buffer._storage.rows
+    rows = inside.rows(model.replay_buffer)
     held = rows.flags & int(TRANSITION) > 0
     columns = {name: getattr(rows, name) for name in ("actions", "rewards", "flags")}
     columns |= {"priorities": rows.priorities[: len(held)], **rows.frames}

@@ -13,6 +13,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ca2e import ActorWarning
+from tests import inside
 from tests.chaos.failures import MANY, UNTOLD
 from tests.chaos.faulty import Troubled
 from tests.chaos.kills import Killer, learner
@@ -110,7 +111,7 @@ class Sizes(BaseCallback):
 
     def _on_step(self) -> bool:
         now, memory = time.monotonic(), self.model.replay_buffer
-        was_full = memory._storage is not None and memory._storage.n_committed >= memory.capacity
+        was_full = inside.storage(memory) is not None and inside.storage(memory).n_committed >= memory.capacity
         if now - self.looked >= self.interval and was_full:
             self.looked = now
             self.sizes.append((now, resident()))

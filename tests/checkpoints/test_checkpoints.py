@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 from sb3_ca2e import CA2EDDPG, CA2EDQN, BuilderVecEnv, CA2ECheckpointCallback, PriorAgent
 from sb3_ca2e.common.sums import SUMS, list_of_sums, parse_sums
 from sb3_ca2e.replay.block import TRANSITION
+from tests import inside
 from tests.toy import RandomWalk, ddpg, dqn
 
 
@@ -31,7 +32,7 @@ def tensors(model):
         for key, value in parts.items():
             values = value.items() if isinstance(value, dict) else [("", value)]
             found |= {f"{name}.{key}.{part}": tensor for part, tensor in values}
-    rows = model.replay_buffer._storage.rows
+    rows = inside.rows(model.replay_buffer)
     held = rows.flags & int(TRANSITION) > 0
     found |= {name: getattr(rows, name)[held] for name in ("actions", "rewards", "flags", "successors")}
     found |= {f"frames.{key}": frames[held] for key, frames in rows.frames.items()}
@@ -172,7 +173,7 @@ def test_episodes_begin_anew_where_an_environment_can_not_give_its_state(tmp_pat
     assert twice[0].num_timesteps == twice[0].replay_buffer.size() == 600
     # What was under way is cut off: the last transition of each slot is the last of an episode.
     saved = CA2EDQN.resume(tmp_path, Stateless())
-    slots = saved.replay_buffer._storage.segments.values()
+    slots = inside.storage(saved.replay_buffer).segments.values()
     saved.learn(1, reset_num_timesteps=False)
     assert [segment.cut for segment in slots][:3] == [True] * 3
     assert len(slots) > 0
@@ -213,7 +214,7 @@ class AtCheckpoint(BaseCallback):
 
     def _look(self):
         copied = {name: tensor.clone() for name, tensor in tensors(self.model).items()}
-        self.seen = copied, counters(self.model), self.model._collector.n_ready
+        self.seen = copied, counters(self.model), inside.collector(self.model).n_ready
 
 
 def test_a_checkpoint_is_an_sb3_zip_and_sums_that_others_can_check(tmp_path):

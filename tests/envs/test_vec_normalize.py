@@ -16,6 +16,7 @@ from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorWarning, PriorAgent
 from sb3_ca2e.envs.normalization import Normalization
 from sb3_ca2e.learner.statistics import Statistics
 from sb3_ca2e.replay.block import OBSERVATION, TERMINATED, TRANSITION, TRUNCATED, Block, ObservationColumn
+from tests import inside
 from tests.toy import RandomWalk
 
 #: The count with which SB3's running statistics begin, of zero mean and unit variance.
@@ -92,7 +93,7 @@ def stack_above(model) -> int:
 def stored_rows(model) -> dict[int, th.Tensor]:
     """Every row that holds an observation, for each slot in the order in which they were made."""
     rows: dict[int, list[int]] = {}
-    for segment in model.replay_buffer._storage.segments.values():
+    for segment in inside.storage(model.replay_buffer).segments.values():
         rows.setdefault(segment.slot, []).extend(range(segment.start, segment.start + segment.fill))
     return {slot: th.tensor(each) for slot, each in rows.items()}
 
@@ -106,7 +107,7 @@ def moments(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def discounted_returns(model, gamma: float) -> np.ndarray:
     """The running return of each slot after each of its steps, as SB3's VecNormalize keeps it for an environment."""
-    memory, returns = model.replay_buffer._storage.rows, []
+    memory, returns = inside.rows(model.replay_buffer), []
     for rows in stored_rows(model).values():
         value = 0.0
         for reward, flags in zip(memory.rewards[rows].tolist(), memory.flags[rows].tolist(), strict=True):
@@ -119,7 +120,7 @@ def discounted_returns(model, gamma: float) -> np.ndarray:
 
 
 def observations_of(model, rows: th.Tensor) -> dict[str, np.ndarray]:
-    return {key: tensor.numpy() for key, tensor in model.replay_buffer._storage.rows.observations(rows).items()}
+    return {key: tensor.numpy() for key, tensor in inside.rows(model.replay_buffer).observations(rows).items()}
 
 
 def check_statistics(model) -> None:
@@ -135,7 +136,7 @@ def check_statistics(model) -> None:
     of_frames = stack_above(model) > 0
     statistics = normalize.obs_rms if isinstance(normalize.obs_rms, dict) else {OBSERVATION: normalize.obs_rms}
     for key, rms in statistics.items():
-        data = memory._storage.rows.frames[key][rows].numpy() if of_frames else observations_of(model, rows)[key]
+        data = inside.rows(memory).frames[key][rows].numpy() if of_frames else observations_of(model, rows)[key]
         mean, variance = moments(data)
         assert rms.count == pytest.approx(len(rows) + INITIAL_COUNT)
         np.testing.assert_allclose(rms.mean, mean, rtol=1e-6, atol=1e-9)
@@ -145,7 +146,7 @@ def check_statistics(model) -> None:
 @pytest.mark.parametrize("make", ENVS.values(), ids=ENVS)
 def test_statistics_are_those_of_the_stored_rows(make):
     model = model_on(make()).learn(300)
-    ends = (model.replay_buffer._storage.rows.flags & int(TERMINATED | TRUNCATED) > 0).sum()
+    ends = (inside.rows(model.replay_buffer).flags & int(TERMINATED | TRUNCATED) > 0).sum()
     assert ends > 20
     assert model.replay_buffer.size() == 300
     check_statistics(model)
@@ -167,12 +168,12 @@ def test_prior_actors_count_too_and_their_agents_normalise_themselves():
     check_statistics(model)
     memory = model.replay_buffer
     rows = stored_rows(model)[2]
-    rows = rows[memory._storage.rows.flags[rows].bitwise_and(int(TRANSITION)) > 0]
+    rows = rows[inside.rows(memory).flags[rows].bitwise_and(int(TRANSITION)) > 0]
     assert len(rows) >= 90
     raw = observations_of(model, rows)[OBSERVATION]
     expected, _ = agent.predict(frozen.normalize_obs(raw), deterministic=True)
     as_learner, _ = agent.predict(model.get_vec_normalize_env().normalize_obs(raw), deterministic=True)
-    np.testing.assert_array_equal(memory._storage.rows.actions[rows, 0], expected)
+    np.testing.assert_array_equal(inside.rows(memory).actions[rows, 0], expected)
     assert (expected != as_learner).any()
 
 
@@ -319,7 +320,7 @@ def normalized_by_hand(model, rows: th.Tensor) -> dict[str, np.ndarray]:
     if not n_stack:
         whole = normalize.normalize_obs(raw if is_dict else raw[OBSERVATION])
         return whole if is_dict else {OBSERVATION: whole}
-    ages = model.replay_buffer._storage.rows.ages[rows].numpy()
+    ages = inside.rows(model.replay_buffer).ages[rows].numpy()
     frames = {key: np.split(each, n_stack, axis=-1 if each.ndim == 2 else 1) for key, each in raw.items()}
     parts = []
     for i in range(n_stack):
@@ -336,7 +337,7 @@ def normalized_by_hand(model, rows: th.Tensor) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("make", ENVS.values(), ids=ENVS)
 def test_batches_are_normalised_as_the_users_object_does(make):
     model = model_on(make(), n_steps=3, gamma=0.9).learn(200)
-    normalize, memory, storage = model.get_vec_normalize_env(), model.replay_buffer, model.replay_buffer._storage.rows
+    normalize, memory, storage = model.get_vec_normalize_env(), model.replay_buffer, inside.rows(model.replay_buffer)
     rows = th.nonzero(storage.flags & int(TRANSITION)).flatten()
     raw, batch = memory.samples_at(rows), memory.samples_at(rows, normalize)
     expected = normalized_by_hand(model, rows)
@@ -423,7 +424,7 @@ def test_a_memory_of_raw_frames_follows_a_change_of_the_wrappers_order(first, th
     else:
         model.set_env(ENVS[then]())
     model.learn(100, reset_num_timesteps=False)
-    normalize, memory, storage = model.get_vec_normalize_env(), model.replay_buffer, model.replay_buffer._storage.rows
+    normalize, memory, storage = model.get_vec_normalize_env(), model.replay_buffer, inside.rows(model.replay_buffer)
     rows = th.nonzero(storage.flags & int(TRANSITION)).flatten()
     assert len(rows) == 200
     expected = normalized_by_hand(model, rows)[OBSERVATION]

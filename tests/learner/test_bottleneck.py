@@ -15,6 +15,7 @@ from sb3_ca2e.actors.handover import Seconds
 from sb3_ca2e.actors.heartbeat import Phase
 from sb3_ca2e.learner.bottleneck import Shares, advice
 from sb3_ca2e.policies import CA2EDQNPolicy, LayerNormQNetwork
+from tests import inside
 from tests.toy import RandomWalk, dqn
 
 
@@ -184,7 +185,7 @@ def test_all_that_networks_take_is_inference():
         TimedPolicy, RandomWalk, n_actors=3, execution="sync", local_buffer_size=20, gradient_steps=0, seed=0
     )
     TimedQNetwork.seconds.clear()
-    model.learn(60, lambda *_: taken.append(model._collector._actors.tolist()) is None)  # one block of each slot
+    model.learn(60, lambda *_: taken.append(inside.collector(model)._actors.tolist()) is None)  # one block of each slot
     seconds = Seconds(*taken[-1])
     assert sum(TimedQNetwork.seconds) <= seconds.inference <= seconds.collecting
 

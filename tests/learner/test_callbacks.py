@@ -25,6 +25,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ca2e import CA2EDQN
+from tests import inside
 from tests.toy import dqn
 
 
@@ -247,8 +248,8 @@ def test_checkpoints_keep_the_memory_and_the_statistics_of_their_moment(tmp_path
         model.load_replay_buffer(ours / f"walk_replay_buffer_{n}_steps.pkl")
         assert model.num_timesteps == n
         # Blocks are committed whole, before the callback sees their transitions one by one.
-        assert n <= model.replay_buffer._storage.n_committed <= n + 3 * 20
-        assert env.ret_rms.count == pytest.approx(model.replay_buffer._storage.n_committed, abs=1e-3)
+        assert n <= inside.storage(model.replay_buffer).n_committed <= n + 3 * 20
+        assert env.ret_rms.count == pytest.approx(inside.storage(model.replay_buffer).n_committed, abs=1e-3)
         model.learn(24, reset_num_timesteps=False)
         assert model.num_timesteps == n + 24
 

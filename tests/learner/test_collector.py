@@ -14,6 +14,7 @@ from sb3_ca2e import BuilderVecEnv, PriorAgent
 from sb3_ca2e.actors.slot import GREEDY_EVERY
 from sb3_ca2e.priors.retirement import WINDOW
 from sb3_ca2e.replay.block import OBSERVATION, TRANSITION
+from tests import inside
 from tests.toy import RandomWalk, dqn
 
 
@@ -42,7 +43,7 @@ class Numbered(gym.Env):
 
 def held(model) -> th.Tensor:
     """Rows of the transitions in the memory, in the order in which they came."""
-    rows = model.replay_buffer._storage.rows
+    rows = inside.rows(model.replay_buffer)
     found = th.nonzero(rows.flags & int(TRANSITION)).flatten()
     return found[rows.inserted_at[found].argsort(stable=True)]
 
@@ -51,7 +52,7 @@ def test_actors_explore_less_as_training_goes_on():
     epsilon = {"exploration_initial_eps": 1.0, "exploration_final_eps": 0.0, "exploration_fraction": 0.5}
     model = dqn(RandomWalk, learning_starts=0, gradient_steps=0, n_actors=2, local_buffer_size=10, **epsilon)
     model.learn(800)
-    rows, columns = held(model), model.replay_buffer._storage.rows
+    rows, columns = held(model), inside.rows(model.replay_buffer)
     with th.no_grad():
         greedy = model.q_net(columns.frames[OBSERVATION][rows]).argmax(dim=1)
     departed = (columns.actions[rows, 0] != greedy).numpy()
@@ -148,7 +149,7 @@ class Waiting(BaseCallback):
     """What the learner waited before its first transitions, and what its shares say of the time since, at the end."""
 
     def _on_step(self):
-        collector = self.model._collector
+        collector = inside.collector(self.model)
         if self.n_calls == 1:
             self.at_first = collector.learner_wait
         self.waited, self.updated, self.shares = collector.learner_wait, collector.learner_updates, collector.shares()

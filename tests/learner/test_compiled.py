@@ -22,6 +22,7 @@ from sb3_ca2e.learner.compiler import _helpers_ended
 from sb3_ca2e.learner.cuda_graph import CudaGraph
 from sb3_ca2e.learner.update import _COMPILING, Learner
 from sb3_ca2e.replay.n_step import PRIORITY_FLOOR
+from tests import inside
 from tests.learner.test_updates import make_ddpg, make_dqn
 from tests.marked_processes import processes_marked
 from tests.toy import RandomWalk, dqn
@@ -38,7 +39,7 @@ def test_compiled_updates_agree_with_eager_ones(make):
     eager, compiled = make(sgd=False), make(sgd=False, compile=True)
     for model in (eager, compiled):
         model.train(3, 64)  # the last of which the compiler takes for a model
-    assert compiled._learner.compiled, compiled._learner.obstacle
+    assert inside.learner(compiled).compiled, inside.learner(compiled).obstacle
     for _ in range(3):
         for model in (eager, compiled):
             model.train(5, 64)
@@ -58,7 +59,7 @@ def test_compiled_updates_agree_with_eager_ones(make):
 def test_a_compiled_model_goes_on_from_other_parameters_and_at_another_rate():
     eager, compiled = make_dqn(sgd=False), make_dqn(sgd=False, compile=True)
     compiled.train(3, 64)
-    assert compiled._learner.compiled, compiled._learner.obstacle
+    assert inside.learner(compiled).compiled, inside.learner(compiled).obstacle
     eager.train(10, 64)
     compiled.set_parameters(copy.deepcopy(eager.get_parameters()))  # torch shares what it loads
     compiled.replay_buffer = copy.deepcopy(eager.replay_buffer)
@@ -72,7 +73,7 @@ def test_a_compiled_model_goes_on_from_other_parameters_and_at_another_rate():
 def test_what_a_user_puts_in_the_place_of_a_network_or_an_optimiser_is_trained():
     model = make_dqn(sgd=False, compile=True)
     model.train(3, 64)
-    assert model._learner.compiled, model._learner.obstacle
+    assert inside.learner(model).compiled, inside.learner(model).obstacle
     old, old_optimizer = model.q_net, model.policy.optimizer
     model.policy.q_net = model.q_net = copy.deepcopy(old)
     model.policy.optimizer = th.optim.SGD(model.q_net.parameters(), lr=0.1)
@@ -134,14 +135,14 @@ def test_what_is_changed_after_compiling_has_its_effect(compiles, changes):
     eager, compiled = make_dqn(sgd=False), make_dqn(sgd=False, compile=True)
     for model in (eager, compiled):
         model.train(3, 64)
-    assert compiled._learner.compiled, compiled._learner.obstacle
+    assert inside.learner(compiled).compiled, inside.learner(compiled).obstacle
     for change in changes:
         for model in (eager, compiled):
             change(model)
             model.train(2, 64)
             model.train(3, 64)
         th.testing.assert_close(tensors_of(compiled), tensors_of(eager), rtol=1e-4, atol=1e-5)
-    assert compiled._learner.compiled == compiles, compiled._learner.obstacle
+    assert inside.learner(compiled).compiled == compiles, inside.learner(compiled).obstacle
 
 
 @pytest.mark.extended
@@ -149,7 +150,7 @@ def test_an_actor_gets_no_more_than_its_networks():
     model = make_ddpg(sgd=False, compile=True)
     size = len(pickle.dumps(for_actors(model.critic)))
     model.train(1, 64)
-    assert model._learner.compiled, model._learner.obstacle
+    assert inside.learner(model).compiled, inside.learner(model).obstacle
     assert len(pickle.dumps(for_actors(model.critic))) == pytest.approx(size, rel=0.01)
 
 
@@ -222,7 +223,7 @@ def check_recorded(eager, recorded):
     batch = recorded.replay_buffer.sample(8)
     replayed = CudaGraph(functools.partial(flat.trace(batch), *flat.state), flat.state, repeated)
     for _ in range(2):
-        updated = eager._learner.update(batch)
+        updated = inside.learner(eager).update(batch)
         priorities = replayed(*flat.inputs(batch))[1]
         th.testing.assert_close(tensors_of(recorded), tensors_of(eager), rtol=1e-5, atol=1e-5)
         th.testing.assert_close(priorities, updated.priorities.double(), rtol=1e-5, atol=1e-5)
@@ -262,8 +263,8 @@ def test_what_cannot_be_traced_is_learned_eagerly():
         model.learn(300)
     assert model._n_updates > 1
     assert len([each for each in told if "updates stay eager" in str(each.message)]) == 1
-    assert not model._learner.compiled
-    assert model._learner.obstacle
+    assert not inside.learner(model).compiled
+    assert inside.learner(model).obstacle
 
 
 def test_compile_is_refused_where_it_says_nothing():
@@ -277,8 +278,8 @@ def test_an_asynchronous_run_goes_over_to_compiled_updates():
         "MlpPolicy", RandomWalk(), n_actors=2, n_processes=1, compile=True, learning_starts=50, device="cpu"
     )
     model.learn(400)
-    model._learner.compile(model._last_batch[0], wait=True)
-    assert model._learner.compiled
+    inside.learner(model).compile(inside.last_batch(model)[0], wait=True)
+    assert inside.learner(model).compiled
     before = copy.deepcopy(list(model.q_net.parameters()))
     model.learn(400)
     after = list(model.q_net.parameters())
@@ -292,16 +293,17 @@ def test_one_model_of_a_process_is_compiled_after_the_other():
         for model in (first, second):
             model.execution = "async"
             model.train(3, 64)
-            assert model._learner._compiler is None
+            assert inside.compiler(model) is None
     threads = [
-        threading.Thread(target=model._learner.compile, args=(model._last_batch[0], True)) for model in (first, second)
+        threading.Thread(target=inside.learner(model).compile, args=(inside.last_batch(model)[0], True))
+        for model in (first, second)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert first._learner.compiled
-    assert second._learner.compiled
+    assert inside.learner(first).compiled
+    assert inside.learner(second).compiled
     assert th.nn.Module.__call__ is th.nn.Module._wrapped_call_impl, "a tracer's patch was left"
 
 
@@ -316,6 +318,7 @@ import sys, threading, warnings
 import torch as th
 from torch.fx import Tracer
 from sb3_ca2e import CA2EDQN
+from tests import inside
 from tests.toy import RandomWalk
 
 def noted(owner, name, calls):
@@ -340,7 +343,7 @@ warnings.resetwarnings()
 warnings.simplefilter("error")
 filters = list(warnings.filters)
 model.learn(400)
-compiler = model._learner._compiler
+compiler = inside.compiler(model)
 beside = set()
 while compiler.is_alive():
     with warnings.catch_warnings(record=True) as told:
@@ -350,7 +353,7 @@ while compiler.is_alive():
     compiler.join(0.001)
 assert beside == {(1, False)}, beside
 assert warnings.filters == filters
-assert model._learner.compiled, model._learner.obstacle
+assert inside.learner(model).compiled, inside.learner(model).obstacle
 assert {thread for thread, *_ in touched} == {"MainThread"}, touched
 assert {thread for thread, *_ in traced} == {"MainThread", "compile"}, traced
 assert all(tracer.call_module is not Tracer.call_module for thread, _, tracer in traced if thread == "compile"), traced
@@ -364,10 +367,11 @@ assert all(tracer.call_module is not Tracer.call_module for thread, _, tracer in
 def test_what_an_earlier_process_compiled_is_used_again(tmp_path):
     script = """
 from torch._dynamo.utils import counters
+from tests import inside
 from tests.learner.test_updates import make_dqn
 model = make_dqn(sgd=False, compile=True)
 model.train(3, 64)
-assert model._learner.compiled, model._learner.obstacle
+assert inside.learner(model).compiled, inside.learner(model).obstacle
 print(counters["inductor"]["fxgraph_cache_hit"])
 """
     path = os.pathsep.join(each for each in sys.path if each)

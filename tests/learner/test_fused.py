@@ -11,6 +11,7 @@ from sb3_ca2e.learner.compiled_update import FlatUpdate
 from sb3_ca2e.learner.graphed_updates import AT_ONCE, FusedUpdates, launches
 from sb3_ca2e.replay import PrioritizedReplayBuffer
 from sb3_ca2e.replay.n_step import PRIORITY_FLOOR
+from tests import inside
 from tests.learner.test_compiled import repeated, tensors_of
 from tests.learner.test_updates import make_ddpg, make_dqn
 from tests.toy import RandomWalk
@@ -23,12 +24,12 @@ def assert_same(model, ordinary):
     th.testing.assert_close(tensors_of(model), tensors_of(ordinary), rtol=1e-5, atol=1e-5)
     memory, expected = model.replay_buffer, ordinary.replay_buffer
     th.testing.assert_close(leaves_of(memory), leaves_of(expected), rtol=1e-5, atol=1e-5)
-    assert memory._storage.rows.priorities.total.item() == pytest.approx(leaves_of(memory).sum().item(), rel=1e-9)
+    assert inside.rows(memory).priorities.total.item() == pytest.approx(leaves_of(memory).sum().item(), rel=1e-9)
     assert th.equal(memory._generator.get_state(), expected._generator.get_state())
 
 
 def leaves_of(memory):
-    tree = memory._storage.rows.priorities
+    tree = inside.rows(memory).priorities
     return tree[: len(tree)].clone()
 
 
@@ -47,7 +48,7 @@ def test_fused_updates_are_as_many_ordinary_ones(make, record):
         each.train(1, BATCH_SIZE)
     flat = FlatUpdate(model.update, *model.trained_networks(), [], PRIORITY_FLOOR)
     assert flat.update_state()
-    graph, expected_memory = flat.trace(model._last_batch[0]), ordinary.replay_buffer
+    graph, expected_memory = flat.trace(inside.last_batch(model)[0]), ordinary.replay_buffer
 
     def update(batch):
         return graph(*flat.state, *flat.inputs(batch))
@@ -61,13 +62,13 @@ def test_fused_updates_are_as_many_ordinary_ones(make, record):
             batch, td_errors = fused(n_updates)
             for _ in range(n_updates):
                 expected = expected_memory.sample(BATCH_SIZE)
-                updated = ordinary._learner.update(expected)
+                updated = inside.learner(ordinary).update(expected)
                 expected_memory.update_priorities(expected.indices, expected.generations, updated.priorities)
             th.testing.assert_close(batch.tensors(), expected.tensors(), rtol=1e-5, atol=1e-5)
             th.testing.assert_close(td_errors, updated.td_errors, rtol=1e-5, atol=1e-5)
             assert_same(model, ordinary)
     assert (leaves_of(model.replay_buffer) != before).sum() > BATCH_SIZE
-    assert model.replay_buffer._storage._written.tolist() == model.replay_buffer._storage.rows.tally.tolist()
+    assert inside.storage(model.replay_buffer)._written.tolist() == inside.rows(model.replay_buffer).tally.tolist()
 
 
 @pytest.mark.usefixtures("_tensors_alone")
@@ -82,23 +83,23 @@ def test_train_makes_as_many_updates_at_once_as_it_can():
         assert_same(model, ordinary)
 
     train(1)
-    assert model._learner.compiled, model._learner.obstacle
+    assert inside.learner(model).compiled, inside.learner(model).obstacle
     train(21)
     train(3)
-    fused = model._learner._fused
+    fused = inside.fused(model)
     assert set(fused._runs) == {16, 4, 2, 1}
     train(2, 32)  # what was compiled holds for one batch size
     train(2)
-    assert model._learner._fused is fused
+    assert inside.fused(model) is fused
     for each in (ordinary, model):
         each.replay_buffer.n_steps = 1
     train(2)
-    assert model._learner._fused is not fused
-    fused = model._learner._fused
+    assert inside.fused(model) is not fused
+    fused = inside.fused(model)
     for each in (ordinary, model):
         each.replay_buffer.device = "cpu"  # moves the memory, to other tensors
     train(2)
-    assert model._learner._fused is not fused
+    assert inside.fused(model) is not fused
 
 
 @pytest.mark.parametrize("n_updates", [0, 1, 3, 16, 45])
@@ -140,9 +141,9 @@ def test_normalized_batches_come_through_the_cpu():
     model = CA2EDQN("MlpPolicy", env, compile=True, **settings)
     model.learn(300)
     model.train(1, BATCH_SIZE)
-    assert model._learner.compiled, model._learner.obstacle
+    assert inside.learner(model).compiled, inside.learner(model).obstacle
     model.train(1, BATCH_SIZE)
-    drawn = model._last_batch[0].indices
+    drawn = inside.last_batch(model)[0].indices
     expected = model.replay_buffer.samples_at(drawn, env).observations
-    th.testing.assert_close(model._last_batch[0].observations, expected)
+    th.testing.assert_close(inside.last_batch(model)[0].observations, expected)
     assert not th.equal(expected, model.replay_buffer.samples_at(drawn).observations)

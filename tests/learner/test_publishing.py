@@ -3,6 +3,7 @@
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
+from tests import inside
 from tests.toy import RandomWalk, dqn
 
 
@@ -17,7 +18,7 @@ class ChangesParameters(BaseCallback):
         if self.num_timesteps == self.at:
             with th.no_grad():
                 next(self.model.q_net.parameters()).add_(1.0)
-        self.versions.append(self.model._collector.pool.version)
+        self.versions.append(inside.collector(self.model).pool.version)
         return True
 
 

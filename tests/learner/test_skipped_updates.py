@@ -5,6 +5,7 @@ import pytest
 import torch as th
 
 from sb3_ca2e.learner.update import MOST_SKIPPED, Learner
+from tests import inside
 from tests.learner.test_compiled import tensors_of
 from tests.learner.test_updates import make_ddpg, make_dqn
 
@@ -19,16 +20,16 @@ def test_an_update_without_a_finite_loss_changes_nothing(make, compiled):
     model = make(sgd=False, compile=compiled)
     memory = model.replay_buffer
     model.train(3, 64)
-    assert model._learner.compiled == compiled, model._learner.obstacle
+    assert inside.learner(model).compiled == compiled, inside.learner(model).obstacle
     model.train(2, 64)
-    rewards = memory._storage.rows.rewards
-    kept, before, leaves = rewards.clone(), numbers(model), memory._storage.rows.priorities[:].clone()
+    rewards = inside.rows(memory).rewards
+    kept, before, leaves = rewards.clone(), numbers(model), inside.rows(memory).priorities[:].clone()
     rewards.fill_(float("nan"))
     model.train(5, 64)
     assert all(map(th.equal, numbers(model), before))
     assert model.logger.name_to_value["train/skipped_updates"] == 5
     assert memory.n_refused_priorities == 5 * 64
-    assert th.equal(memory._storage.rows.priorities[:], leaves)
+    assert th.equal(inside.rows(memory).priorities[:], leaves)
     rewards.copy_(kept)
     model.train(2, 64)
     assert not all(map(th.equal, numbers(model), before))

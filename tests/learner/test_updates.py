@@ -12,6 +12,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN
+from tests import inside
 from tests.toy import RandomWalk, ddpg
 
 ALPHA = 0.6
@@ -148,7 +149,7 @@ def updated(model, batch_size):
     """What one update of the model led to, in the same terms."""
     model.train(1, batch_size)
     logged = model.logger.name_to_value
-    memory_batch, td_errors = model._last_batch
+    memory_batch, td_errors = inside.last_batch(model)
     if isinstance(model, CA2EDQN):
         return memory_batch, {
             "loss": th.tensor(logged["train/loss"]),
@@ -240,7 +241,7 @@ def test_gradients_are_clipped():
 def test_the_priorities_of_a_batch_are_its_new_td_errors(make, reference):
     model = make()
     batch = next_batch(model, 64)
-    leaves = model.replay_buffer._storage.rows.priorities
+    leaves = inside.rows(model.replay_buffer).priorities
     expected: dict[int, float] = {}
     for row, error in zip(batch.indices.tolist(), reference(model, batch)["td_errors"].tolist(), strict=True):
         expected[row] = max(expected.get(row, 0.0), (abs(error) + 1e-6) ** ALPHA)

@@ -8,6 +8,7 @@ import torch as th
 
 from sb3_ca2e import CA2EDQN, PriorAgent, make_atari_env
 from sb3_ca2e.actors.flat_parameters import Fetched, FlatParameters
+from tests import inside
 from tests.learner.test_compiled import tensors_of
 from tests.learner.test_updates import make_ddpg, make_dqn
 from tests.replay.recorded_slot import RecordedSlot
@@ -44,7 +45,7 @@ def test_a_memory_on_the_device_draws_and_stores_what_one_on_the_cpu_does(which,
         priorities = th.rand(64, dtype=th.float64) + 0.1
         ours.update_priorities(expected.indices, expected.generations, priorities)
         theirs.update_priorities(samples.indices, samples.generations, priorities.cuda())
-    tree = theirs._storage.rows.priorities
+    tree = inside.rows(theirs).priorities
     th.testing.assert_close(tree.total, tree[:].sum(), rtol=1e-12, atol=0.0)
 
 
@@ -57,8 +58,8 @@ def test_recorded_updates_agree_with_eager_ones_on_the_cpu(make):
     for model in (eager, recorded):
         for n_updates in (1, 5, 21):
             model.train(n_updates, 64)
-    assert recorded._learner.compiled, recorded._learner.obstacle
-    assert set(recorded._learner._fused._runs) == {16, 4, 1}
+    assert inside.learner(recorded).compiled, inside.learner(recorded).obstacle
+    assert set(inside.fused(recorded)._runs) == {16, 4, 1}
     th.testing.assert_close(on_cpu(tensors_of(recorded)), tensors_of(eager), **CLOSE)
 
 
@@ -85,11 +86,11 @@ def test_learning_on_the_device(make, storage_device, inference, tmp_path):
     kwargs = {"execution": "async", "n_processes": 2, "compile": True, "inference": inference, "device": "cuda"}
     model = make(**kwargs, replay_buffer_kwargs={"storage_device": storage_device}, learning_starts=100)
     model.learn(600)
-    learner = model._learner
-    learner._compiler.join()
+    learner = inside.learner(model)
+    inside.compiler(model).join()
     assert learner.obstacle is None
     model.learn(600, reset_num_timesteps=False)
-    assert (learner._fused is not None) == (storage_device == "auto")
+    assert (inside.fused(model) is not None) == (storage_device == "auto")
     assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
     assert model.replay_buffer.size() == model.num_timesteps == 1200
     model.save(tmp_path / "model")
@@ -100,7 +101,7 @@ def test_learning_on_the_device(make, storage_device, inference, tmp_path):
     np.testing.assert_array_equal(
         loaded.predict(observation, deterministic=True)[0], model.predict(observation, deterministic=True)[0]
     )
-    assert loaded.replay_buffer._storage.rows.device.type == ("cuda" if storage_device == "auto" else "cpu")
+    assert inside.rows(loaded.replay_buffer).device.type == ("cuda" if storage_device == "auto" else "cpu")
     loaded.learn(200, reset_num_timesteps=False)
     assert loaded.num_timesteps == 1400
 
@@ -111,9 +112,9 @@ def test_pong_with_a_prior_agent_on_the_device():
     kwargs = {"n_processes": 2, "learning_starts": 400, "buffer_size": 2000, "compile": True, "inference": "device"}
     model = CA2EDQN("CnnPolicy", env, prior_agents=[prior], seed=0, device="cuda", train_freq=1, **kwargs)
     model.learn(800)
-    model._learner._compiler.join()
+    inside.compiler(model).join()
     model.learn(800, reset_num_timesteps=False)
-    assert model._learner.obstacle is None
-    assert model._learner._fused is not None
+    assert inside.learner(model).obstacle is None
+    assert inside.fused(model) is not None
     assert 0.2 <= model.replay_buffer.prior_fraction <= 0.3
     env.close()

@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack,
 
 from sb3_ca2e import CA2EDQN, ActorError, NativeVecEnv
 from sb3_ca2e.replay.block import OBSERVATION
+from tests import inside
 from tests.actors.recording_env import LocalActor, make_spec
 from tests.toy import RandomWalk
 
@@ -100,7 +101,7 @@ def test_wrappers_around_it(tmp_path):
     model = small(env, n_processes=2, local_buffer_size=20)
     model.learn(400)
     assert env.obs_rms.count > before + 300
-    assert model.replay_buffer._storage.rows.observation_columns[OBSERVATION].frame_shape == (4,)
+    assert inside.rows(model.replay_buffer).observation_columns[OBSERVATION].frame_shape == (4,)
     for slot in range(2):
         with (tmp_path / f"run.actor_{slot}.monitor.csv").open() as file:
             header, *rows = file
