@@ -6,7 +6,7 @@ import torch as th
 
 from sb3_ca2e.learner.update import MOST_SKIPPED, Learner
 from tests import inside
-from tests.learner.test_compiled import tensors_of
+from tests.learner.test_compiled_update import tensors_of
 from tests.learner.test_updates import make_ddpg, make_dqn
 
 

@@ -9,7 +9,7 @@ import torch as th
 from sb3_ca2e import CA2EDQN, PriorAgent, make_atari_env
 from sb3_ca2e.actors.flat_parameters import Fetched, FlatParameters
 from tests import inside
-from tests.learner.test_compiled import tensors_of
+from tests.learner.test_compiled_update import tensors_of
 from tests.learner.test_updates import make_ddpg, make_dqn
 from tests.replay.recorded_slot import RecordedSlot
 from tests.replay.test_kernels import filled_memory

@@ -12,7 +12,7 @@ from sb3_ca2e.learner.graphed_updates import AT_ONCE, FusedUpdates, launches
 from sb3_ca2e.replay import PrioritizedReplayBuffer
 from sb3_ca2e.replay.n_step import PRIORITY_FLOOR
 from tests import inside
-from tests.learner.test_compiled import repeated, tensors_of
+from tests.learner.test_compiled_update import repeated, tensors_of
 from tests.learner.test_updates import make_ddpg, make_dqn
 from tests.toy import RandomWalk
 
