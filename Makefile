@@ -23,7 +23,7 @@ stress: $(VENV)/.installed ## the concurrent tests in random order on a busy mac
 	$(BIN)/python tests/stress.py $(STRESS_ARGS)
 
 chaos: $(VENV)/.installed ## everything that can go wrong, made to happen, for an hour or two; ROW=F8 for a part
-	cd tests && $(abspath $(BIN))/python -m chaos $(addprefix --row ,$(ROW))
+	$(BIN)/python -m tests.chaos $(addprefix --row ,$(ROW))
 
 bench: $(VENV)/.installed ## speed beside the peers, half an hour on a quiet machine; QUICK=1 for five minutes
 	$(BIN)/python benchmarks/run.py $(if $(QUICK),--quick)

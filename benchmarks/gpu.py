@@ -29,6 +29,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from replay import fill, fill_of_sb3
 from rows import Row, argument_parser, run
 from stable_baselines3 import DDPG, DQN
 from stable_baselines3.common.callbacks import BaseCallback
@@ -37,7 +38,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack,
 from steady import SecondHalf
 from turns import Answer
 
-from replay import fill, fill_of_sb3
 from sb3_ca2e import CA2EDDPG, CA2EDQN, make_atari_env
 
 BUSY = "GPU busy, %"

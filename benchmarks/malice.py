@@ -25,8 +25,9 @@ def read_all(n_damaged: int) -> dict[str, list[dict[str, Any]]]:
     :param n_damaged: number of damaged files
     :return: what the reading process tells of each file, by the kind of files
     """
-    sys.path[:0] = [str(REPOSITORY / folder) for folder in (".", "tests", "tests/priors/reader")]
-    malice, executing, burdens = (importlib.import_module(name) for name in ("malice", "executing", "burdens"))
+    sys.path.insert(0, str(REPOSITORY))
+    names = "malice", "executing", "burdens"
+    malice, executing, burdens = (importlib.import_module(f"tests.priors.reader.{name}") for name in names)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         malice.save_honest_files(folder)

@@ -36,9 +36,9 @@ def model_with_memory(ours: bool) -> tuple[Any, str]:
     :param ours: not SB3's
     :return: a model with a full memory, and what it is called in methods' names
     """
+    from replay import fill, fill_of_sb3
     from stable_baselines3 import DQN
 
-    from replay import fill, fill_of_sb3
     from sb3_ca2e import CA2EDQN, make_atari_env
 
     env = make_atari_env("PongNoFrameskip-v4", n_envs=1, seed=0)

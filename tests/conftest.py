@@ -14,13 +14,13 @@ import pytest
 import torch as th
 from hypothesis import settings
 
-from chaos.victims import children
-from marked_processes import MARK, await_end, kill_marked, processes_marked
 from sb3_ca2e.replay import storage
 from sb3_ca2e.replay.device_rows import DeviceRows
 from sb3_ca2e.transport.shared_memory import actor_process as life
 from sb3_ca2e.transport.shared_memory import fork_client as forking
 from sb3_ca2e.transport.shared_memory import parking
+from tests.chaos.victims import children
+from tests.marked_processes import MARK, await_end, kill_marked, processes_marked
 
 th.set_num_threads(1)
 # What programs print is not to depend on the terminal that tests are run in.

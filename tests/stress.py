@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 TESTS = pathlib.Path(__file__).parent
 #: Folders and files whose tests start no process and no thread.
-ALONE = ["replay", "priors/reader", "actors/test_exploration.py", "test_cuda.py", "test_damage.py", "test_layers.py"]
-ALONE += ["test_plots.py", "test_updates.py", "zoo/test_hyperparams.py"]
+ALONE = ["replay", "priors/reader", "actors/test_exploration.py", "whole/test_cuda.py", "checkpoints/test_damage.py"]
+ALONE += ["common/test_layers.py", "whole/test_plots.py", "learner/test_updates.py", "zoo/test_hyperparams.py"]
 #: As actors have, which more load would only starve.
 NICENESS = 10
 

@@ -7,7 +7,8 @@ import sys
 import tempfile
 import textwrap
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests import REPOSITORY
+
 #: Python's own files, and those of other packages.
 _ELSEWHERE = r"\S*/(?:site-packages/(?!sb3_ca2e/)|python3\.\d+/(?!site-packages/))\S+"
 #: What Python, other packages and PyTorch's C++ code warn of.
@@ -29,7 +30,7 @@ def environment(folder: pathlib.Path) -> dict[str, str]:
     temporary = folder / "tmp"
     if not temporary.exists():
         temporary.symlink_to(tempfile.mkdtemp())  # a short path: sockets are made there, and theirs may have 107 bytes
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary.resolve())}
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from recording_env import LocalActor, RecordingEnv, make_spec
 from scipy import stats
 from stable_baselines3 import DDPG, PPO
 from stable_baselines3.common.noise import (
@@ -19,6 +18,7 @@ from stable_baselines3.common.noise import (
 from sb3_ca2e import CA2EDDPG, PriorAgent, PrioritizedReplayBuffer
 from sb3_ca2e.actors.slot import GREEDY_EVERY
 from sb3_ca2e.replay.block import PRIOR, TRANSITION
+from tests.actors.recording_env import LocalActor, RecordingEnv, make_spec
 
 SLOTS = 3
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from recording_env import LocalActor, make_spec
 from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecTransposeImage
 
@@ -16,6 +15,8 @@ from sb3_ca2e.actors.spec import WorkerSpec
 from sb3_ca2e.actors.worker import Worker
 from sb3_ca2e.replay.block import TRANSITION
 from sb3_ca2e.transport.shared_memory.pool import AsyncActors
+from tests import inside
+from tests.actors.recording_env import LocalActor, make_spec
 
 N_SLOTS = 3
 N_ROUNDS = 12
@@ -197,8 +198,8 @@ def learner(algorithm: type, env: VecEnv, policy: str, **kwargs: Any) -> Any:
 
 def check_memory(memory: Any, oracle: Oracle, n_made: int) -> None:
     """All that is held now: what was written first in this round, what was written last, and what is left of older."""
-    rows = th.nonzero(memory._storage.rows.flags & int(TRANSITION)).squeeze(1)
-    steps = memory._storage.rows.rewards[rows].long()
+    rows = th.nonzero(inside.rows(memory).flags & int(TRANSITION)).squeeze(1)
+    steps = inside.rows(memory).rewards[rows].long()
     assert len(rows) == memory.size() > 0
     samples = memory.samples_at(rows)
     got, following = as_dict(samples.observations), as_dict(samples.next_observations)
@@ -256,7 +257,7 @@ def test_sampled_observations_are_what_the_users_chain_returns(chain):
         for block in blocks:
             memory.add_block(block)
         check_memory(memory, oracle, (i + 1) * BLOCK_SIZE)
-    assert memory._storage.n_committed > memory.capacity
+    assert inside.storage(memory).n_committed > memory.capacity
     # The prior agent saw the same observations as SB3's wrappers would have given it.
     seen = oracle.before[N_SLOTS - 1]
     batch = {key: np.stack([each[key] for each in seen]) for key in seen[0]}

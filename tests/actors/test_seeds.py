@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ca2e import CA2EDQN, ActorError
 from sb3_ca2e.errors import ActorWarning
-from toy import RandomWalk, dqn
+from tests.toy import RandomWalk, dqn
 
 
 class Asked(gym.Env):

@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 
-from chaos.rows import ROWS
+from tests.chaos.rows import ROWS
 
 
 def main() -> int:
@@ -23,7 +23,7 @@ def main() -> int:
         return sum(not run(name, arguments.small) for name in names)
     failed = 0
     for name in names:
-        command = [sys.executable, "-m", "chaos", "--row", name, "--here", *["--small"] * arguments.small]
+        command = [sys.executable, "-m", "tests.chaos", "--row", name, "--here", *["--small"] * arguments.small]
         failed += subprocess.run(command).returncode != 0
     return failed
 

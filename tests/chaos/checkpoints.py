@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from chaos.traces import join_others
 from sb3_ca2e import CA2EDQN, CA2ECheckpointCallback
 from sb3_ca2e.replay.block import TRANSITION
+from tests import inside
+from tests.chaos.traces import join_others
 
 
 def learner(**kwargs: Any) -> CA2EDQN:
@@ -107,7 +108,7 @@ def full_disk(folder: pathlib.Path, n: int) -> str:
 _TRAINING = """
 import pathlib, sys
 import torch as th
-from chaos.checkpoints import Between, learner
+from tests.chaos.checkpoints import Between, learner
 from sb3_ca2e import CA2ECheckpointCallback, CA2EDQN
 
 th.set_num_threads(1)
@@ -231,7 +232,7 @@ def learned(model: CA2EDQN) -> dict[str, bytes]:
         found[f"policy.{name}"] = tensor.numpy().tobytes()
     for number, state in enumerate(model.policy.optimizer.state.values()):
         found |= {f"optimizer.{number}.{key}": value.numpy().tobytes() for key, value in state.items()}
-    rows = model.replay_buffer._storage.rows
+    rows = inside.rows(model.replay_buffer)
     held = rows.flags & int(TRANSITION) > 0
     columns = {name: getattr(rows, name) for name in ("actions", "rewards", "flags")}
     columns |= {"priorities": rows.priorities[: len(held)], **rows.frames}

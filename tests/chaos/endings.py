@@ -16,14 +16,14 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
-from chaos import HANGS, faulty
-from chaos.failures import MANY, faulty_env, half_of
-from chaos.kills import learner
-from chaos.ledger import audit
-from chaos.traces import mapped
-from chaos.victims import actors, children, servers
-from marked_processes import MARK, processes_marked
 from sb3_ca2e import CA2EDQN
+from tests.chaos import HANGS, faulty
+from tests.chaos.failures import MANY, faulty_env, half_of
+from tests.chaos.kills import learner
+from tests.chaos.ledger import audit
+from tests.chaos.traces import mapped
+from tests.chaos.victims import actors, children, servers
+from tests.marked_processes import MARK, processes_marked
 
 #: What victims learn on.
 KINDS = ("healthy", "hanging")
@@ -155,7 +155,7 @@ class Victim:
 
     def __init__(self, kind: str, handling: str = ""):
         self.mark = uuid.uuid4().hex
-        code = "import sys; from chaos.endings import be_ended; be_ended(*sys.argv[1:])"
+        code = "import sys; from tests.chaos.endings import be_ended; be_ended(*sys.argv[1:])"
         path = os.pathsep.join(entry or str(pathlib.Path.cwd()) for entry in sys.path)
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", "-c", code, kind, handling],

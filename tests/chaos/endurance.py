@@ -12,13 +12,14 @@ from functools import partial
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from chaos.failures import MANY, UNTOLD
-from chaos.faulty import Troubled
-from chaos.kills import Killer, learner
-from chaos.ledger import audit
-from chaos.traces import join_others, mapped, opened
-from chaos.victims import actors, servers
 from sb3_ca2e import ActorWarning
+from tests import inside
+from tests.chaos.failures import MANY, UNTOLD
+from tests.chaos.faulty import Troubled
+from tests.chaos.kills import Killer, learner
+from tests.chaos.ledger import audit
+from tests.chaos.traces import join_others, mapped, opened
+from tests.chaos.victims import actors, servers
 
 MIB = 2**20
 #: What warnings of actors name that fail in the ways in which these do.
@@ -110,7 +111,7 @@ class Sizes(BaseCallback):
 
     def _on_step(self) -> bool:
         now, memory = time.monotonic(), self.model.replay_buffer
-        was_full = memory._storage is not None and memory._storage.n_committed >= memory.capacity
+        was_full = inside.storage(memory) is not None and inside.storage(memory).n_committed >= memory.capacity
         if now - self.looked >= self.interval and was_full:
             self.looked = now
             self.sizes.append((now, resident()))

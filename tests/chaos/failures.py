@@ -14,12 +14,12 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from chaos import HANGS, faulty
-from chaos.faulty import Faulty, Sabotaged
-from chaos.kills import Beside, learner
-from chaos.ledger import Ledger, audit
-from chaos.victims import actors, send, servers
 from sb3_ca2e import CA2EDQN, ActorError, ActorWarning, BuilderVecEnv
+from tests.chaos import HANGS, faulty
+from tests.chaos.faulty import Faulty, Sabotaged
+from tests.chaos.kills import Beside, learner
+from tests.chaos.ledger import Ledger, audit
+from tests.chaos.victims import actors, send, servers
 
 MANY = 10_000_000
 #: What is told of a process that was silent for longer than it may, be it that it hangs or that its machine is busy.

@@ -7,10 +7,10 @@ import random
 import signal
 import time
 
-from chaos.ledger import Ledger
 from sb3_ca2e.actors.local_buffer import Blocks
 from sb3_ca2e.transport.shared_memory.control_block import ControlBlock
 from sb3_ca2e.transport.shared_memory.pipe_messages import MessageWriter
+from tests.chaos.ledger import Ledger
 
 
 def raises() -> None:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from chaos import HANGS
-from chaos.ledger import Ledger, audit
-from chaos.victims import actors, send
 from sb3_ca2e import CA2EDQN, ActorWarning
+from tests.chaos import HANGS
+from tests.chaos.ledger import Ledger, audit
+from tests.chaos.victims import actors, send
 
 
 def learner(n_transitions: int, env=Ledger, algorithm=CA2EDQN, **changes) -> CA2EDQN:

@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from sb3_ca2e.algorithms.base import CA2EMixin
 from sb3_ca2e.replay.block import TRANSITION
+from tests import inside
 
 N_ACTIONS = 4
 
@@ -67,9 +68,9 @@ def audit(model: CA2EMixin, broken_off: bool = False) -> int:
     """
     memory = model.replay_buffer
     assert memory.n_steps == 1
-    storage, n_counted = memory._storage, model.num_timesteps
+    storage, n_counted = inside.storage(memory), model.num_timesteps
     held = (storage.rows.flags & int(TRANSITION)).nonzero().flatten()
-    everything = memory._storage.n_committed <= memory.capacity
+    everything = storage.n_committed <= memory.capacity
     # What a callback ended is committed by the block and counted by the step.
     ahead = model.n_slots * model.local_buffer_size
     assert len(held) == memory.size()

@@ -18,14 +18,15 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
-from chaos import HANGS, faulty
-from chaos.failures import failing, faulty_env, told
-from chaos.kills import learner
-from chaos.ledger import Ledger, audit
-from marked_processes import MARK, processes_marked
 from sb3_ca2e import CA2EDDPG, ActorWarning, BuilderVecEnv
 from sb3_ca2e.algorithms.base import CA2EMixin
 from sb3_ca2e.replay.block import TRANSITION
+from tests import inside
+from tests.chaos import HANGS, faulty
+from tests.chaos.failures import failing, faulty_env, told
+from tests.chaos.kills import learner
+from tests.chaos.ledger import Ledger, audit
+from tests.marked_processes import MARK, processes_marked
 
 #: Shares of steps, actions, priorities and updates in which a number is not finite.
 RARELY = 0.05
@@ -126,7 +127,7 @@ def invalid_numbers(n_transitions: int, places: Sequence[str] = PLACES) -> str:
             warnings.simplefilter("ignore", ActorWarning)
             model.learn(n_transitions)
         refused = sum(row["refused"] for row in model.actor_stats)
-        skipped = model._learner.n_skipped
+        skipped = inside.learner(model).n_skipped
         counted = {"priority": model.replay_buffer.n_refused_priorities, "loss": skipped, "gradient": skipped}
         assert counted.get(place, refused) > 0, f"none was refused: {place}"
         assert (refused > 0) == (place not in counted), f"{refused} steps were refused: {place}"
@@ -142,11 +143,11 @@ def invalid_numbers(n_transitions: int, places: Sequence[str] = PLACES) -> str:
 def is_finite(model: CA2EMixin) -> None:
     """All that the memory holds, and its tree."""
     memory = model.replay_buffer
-    held = (memory._storage.rows.flags & int(TRANSITION)).nonzero().flatten()
+    held = (inside.rows(memory).flags & int(TRANSITION)).nonzero().flatten()
     batch = memory.samples_at(held)
     for tensor in (batch.observations, batch.next_observations, batch.actions, batch.rewards, batch.weights):
         assert bool(tensor.isfinite().all())
-    priorities = memory._storage.rows.priorities
+    priorities = inside.rows(memory).priorities
     assert bool((priorities[held] > 0).all())
     np.testing.assert_allclose(float(priorities.total), float(priorities[:].sum()), rtol=1e-9)
     assert np.isfinite(float(priorities.total))
@@ -272,7 +273,7 @@ def refused_at_start(starts: Sequence[Callable[[], None]] = tuple(STARTS), withi
     said = []
     for start in starts:
         message = STARTS[start]
-        command = [sys.executable, "-c", f"from chaos import limits; limits.{start.__name__}()"]
+        command = [sys.executable, "-c", f"from tests.chaos import limits; limits.{start.__name__}()"]
         if start is no_shared_memory:
             if not can_mount():
                 said.append("no shared memory: not tried, as this system does not let us mount over /dev/shm")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from chaos import HANGS, checkpoints, endings, endurance, failures, kills, limits
+from tests.chaos import HANGS, checkpoints, endings, endurance, failures, kills, limits
 
 
 @dataclass(frozen=True)

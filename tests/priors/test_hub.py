@@ -13,7 +13,6 @@ import huggingface_hub
 import numpy as np
 import pytest
 from huggingface_hub.utils import close_session
-from local_hub import LocalHub
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
@@ -21,6 +20,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_ca2e import CA2EDQN, PriorAgent
 from sb3_ca2e.envs.identity import EnvIdentity
 from sb3_ca2e.priors.find import BUNDLED
+from tests.priors.local_hub import LocalHub
 
 NAME = "sb3/ppo-CartPole-v1"
 ZIP = "ppo-CartPole-v1.zip"

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from stable_baselines3.common.logger import configure
 
-from agents_clone import AGENTS, needs_agents
 from sb3_ca2e import CA2EDDPG, CA2EDQN
 from sb3_ca2e.priors.find import BUNDLED
 from sb3_ca2e.zoo.hyperparams import load_hyperparams
+from tests.priors.agents_clone import AGENTS, needs_agents
 
 MODELS = {"ca2e_dqn": CA2EDQN, "ca2e_ddpg": CA2EDDPG}
 

@@ -11,7 +11,10 @@ from gymnasium import spaces
 from sb3_contrib.common.wrappers import TimeFeatureWrapper
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize, VecTransposeImage
-from zoo_folders import (
+
+from sb3_ca2e import PriorAgent
+from sb3_ca2e.envs.identity import EnvIdentity, identity_of_vec
+from tests.priors.zoo_folders import (
     DICTIONARY,
     IMAGES,
     SPACES,
@@ -25,9 +28,6 @@ from zoo_folders import (
     model_on,
     save_in_zoo,
 )
-
-from sb3_ca2e import PriorAgent
-from sb3_ca2e.envs.identity import EnvIdentity, identity_of_vec
 
 FRAME_STACK = "stable_baselines3.common.vec_env.VecFrameStack"
 N_ENVS, N_STEPS = 3, 60

@@ -12,9 +12,9 @@ from sb3_contrib.common.wrappers import TimeFeatureWrapper
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
-from agents_clone import AGENTS, needs_agents, readme_rewards
 from sb3_ca2e import PriorAgent
 from sb3_ca2e.envs.identity import identity_of_vec
+from tests.priors.agents_clone import AGENTS, needs_agents, readme_rewards
 
 pytestmark = needs_agents
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 from gymnasium import spaces
-from recorded_slot import RecordedSlot
 
 from sb3_ca2e.replay import ObservationColumn, lead_frames, observation_columns
 from sb3_ca2e.replay.block import OBSERVATION
 from sb3_ca2e.replay.stacks import each_frame, stacked
+from tests.replay.recorded_slot import RecordedSlot
 
 
 @pytest.mark.parametrize("n_stack", [1, 4])

@@ -5,12 +5,13 @@ import pickle
 import numpy as np
 import pytest
 import torch as th
-from recorded_slot import RecordedSlot
-from test_kernels import filled_memory
-from test_streams import columns_of
 
 from sb3_ca2e.learner.graphed_updates import FusedUpdates
 from sb3_ca2e.replay.prefetch import Prefetch
+from tests import inside
+from tests.replay.recorded_slot import RecordedSlot
+from tests.replay.test_kernels import filled_memory
+from tests.replay.test_streams import columns_of
 
 
 @pytest.mark.usefixtures("_tensors_alone")
@@ -20,17 +21,17 @@ def test_nothing_waits_for_the_device(n_stack):
     columns = columns_of(n_stack)[1]
     memory = filled_memory(columns, 0, 0.1)
     expected = memory.sample(16)
-    memory._storage.to("meta")
+    inside.storage(memory).to("meta")
     memory._device = th.device("meta")
     with pytest.raises(RuntimeError, match="meta"):
-        memory._storage.rows.rewards.sum().item()
+        inside.rows(memory).rewards.sum().item()
     for i in range(3):
         batch = memory.sample(16)
         for got, like in zip(batch, expected, strict=True):
             assert (got.shape, got.dtype, got.device.type) == (like.shape, like.dtype, "meta")
         memory.update_priorities(batch.indices, batch.generations, th.ones(16, device="meta"))
         block = RecordedSlot(1, columns, np.random.default_rng(i)).block(200, 0)  # older segments are freed
-        memory._storage.commit(block, block.priorities)
+        inside.storage(memory).commit(block, block.priorities)
     fused = FusedUpdates(memory, 16, lambda batch: (batch.weights, batch.weights.flatten().double()), [])
     for got, like in zip(fused(2)[0], expected, strict=True):
         assert (got.shape, got.dtype, got.device.type) == (like.shape, like.dtype, "meta")
@@ -42,15 +43,15 @@ def test_priorities_that_are_no_numbers_are_left_out_and_counted_with_the_next_b
     columns = columns_of(1)[0]
     memory = filled_memory(columns, 0, 0.1)
     rows = th.unique(memory.sample(64).indices)[:3]
-    before = memory._storage.rows.priorities[rows].clone()
-    memory.update_priorities(rows, memory._storage.generations_of(rows), th.tensor([4.0, bad, 9.0]))
-    after = memory._storage.rows.priorities[rows]
+    before = inside.rows(memory).priorities[rows].clone()
+    memory.update_priorities(rows, inside.storage(memory).generations_of(rows), th.tensor([4.0, bad, 9.0]))
+    after = inside.rows(memory).priorities[rows]
     np.testing.assert_allclose(after, [4.0**memory.alpha, before[1], 9.0**memory.alpha], rtol=1e-14)
-    assert memory._storage.rows.priorities.total.isfinite()
+    assert inside.rows(memory).priorities.total.isfinite()
     slot = RecordedSlot(5, columns, np.random.default_rng(0))
     memory.add_block(slot.block(3, 0))
     assert memory.n_refused_priorities == 1
-    memory.update_priorities(rows, memory._storage.generations_of(rows), th.tensor([bad, bad, 1.0]))
+    memory.update_priorities(rows, inside.storage(memory).generations_of(rows), th.tensor([bad, bad, 1.0]))
     assert pickle.loads(pickle.dumps(memory)).n_refused_priorities == 1
     memory.add_block(slot.block(3, 3))
     assert memory.n_refused_priorities == 3

@@ -6,11 +6,17 @@ import sys
 
 import numpy as np
 import pytest
-import test_sum_tree
 import torch as th
-from recorded_slot import RecordedSlot
-from test_streams import columns_of, long_streams, make_memory, stored_rows
-from test_sum_tree import (  # noqa: F401 - the same tests again, of the tree that the fixture below puts in
+
+from sb3_ca2e.replay import kernels
+from sb3_ca2e.replay.binary_sum_tree import BinarySumTree
+from sb3_ca2e.replay.device_rows import DeviceRows
+from sb3_ca2e.replay.sum_tree import SumTree
+from tests import inside
+from tests.replay import test_sum_tree
+from tests.replay.recorded_slot import RecordedSlot
+from tests.replay.test_streams import columns_of, long_streams, make_memory, stored_rows
+from tests.replay.test_sum_tree import (  # noqa: F401 - the same tests again, of the tree that the fixture below puts in
     test_a_generator_repeats_its_draws,
     test_draws_are_independent,
     test_largest_of_equal_indices_counts,
@@ -20,11 +26,6 @@ from test_sum_tree import (  # noqa: F401 - the same tests again, of the tree th
     test_rounding_between_nodes_and_leaves,
     test_sums_stay_exact_under_updates,
 )
-
-from sb3_ca2e.replay import kernels
-from sb3_ca2e.replay.binary_sum_tree import BinarySumTree
-from sb3_ca2e.replay.device_rows import DeviceRows
-from sb3_ca2e.replay.sum_tree import SumTree
 
 
 @pytest.fixture(autouse=True)
@@ -53,9 +54,9 @@ def filled_memory(columns, seed: int, end_probability: float):
 def test_batches_equal_those_of_tensors(which, n_stack):
     end_probability = [0.0, 0.05, 0.4][which % 3]
     memory = filled_memory(columns_of(n_stack)[which], 7 * n_stack + which, end_probability)
-    indices, compiled = stored_rows(memory), memory._storage.rows
+    indices, compiled = stored_rows(memory), inside.rows(memory)
     tensors = compiled.on("cpu", DeviceRows)
-    tensors.count(memory._storage.n_committed)
+    tensors.count(inside.storage(memory).n_committed)
     for n_steps in range(1, 6):
         for normalize in (None, lambda rewards: (np.clip(rewards / 3.7, -1.5, 1.5)).astype(np.float32)):
             terms = indices, n_steps, 0.97, 0.4, normalize
@@ -112,7 +113,7 @@ def test_priorities_equal_those_of_tensors():
     for i in range(6):
         memory.add_block(RecordedSlot(0, columns_of(1)[0], np.random.default_rng(i)).block(40, 1000 + 40 * i))
     new = memory.sample(100)
-    both = copy.deepcopy(memory._storage), copy.deepcopy(memory._storage)
+    both = copy.deepcopy(inside.storage(memory)), copy.deepcopy(inside.storage(memory))
     both[1].rows = both[1].rows.on("cpu", DeviceRows)
     priorities = th.rand(200, dtype=th.float64) * 10
     batch = th.cat([old.indices, new.indices]), th.cat([old.generations, new.generations]), priorities
@@ -125,7 +126,7 @@ def test_priorities_equal_those_of_tensors():
     summed = BinarySumTree(len(got))
     summed.assign(0, expected[: len(got)].numpy())
     np.testing.assert_allclose(got.nodes, summed.nodes, rtol=1e-13)
-    overwritten = memory._storage.generations_of(old.indices) != old.generations
+    overwritten = inside.storage(memory).generations_of(old.indices) != old.generations
     assert 0 < overwritten.sum() < 100
 
 
@@ -134,7 +135,7 @@ def test_long_streams_without_the_kernels(seed, monkeypatch):
     """What runs on other devices, here on the CPU."""
     monkeypatch.setattr("sb3_ca2e.replay.storage.rows_on", lambda device: DeviceRows)
     streams = long_streams(seed)
-    assert isinstance(streams.memory._storage.rows, DeviceRows)
+    assert isinstance(inside.rows(streams.memory), DeviceRows)
     assert streams.n_committed > 2 * streams.memory.buffer_size
 
 
@@ -142,7 +143,7 @@ def test_a_memory_that_was_moved_reads_what_it_holds():
     memory = filled_memory(columns_of(4)[1], 0, 0.1)
     rows = stored_rows(memory)
     before = memory.samples_at(rows)
-    memory._storage.to("cpu")
+    inside.storage(memory).to("cpu")
     slot = RecordedSlot(9, columns_of(4)[1], np.random.default_rng(0))
     memory.add_block(slot.block(3, 5000))
     held = th.isin(rows, stored_rows(memory))
@@ -156,16 +157,16 @@ def test_a_memory_that_was_moved_reads_what_it_holds():
 def test_rows_that_do_not_exist_are_refused(row):
     memory = filled_memory(columns_of(1)[0], 0, 0.1)
     rows = th.tensor([0, row])
-    before = memory._storage.rows.priorities[:].clone()
+    before = inside.rows(memory).priorities[:].clone()
     with pytest.raises(IndexError, match="row that the memory does not have"):
         memory.samples_at(rows)
     with pytest.raises(IndexError, match="row that the memory does not have"):
         memory.update_priorities(rows, th.zeros(2, dtype=th.int64), th.ones(2))
     with pytest.raises(IndexError, match="leaf that the sum tree does not have"):
-        memory._storage.rows.priorities.update(rows, th.ones(2, dtype=th.float64))
+        inside.rows(memory).priorities.update(rows, th.ones(2, dtype=th.float64))
     with pytest.raises(ValueError, match="2 indices, 2 generations and 3 priorities"):
         memory.update_priorities(rows, th.zeros(2, dtype=th.int64), th.ones(3))
-    assert th.equal(memory._storage.rows.priorities[:], before)
+    assert th.equal(inside.rows(memory).priorities[:], before)
 
 
 def test_numba_is_imported_by_who_has_a_memory():

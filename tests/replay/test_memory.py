@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from recorded_slot import RecordedSlot
 from scipy import stats
 
 from sb3_ca2e.replay import Block, PrioritizedReplayBuffer, observation_columns
 from sb3_ca2e.replay.block import OBSERVATION, TERMINATED, TRANSITION
+from tests import inside
+from tests.replay.recorded_slot import RecordedSlot
 
 SPACE = spaces.Box(0, 255, (3,), np.float32)
 
@@ -56,10 +57,10 @@ def test_with_maximum_priority_what_an_actor_computed_does_not_count():
     memory = make_memory(maximum_priority=True, alpha=1.0)
     memory.add_block(plain_block(3, priority=50.0))
     rows = th.unique(memory.sample(64).indices)
-    assert memory._storage.rows.priorities[rows].tolist() == [1.0, 1.0, 1.0]
-    memory.update_priorities(rows, memory._storage.generations_of(rows), th.tensor([7.0, 0.5, 0.5]))
+    assert inside.rows(memory).priorities[rows].tolist() == [1.0, 1.0, 1.0]
+    memory.update_priorities(rows, inside.storage(memory).generations_of(rows), th.tensor([7.0, 0.5, 0.5]))
     memory.add_block(plain_block(2, slot=1, priority=0.1))
-    assert np.sort(memory._storage.rows.priorities[:])[-5:].tolist() == [0.5, 0.5, 7.0, 7.0, 7.0]
+    assert np.sort(inside.rows(memory).priorities[:])[-5:].tolist() == [0.5, 0.5, 7.0, 7.0, 7.0]
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
@@ -87,15 +88,15 @@ def test_priorities_for_overwritten_rows_are_dropped():
     memory.add_block(plain_block(40))
     old = memory.sample(200)
     memory.add_block(plain_block(20))
-    before = memory._storage.rows.priorities[old.indices]
-    overwritten = memory._storage.generations_of(old.indices) != old.generations
+    before = inside.rows(memory).priorities[old.indices]
+    overwritten = inside.storage(memory).generations_of(old.indices) != old.generations
     assert overwritten.any()
     assert not overwritten.all()
     memory.update_priorities(old.indices, old.generations, th.full((200,), 9.0))
-    after = memory._storage.rows.priorities[old.indices]
+    after = inside.rows(memory).priorities[old.indices]
     assert th.equal(after[overwritten], before[overwritten])
     assert th.allclose(after[~overwritten], th.tensor(9.0**0.6, dtype=th.float64))
-    assert memory._storage.rows.priorities[-1:] == 0
+    assert inside.rows(memory).priorities[-1:] == 0
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
@@ -104,8 +105,8 @@ def test_bad_priorities_are_refused_and_counted(bad):
     memory = make_memory()
     memory.add_block(plain_block(20, priority=2.0))
     rows = th.unique(memory.sample(64).indices)[:3]
-    memory.update_priorities(rows, memory._storage.generations_of(rows), th.tensor([5.0, bad, 1.0]))
-    priorities = memory._storage.rows.priorities
+    memory.update_priorities(rows, inside.storage(memory).generations_of(rows), th.tensor([5.0, bad, 1.0]))
+    priorities = inside.rows(memory).priorities
     np.testing.assert_allclose(priorities[rows], np.array([5.0, 2.0, 1.0]) ** 0.6, rtol=1e-14)
     assert (memory.max_priority, memory.n_refused_priorities) == (5.0, 1)
     memory.add_block(plain_block(4, slot=5, priority=bad))
@@ -120,12 +121,12 @@ def test_bad_priorities_are_refused_and_counted(bad):
 def test_a_block_that_does_not_fit_changes_nothing(name):
     memory = make_memory()
     memory.add_block(plain_block(20))
-    before = pickle.dumps(memory._storage)
+    before = pickle.dumps(inside.storage(memory))
     block = plain_block(5, slot=3)
     setattr(block, name, {OBSERVATION: np.zeros((6, 4))} if name == "frames" else getattr(block, name)[1:])
     with pytest.raises(ValueError, match=rf"5 rows from slot 3 has {name}.*expected \("):
         memory.add_block(block)
-    assert pickle.dumps(memory._storage) == before
+    assert pickle.dumps(inside.storage(memory)) == before
 
 
 def test_ages_count_what_came_since():
@@ -179,7 +180,7 @@ def test_a_cut_costs_a_segment_at_most():
         slot.cut(restart)
     for _ in range(10):
         memory.add_block(slot.block(5, 0))
-    assert len(memory._storage.segments) == 2
+    assert len(inside.storage(memory).segments) == 2
 
 
 def test_a_last_frame_in_the_tail_takes_no_data_row():
@@ -192,7 +193,7 @@ def test_a_last_frame_in_the_tail_takes_no_data_row():
         memory.add_block(episode)
         memory.add_block(last_frame)
     assert memory.size() == 100
-    assert len(memory._storage.segments) == 10
+    assert len(inside.storage(memory).segments) == 10
 
 
 def test_nothing_leads_on_from_the_step_before_a_refused_one_where_a_segment_ends():
@@ -201,7 +202,7 @@ def test_nothing_leads_on_from_the_step_before_a_refused_one_where_a_segment_end
     broken_off.flags[-1] = 0  # the frame on which the refused step was made, in the tail
     for block in (broken_off, plain_block(3)):
         memory.add_block(block)
-    rows = th.nonzero(memory._storage.rows.flags & int(TRANSITION)).flatten()
+    rows = th.nonzero(inside.rows(memory).flags & int(TRANSITION)).flatten()
     lengths = np.log(memory.samples_at(rows).discounts.flatten().numpy()) / np.log(memory.gamma)
     assert lengths.tolist() == pytest.approx([3] * 8 + [2, 1] + [3, 2, 1], rel=1e-3)
 
@@ -233,9 +234,9 @@ def test_a_saved_memory_goes_on_as_before(copies):
             assert th.equal(expected, got)
     # A copy shares nothing, and what it is given does not continue the old streams.
     restored.add_block(make_slot().block(10, 1000))
-    last = restored.samples_at(th.nonzero(restored._storage.rows.actions[:, 0] == 299)[0])
+    last = restored.samples_at(th.nonzero(inside.rows(restored).actions[:, 0] == 299)[0])
     assert last.discounts.item() == pytest.approx(0.99)
-    assert not (memory._storage.rows.actions >= 1000).any()
+    assert not (inside.rows(memory).actions >= 1000).any()
 
 
 def test_only_what_is_in_use_is_saved():
@@ -270,7 +271,7 @@ def test_images_take_memory_when_they_come():
         priorities=np.ones(50),
     )
     memory.add_block(block)
-    frames = memory._storage.rows.frames[OBSERVATION].numpy()
+    frames = inside.rows(memory).frames[OBSERVATION].numpy()
     assert frames.nbytes > 700e6
     assert 54 * 84 * 84 <= in_memory(frames) < 50e6
     held = memory.buffer_size - memory.segment_length  # at worst, when a segment has just been freed

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from recorded_slot import RecordedSlot
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
-from test_streams import columns_of, make_memory
 
 from sb3_ca2e.replay import Block, ObservationColumn, PrioritizedReplayBuffer
 from sb3_ca2e.replay.block import OBSERVATION, TERMINATED, TRANSITION
+from tests import inside
+from tests.replay.recorded_slot import RecordedSlot
+from tests.replay.test_streams import columns_of, make_memory
 
 VECTOR = spaces.Box(-10, 10, (3,), np.float32)
 #: actions are numbers of steps, so that each transition can be told from all others
@@ -382,7 +383,7 @@ def test_environments_are_streams_of_their_own(n_steps):
     steps = list(random_steps(2 * n_steps, 3))[:n_steps]  # which all continue one another
     fill([theirs], steps)
     assert ours.add_from(theirs) == 3 * min(n_steps, 33)
-    got = ours.samples_at(th.from_numpy(ours._storage.in_order()))
+    got = ours.samples_at(th.from_numpy(inside.storage(ours).in_order()))
     held = got.actions[:, 0].numpy()
     assert sorted(held) == list(range(3 * max(n_steps - 33, 0), 3 * n_steps))
     for env in range(3):
@@ -448,7 +449,7 @@ def test_priorities_of_what_is_taken_over_are_the_largest_so_far():
     samples = ours.sample(1)
     ours.update_priorities(samples.indices, samples.generations, th.tensor([16.0]))
     ours.add_from(theirs)
-    leaves = ours._storage.rows.priorities[th.from_numpy(ours._storage.in_order())]
+    leaves = inside.rows(ours).priorities[th.from_numpy(inside.storage(ours).in_order())]
     assert sorted(leaves.tolist()) == [1.0] * 9 + [4.0] * 11
 
 
@@ -477,9 +478,9 @@ def test_stacks_are_taken_apart(kind):
     theirs, ours = filled_with_stacks(columns)
     assert ours.add_from(theirs) == 60
     check_arrays(ours, theirs, in_turn(theirs), cut=[-1])
-    frames = ours._storage.rows.frames
+    frames = inside.rows(ours).frames
     assert {key: tuple(frames[key].shape[1:]) for key in columns} == {k: c.frame_shape for k, c in columns.items()}
-    assert {0, 1, 2, 3} == set(ours._storage.rows.ages.tolist())
+    assert {0, 1, 2, 3} == set(inside.rows(ours).ages.tolist())
 
 
 def test_observations_that_are_no_stacks_are_refused_before_anything_is_taken():

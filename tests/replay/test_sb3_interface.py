@@ -13,13 +13,14 @@ from stable_baselines3.common.envs import SimpleMultiObsEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ca2e.replay import PrioritizedReplayBuffer
-from toy import RandomWalk
+from tests import inside
+from tests.toy import RandomWalk
 
 VECTOR = spaces.Box(-10, 10, (3,), np.float32)
 
 
 def stored(memory: PrioritizedReplayBuffer) -> th.Tensor:
-    return th.nonzero(memory._storage.rows.flags & 1).squeeze(1)
+    return th.nonzero(inside.rows(memory).flags & 1).squeeze(1)
 
 
 def random_steps(n_steps: int, n_envs: int, seed: int = 0):
@@ -49,7 +50,7 @@ def test_equals_sb3s_n_step_buffer(n_steps, handle_timeouts, n_added):
         ours.add(*step)
     rows = stored(ours)
     assert len(rows) > 50
-    positions = ours._storage.rows.actions[rows, 0].numpy() % 100
+    positions = inside.rows(ours).actions[rows, 0].numpy() % 100
     got, expected = ours.samples_at(rows), theirs._get_samples(positions)
     for name in expected._fields:
         value = getattr(got, name)
@@ -95,7 +96,7 @@ def test_added_steps_get_the_largest_priority():
     memory.update_priorities(samples.indices, samples.generations, th.tensor([16.0]))
     for step in steps[10:]:
         memory.add(*step)
-    leaves = memory._storage.rows.priorities[stored(memory)]
+    leaves = inside.rows(memory).priorities[stored(memory)]
     assert sorted(leaves.tolist()) == [1.0] * 9 + [4.0] * 11
 
 
@@ -213,7 +214,7 @@ def pair(algorithm):
 def made(model) -> tuple[np.ndarray, th.Tensor]:
     """Positions in SB3's memory and rows in ours of the steps that both hold, in the order in which they were made."""
     rows = stored(model.replay_buffer)
-    rows = rows[model.replay_buffer._storage.rows.inserted_at[rows].argsort()]
+    rows = rows[inside.rows(model.replay_buffer).inserted_at[rows].argsort()]
     return np.arange(170 - len(rows), 170) % 100, rows
 
 
@@ -236,7 +237,7 @@ def test_sb3s_learner_learns_the_same_from_the_same_steps(algorithm):
     oracle, model = pair(algorithm)
     positions, rows = made(model)
     memory, theirs = model.replay_buffer, oracle.replay_buffer
-    generations = memory._storage.generations_of(rows)
+    generations = inside.storage(memory).generations_of(rows)
     model.set_parameters(oracle.get_parameters())
     name = "actor.mu.0.weight" if algorithm is DDPG else "q_net.q_net.0.weight"
     before = model.policy.state_dict()[name].clone()

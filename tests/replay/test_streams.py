@@ -10,11 +10,12 @@ from gymnasium import spaces
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from recorded_slot import RecordedSlot
 
 from sb3_ca2e.replay import ObservationColumn, PrioritizedReplayBuffer
 from sb3_ca2e.replay.block import OBSERVATION, TRANSITION
 from sb3_ca2e.replay.files import read_memory, write_memory
+from tests import inside
+from tests.replay.recorded_slot import RecordedSlot
 
 GAMMA = 0.5
 ALPHA = 0.6
@@ -53,7 +54,7 @@ def as_dict(field) -> dict[str, th.Tensor]:
 
 
 def stored_rows(memory: PrioritizedReplayBuffer) -> th.Tensor:
-    return th.nonzero(memory._storage.rows.flags & int(TRANSITION)).squeeze(1)
+    return th.nonzero(inside.rows(memory).flags & int(TRANSITION)).squeeze(1)
 
 
 class RecordedStreams(RuleBasedStateMachine):
@@ -133,7 +134,7 @@ class RecordedStreams(RuleBasedStateMachine):
 
     @invariant()
     def holds_what_was_recorded(self):
-        if self.memory._storage is None:
+        if inside.storage(self.memory) is None:
             return
         rows = stored_rows(self.memory)
         assert len(rows) == self.memory.size() <= self.memory.buffer_size
@@ -149,7 +150,7 @@ class RecordedStreams(RuleBasedStateMachine):
                 self.check_sample(samples, by_id[slot.steps[index].id], slot, index)
             n_prior += sum(slot.steps[index].prior for index in held)
         assert self.memory.prior_fraction == n_prior / max(len(ids), 1)
-        tree = self.memory._storage.rows.priorities
+        tree = inside.rows(self.memory).priorities
         assert th.count_nonzero(tree[:]) == len(ids)
         assert float(tree.total) == pytest.approx(float(tree[:].sum()), rel=1e-12)
 
@@ -162,7 +163,7 @@ class RecordedStreams(RuleBasedStateMachine):
         assert samples.discounts[i].item() == discount
         assert samples.dones[i].item() == float(done)
         assert samples.prior[i].item() == step.prior
-        leaf = self.memory._storage.rows.priorities[samples.indices[i]].item()
+        leaf = inside.rows(self.memory).priorities[samples.indices[i]].item()
         assert leaf == pytest.approx(step.priority**ALPHA, rel=1e-12)
 
 

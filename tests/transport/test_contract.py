@@ -7,10 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch as th
-from recording_env import RecordingEnv, make_spec
-from test_pool import BLOCK, Failing
 
-from chaos.victims import children
 from sb3_ca2e import CA2EDQN, ActorError, BuilderVecEnv
 from sb3_ca2e.actors.flat_parameters import FlatParameters
 from sb3_ca2e.actors.heartbeat import Supervision
@@ -19,6 +16,9 @@ from sb3_ca2e.replay.block import OBSERVATION, PRIOR, TRANSITION, Block
 from sb3_ca2e.transport.in_process import SyncActors
 from sb3_ca2e.transport.pool import ActorPool
 from sb3_ca2e.transport.shared_memory.pool import AsyncActors
+from tests.actors.recording_env import RecordingEnv, make_spec
+from tests.chaos.victims import children
+from tests.transport.shared_memory.test_pool import BLOCK, Failing
 
 pytestmark = pytest.mark.usefixtures("_patient", "_forkserver")
 #: From what one process of all slots is to do to a pool. A further transport is one more line.

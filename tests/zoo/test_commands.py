@@ -19,9 +19,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import load_results
 from stable_baselines3.common.vec_env import VecNormalize
-from zoo_commands import zoo
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN
+from tests.zoo.zoo_commands import zoo
 
 pytestmark = pytest.mark.timeout(900)  # some of zoo_commands.HANGS
 TIMESTEPS = 800
@@ -154,7 +154,7 @@ def test_a_run_is_continued_with_its_memory_a_prior_agent_and_a_progress_bar(tra
 @pytest.mark.extended
 def test_plot_train_draws_the_returns_of_the_actors(trained):
     options = ("-a", trained.case.algo, "-e", trained.case.env_id, "-f", "logs", "-w", "2")
-    zoo("plot_train", *options, cwd=trained.folder, MPLBACKEND="module://saving_backend")
+    zoo("plot_train", *options, cwd=trained.folder, MPLBACKEND="module://tests.zoo.saving_backend")
     image = np.asarray(Image.open(trained.folder / "figure_1.png").convert("RGB")).reshape(-1, 3)
     assert (np.abs(image.astype(int) - FIRST_COLOURS[0]).max(axis=1) < 10).sum() > 50
 
@@ -170,7 +170,7 @@ def test_all_plots_and_plot_from_file(trained, tmp_path):
     printed = zoo("all_plots", *options, cwd=tmp_path)
     last = [np.load(trained.run(algo) / "evaluations.npz")["results"][-1].mean() for algo in algorithms]
     assert re.search(rf"CartPole-v1 *\| *{last[0]:.0f} \+/- 0 *\| *{last[1]:.0f} \+/- 0 *\|", printed)
-    zoo("plot_from_file", "-i", "compared.pkl", cwd=tmp_path, MPLBACKEND="module://saving_backend")
+    zoo("plot_from_file", "-i", "compared.pkl", cwd=tmp_path, MPLBACKEND="module://tests.zoo.saving_backend")
     curves = np.asarray(Image.open(tmp_path / "figure_1.png").convert("RGB")).reshape(-1, 3)
     assert all((np.abs(curves.astype(int) - colour).max(axis=1) < 10).sum() > 50 for colour in FIRST_COLOURS)
 

@@ -7,11 +7,11 @@ import pathlib
 import pytest
 import yaml
 from stable_baselines3.common.utils import FloatSchedule
-from zoo_commands import script
 
 import sb3_ca2e
 from sb3_ca2e import CA2EDDPG, CA2EDQN
 from sb3_ca2e.zoo.hyperparams import load_hyperparams, parse_value
+from tests.zoo.zoo_commands import script
 
 ALGORITHMS = {"ca2e_dqn": CA2EDQN, "ca2e_ddpg": CA2EDDPG}
 # What the zoo makes other things of than arguments

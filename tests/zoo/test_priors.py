@@ -8,11 +8,11 @@ import sys
 import zipfile
 
 import pytest
-from zoo_commands import run, zoo
 
-from agents_clone import AGENTS, needs_agents, readme_rewards
 from sb3_ca2e.priors.find import BUNDLED
 from sb3_ca2e.zoo.list_priors import published_rewards
+from tests.priors.agents_clone import AGENTS, needs_agents, readme_rewards
+from tests.zoo.zoo_commands import run, zoo
 
 pytestmark = pytest.mark.timeout(600)  # two of zoo_commands.HANGS
 

@@ -8,14 +8,15 @@ import textwrap
 
 import pytest
 import yaml
-from local_hub import LocalHub
 from stable_baselines3.common.env_util import make_vec_env
-from zoo_commands import run, script, zoo
 
 import sb3_ca2e
 from sb3_ca2e import PriorAgent
 from sb3_ca2e.common.installing import how_to_install
-from user_script import of_ours
+from tests import REPOSITORY
+from tests.priors.local_hub import LocalHub
+from tests.user_script import of_ours
+from tests.zoo.zoo_commands import run, script, zoo
 
 pytestmark = pytest.mark.timeout(900)  # some of zoo_commands.HANGS
 SHIPPED = pathlib.Path(sb3_ca2e.__file__).parent / "hyperparams"
@@ -59,7 +60,7 @@ def test_what_the_zoo_finds_for_each_algorithm(tmp_path):
 
 def documented_script() -> str:
     """The lines that the documentation promises to be enough."""
-    text = (pathlib.Path(__file__).parents[2] / "docs" / "zoo.md").read_text()
+    text = (REPOSITORY / "docs" / "zoo.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
     return code
 

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from typing import Any
 
+from tests import REPOSITORY
+
 #: Seconds; a command takes a few.
 HANGS = 240
-#: Where saving_backend is.
-HERE = str(pathlib.Path(__file__).parent)
 
 
 def run(*command: Any, cwd: pathlib.Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -20,7 +20,7 @@ def run(*command: Any, cwd: pathlib.Path, **environment: str) -> subprocess.Comp
     :param environment: environment variables to set
     :return: the ended process with what it printed
     """
-    path = os.pathsep.join([HERE, *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "PYTHONPATH": path, **environment}
     arguments = [str(argument) for argument in command]
     return subprocess.run(arguments, cwd=cwd, env=settings, capture_output=True, text=True, timeout=HANGS, check=False)

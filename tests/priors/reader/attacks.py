@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from zips import zip_of
+from tests.priors.reader.zips import zip_of
 
 #: Writes a file at a path, given a canary that it makes when executed
 Write = Callable[[pathlib.Path, pathlib.Path], None]

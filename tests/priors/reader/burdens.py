@@ -8,10 +8,10 @@ import struct
 import zipfile
 from collections.abc import Iterator
 
-import opcodes
-from attacks import Attack, Write, agent, writing
-from opcodes import call, name, text, whole
-from zips import (
+from tests.priors.reader import opcodes
+from tests.priors.reader.attacks import Attack, Write, agent, writing
+from tests.priors.reader.opcodes import call, name, text, whole
+from tests.priors.reader.zips import (
     members_of,
     patched_directory,
     tensors_pickled,

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 
 import cloudpickle
 import torch as th
-from attacks import Attack
-from opcodes import Calls, before, calls, whole
-from zips import members_of, pickle_in, with_pickle, with_torch_pickle, zip_of
+
+from tests.priors.reader.attacks import Attack
+from tests.priors.reader.opcodes import Calls, before, calls, whole
+from tests.priors.reader.zips import members_of, pickle_in, with_pickle, with_torch_pickle, zip_of
 
 
 def that_execute(agent: pathlib.Path, statistics: pathlib.Path) -> list[Attack]:

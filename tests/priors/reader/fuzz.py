@@ -5,8 +5,8 @@ import pathlib
 import random
 from collections.abc import Iterator
 
-from opcodes import calls
-from zips import members_of, pickle_in, torch_file, with_pickle, zip_of
+from tests.priors.reader.opcodes import calls
+from tests.priors.reader.zips import members_of, pickle_in, torch_file, with_pickle, zip_of
 
 PICKLED = ("policy_class", "observation_space", "action_space")
 

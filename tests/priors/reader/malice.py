@@ -8,15 +8,15 @@ import sys
 from typing import Any
 
 import numpy as np
-from attacks import Attack
-from fuzz import fuzzed
 from gymnasium import spaces
-from spaces_env import SpacesEnv
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from agents_clone import AGENTS
 from sb3_ca2e.priors.find import BUNDLED
+from tests.priors.agents_clone import AGENTS
+from tests.priors.reader.attacks import Attack
+from tests.priors.reader.fuzz import fuzzed
+from tests.priors.reader.spaces_env import SpacesEnv
 
 WORKER = pathlib.Path(__file__).with_name("malice_worker.py")
 #: A title, what the file is read as, and where it is

@@ -20,7 +20,6 @@ import zipfile
 
 import torch as th
 import yaml
-from opcodes import EXTENSION_CODE
 from stable_baselines3 import DQN
 
 from sb3_ca2e.priors.find import BUNDLED
@@ -29,6 +28,7 @@ from sb3_ca2e.priors.reader.errors import UntrustedAgentError
 from sb3_ca2e.priors.reader.model import read_agent
 from sb3_ca2e.priors.reader.policies import CLASS_SYMBOLS, import_policy
 from sb3_ca2e.priors.reader.statistics import read_vec_normalize
+from tests.priors.reader.opcodes import EXTENSION_CODE
 
 READERS = {"agent": read_agent, "statistics": read_vec_normalize, "config": read_yaml}
 

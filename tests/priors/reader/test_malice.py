@@ -3,9 +3,10 @@
 import re
 
 import pytest
-from burdens import that_burden
-from executing import that_execute
-from malice import canary_of, save_honest_files, work, write_attacks, write_damaged_files
+
+from tests.priors.reader.burdens import that_burden
+from tests.priors.reader.executing import that_execute
+from tests.priors.reader.malice import canary_of, save_honest_files, work, write_attacks, write_damaged_files
 
 MIB = 1024  # in KiB
 

@@ -12,7 +12,6 @@ import sb3_contrib
 import stable_baselines3
 import torch as th
 from gymnasium import spaces
-from spaces_env import SpacesEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
@@ -21,6 +20,7 @@ from sb3_ca2e.policies import LayerNormCNN
 from sb3_ca2e.priors.find import BUNDLED, algorithm_class
 from sb3_ca2e.priors.reader.errors import UntrustedAgentError
 from sb3_ca2e.priors.reader.model import read_agent
+from tests.priors.reader.spaces_env import SpacesEnv
 
 VECTOR = spaces.Box(-10, 10, (5,), np.float32)
 IMAGE = spaces.Box(0, 255, (36, 36, 3), np.uint8)

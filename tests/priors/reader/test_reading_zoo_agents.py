@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from agents_clone import AGENTS, needs_agents
 from sb3_ca2e.priors.find import algorithm_class
 from sb3_ca2e.priors.reader.config import read_yaml
 from sb3_ca2e.priors.reader.model import read_agent
 from sb3_ca2e.priors.reader.statistics import read_vec_normalize
+from tests.priors.agents_clone import AGENTS, needs_agents
 
 pytestmark = needs_agents
 

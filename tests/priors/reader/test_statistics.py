@@ -6,11 +6,11 @@ import cloudpickle
 import numpy as np
 import pytest
 from gymnasium import spaces
-from spaces_env import SpacesEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ca2e.priors.reader.errors import UntrustedAgentError
 from sb3_ca2e.priors.reader.statistics import read_vec_normalize
+from tests.priors.reader.spaces_env import SpacesEnv
 
 VECTOR = spaces.Box(-50, 90, (3,), np.float32)
 DICT = spaces.Dict({"far": VECTOR, "as it is": spaces.Box(-1, 1, (2,)), "near": spaces.Box(-1, 1, (2,))})
