@@ -1,5 +1,5 @@
 """
-Write the README's tables of single tasks and of speed, from what is in ``benchmarks/results``::
+Write the README's tables of single tasks and of speed from the files in ``benchmarks/results``::
 
     python benchmarks/readme.py
 
@@ -26,18 +26,16 @@ TASKS = {
 }
 #: Rows of speed, by their benchmark and their name there.
 SPEED = {
-    ("end_to_end", "ddpg-hopper"): "DDPG on Hopper-v5, an update a transition",
-    ("end_to_end", "dqn-pong"): "DQN on Pong, an update for 4 transitions, SB3's wrappers",
-    ("end_to_end", "dqn-pong-native"): "the same, ale-py's vector environment on our side",
-    ("acting", "hopper"): "acting on Hopper-v5, 8 slots in 2 processes",
-    ("acting", "pong"): "acting on Pong, SB3's wrappers, 8 slots in 2 processes",
-    ("updates", "ddpg"): "DDPG, 2 × 64, batch 128, one thread",
-    ("updates", "dqn"): "DQN, 2 × 64, batch 64, one thread",
-    ("updates", "dqn-256"): "SB3's own DQN update, 2 × 256, batch 128, one thread",
-    ("updates", "ddpg-400-300"): "SB3's own DDPG update, 400 and 300, batch 256, one thread",
-    ("updates", "ddpg-400-300-2"): "the same, two threads",
-    ("updates", "dqn-cnn"): "DQN, Pong's CNN, batch 32, two threads",
-    ("replay", "indices-32"): "prioritized draw and update of 32 of 1 M",
+    ("end_to_end", "ddpg-hopper"): "`learn()`: DDPG on Hopper-v5, 1 update per transition",
+    ("end_to_end", "dqn-pong"): "`learn()`: DQN on Pong, 1 update per 4 transitions, SB3's wrappers",
+    ("acting", "hopper"): "acting only: Hopper-v5, 8 slots in 2 processes",
+    ("acting", "pong"): "acting only: Pong, SB3's wrappers, 8 slots in 2 processes",
+    ("updates", "ddpg"): "updates only: DDPG, layers 64-64, batch 128, 1 thread",
+    ("updates", "dqn"): "updates only: DQN, layers 64-64, batch 64, 1 thread",
+    ("updates", "dqn-256"): "SB3's DQN update, layers 256-256, batch 128, 1 thread",
+    ("updates", "ddpg-400-300-2"): "SB3's DDPG update, layers 400-300, batch 256, 2 threads",
+    ("updates", "dqn-cnn"): "updates only: DQN, Pong's CNN, batch 32, 2 threads",
+    ("replay", "indices-32"): "memory: draw 32 of 1 M by priority and update them",
 }
 
 
@@ -47,7 +45,7 @@ def tasks(results: pathlib.Path = RESULTS) -> str:
     :return: the table of single tasks, as Markdown
     """
     rows = json.loads((results / "learning_rows.json").read_text(encoding="utf-8"))
-    lines = ["| task | transitions | CA2E | beside it | seconds a run |", "|---|---|---|---|---|"]
+    lines = ["| task | transitions | CA2E | compared with | seconds per run |", "|---|---|---|---|---|"]
     for name, what in TASKS.items():
         row = rows[name]
         ours, *others = row["variants"].items()
@@ -66,7 +64,7 @@ def _score(row: dict[str, Any], variant: dict[str, Any]) -> str:
     never = float("inf")
     first = [never if run["first_reached"] is None else run["first_reached"] for run in variant["runs"]]
     soonest, latest = ("never" if each == never else f"{each:,}" for each in (min(first), max(first)))
-    return f"{told}, first at {row['threshold']} after {soonest} to {latest}"
+    return f"{told}; reaches {row['threshold']} after {soonest} to {latest}"
 
 
 def speed(results: pathlib.Path = RESULTS) -> str:
@@ -74,15 +72,18 @@ def speed(results: pathlib.Path = RESULTS) -> str:
     :param results: folder of what was measured
     :return: the table of speed, as Markdown, and when and on which commit each benchmark was run
     """
-    lines, measured_on = ["| what | unit | CA2E | beside it |", "|---|---|---|---|"], {}
+    lines, measured_on = ["| what | unit | CA2E | compared with |", "|---|---|---|---|"], {}
     for (script, name), what in SPEED.items():
         content = json.loads((results / f"{script}.json").read_text(encoding="utf-8"))
         row, measured_on[script] = content["rows"][name], content["measured_on"]
         ours, *others = ((side, statistics.median(figures)) for side, figures in row["figures"].items())
         beside = ", ".join(f"{side}: {_figure(figure)} ({row['ratios'][side]:.2f}×)" for side, figure in others)
         lines.append(f"| {what} | {row['unit'].replace('us', 'µs')} | {_figure(ours[1])} | {beside} |")
-    told = (f"`{script}` {each['date']} on {each['commit']}" for script, each in measured_on.items())
-    return "\n".join([*lines, "", f"Measured: {', '.join(told)}."]) + "\n"
+    scripts: dict[str, list[str]] = {}
+    for script, each in measured_on.items():
+        scripts.setdefault(f"on {each['commit']}, {each['date'].partition(' ')[0]}", []).append(f"`{script}`")
+    told = "; ".join(f"{', '.join(names)} {when}" for when, names in scripts.items())
+    return "\n".join([*lines, "", f"Measured: {told}."]) + "\n"
 
 
 def _figure(value: float) -> str:

@@ -170,8 +170,8 @@ def summary(results: Results) -> str:
     :return: the README's table, as Markdown
     """
     lines = [
-        f"| task | seeds | transitions to {THRESHOLD}, with priors | best baseline's | final score, with priors | "
-        "best baseline's | without priors | with bad priors |",
+        f"| task | seeds | transitions to {THRESHOLD}: CA2E, priors | best of SB3 | final score: CA2E, priors | "
+        "best of SB3 | CA2E, no priors | CA2E, bad priors |",
         "| --- " * 8 + "|",
     ]
     for env_id, arms in results.all_curves.items():
