@@ -1,11 +1,6 @@
 """Sphinx configuration."""
 
-import inspect
 from importlib.metadata import version as installed_version
-from typing import Any
-
-from sphinx.application import Sphinx
-from sphinx.util.inspect import stringify_signature
 
 project = "sb3_ca2e"
 author = "The sb3_ca2e authors"
@@ -29,21 +24,3 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 python_maximum_signature_line_length = 100
-
-#: What autodoc shows of a class whose ``__new__`` or metaclass takes anything.
-ANYTHING = "(*args, **kwargs)"
-
-
-def show_constructor(
-    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
-) -> tuple[str | None, str | None]:
-    """Show the arguments of the constructor instead of :data:`ANYTHING`; nothing if it takes anything too."""
-    if what != "class" or signature != ANYTHING:
-        return signature, returns
-    real = stringify_signature(inspect.signature(obj), show_annotation=False, show_return_annotation=False)
-    return ("" if real == ANYTHING else real), returns
-
-
-def setup(app: Sphinx) -> None:
-    """Sphinx calls this."""
-    app.connect("autodoc-process-signature", show_constructor)
