@@ -10,7 +10,7 @@ from sb3_ca2e.actors.inference import Steps
 from sb3_ca2e.actors.observations import Observations
 from sb3_ca2e.envs.normalization import Normalizer
 from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, BlockLayout, Frames, ObservationColumn
-from sb3_ca2e.replay.n_step import PRIORITY_FLOOR, n_step_returns
+from sb3_ca2e.replay.n_step import PRIORITY_FLOOR
 
 
 class Ending(NamedTuple):
@@ -243,3 +243,28 @@ class Blocks:
         targets = returns + bootstrapped * gamma**length * values.take(last + 1, mode="clip")
         errors = np.abs(targets - q_taken).astype(np.float64) + PRIORITY_FLOOR
         self._write("priorities", np.where(self.flags & TRANSITION > 0, errors, 0.0))
+
+
+def n_step_returns(rewards: np.ndarray, flags: np.ndarray, n_steps: int, gamma: float) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Compute :func:`~sb3_ca2e.replay.n_step.n_step_return` for each of consecutive rows.
+
+    A row without a transition ends what is known.
+
+    :param rewards: ``(n_rows,)``
+    :param flags: ``(n_rows,)`` uint8; the last row is no transition
+    :param n_steps: multi-step length
+    :param gamma: discount factor of one step
+    :return: ``(n_rows,)`` returns and ``(n_rows,)`` int64 number of steps in each, 1 where there is no transition
+    """
+    goes_on = flags & (TRANSITION | TERMINATED | TRUNCATED) == TRANSITION
+    goes_on[:-1] &= flags[1:] & TRANSITION > 0
+    returns, length, used = rewards.copy(), np.ones(len(rewards), dtype=np.int64), goes_on.copy()
+    for step in range(1, n_steps):
+        if step >= len(rewards):
+            break
+        if step > 1:
+            used[: 1 - step] &= goes_on[step - 1 :]
+        returns[:-step] += used[:-step] * rewards.dtype.type(gamma**step) * rewards[step:]
+        length += used
+    return returns, length

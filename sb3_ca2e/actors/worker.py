@@ -14,9 +14,8 @@ from sb3_ca2e.actors.flat_parameters import FlatParameters
 from sb3_ca2e.actors.handover import Handover, Seconds
 from sb3_ca2e.actors.heartbeat import Phase
 from sb3_ca2e.actors.inference import TRACE_AFTER, Inference, as_tensors
-from sb3_ca2e.actors.invalid_steps import PRIOR_FAILURES, InvalidSteps, finite_reward, not_finite
 from sb3_ca2e.actors.local_buffer import LocalBuffer
-from sb3_ca2e.actors.observations import Observations
+from sb3_ca2e.actors.observations import PRIOR_FAILURES, InvalidSteps, Observations, finite_reward, not_finite
 from sb3_ca2e.actors.port import Networks, Port
 from sb3_ca2e.actors.slot import Playing, Slot
 from sb3_ca2e.actors.spec import WorkerSpec

@@ -12,7 +12,7 @@ from stable_baselines3.common.logger import Logger
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.flat_parameters import Fetched, FlatParameters
 from sb3_ca2e.actors.handover import Handover, Seconds
-from sb3_ca2e.actors.invalid_steps import PRIOR_FAILURES
+from sb3_ca2e.actors.observations import PRIOR_FAILURES
 from sb3_ca2e.actors.snapshot import ActorsState
 from sb3_ca2e.common.cpus import cpu_count
 from sb3_ca2e.errors import ActorWarning

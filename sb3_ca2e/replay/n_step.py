@@ -1,9 +1,6 @@
-"""Multi-step returns: of a sampled batch, and of the consecutive rows for which an actor needs priorities."""
+"""Multi-step returns of a sampled batch, and the floor of priorities."""
 
-import numpy as np
 import torch as th
-
-from sb3_ca2e.replay.block import TERMINATED, TRANSITION, TRUNCATED
 
 
 def n_step_return(
@@ -22,29 +19,6 @@ def n_step_return(
     used = before_end & th.cummin(available.byte(), dim=1).values.bool()
     powers = gamma ** th.arange(rewards.shape[1], dtype=th.float64, device=rewards.device)
     return (rewards * used * powers.to(rewards.dtype)).sum(dim=1), used.sum(dim=1)
-
-
-def n_step_returns(rewards: np.ndarray, flags: np.ndarray, n_steps: int, gamma: float) -> tuple[np.ndarray, np.ndarray]:
-    """
-    :func:`n_step_return` of each of consecutive rows; a row that is no transition ends what is known.
-
-    :param rewards: ``(n_rows,)``
-    :param flags: ``(n_rows,)`` uint8; the last row is no transition
-    :param n_steps: steps in a return
-    :param gamma: discount factor of one step
-    :return: ``(n_rows,)`` returns and ``(n_rows,)`` int64 number of steps in each, 1 where there is no transition
-    """
-    goes_on = flags & (TRANSITION | TERMINATED | TRUNCATED) == TRANSITION
-    goes_on[:-1] &= flags[1:] & TRANSITION > 0
-    returns, length, used = rewards.copy(), np.ones(len(rewards), dtype=np.int64), goes_on.copy()
-    for step in range(1, n_steps):
-        if step >= len(rewards):
-            break
-        if step > 1:
-            used[: 1 - step] &= goes_on[step - 1 :]
-        returns[:-step] += used[:-step] * rewards.dtype.type(gamma**step) * rewards[step:]
-        length += used
-    return returns, length
 
 
 #: Added to absolute TD errors, so that every transition keeps a chance.

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch as th
 
+from sb3_ca2e.actors.local_buffer import n_step_returns
 from sb3_ca2e.replay.block import TERMINATED, TRANSITION, TRUNCATED
-from sb3_ca2e.replay.n_step import n_step_return, n_step_returns
+from sb3_ca2e.replay.n_step import n_step_return
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 3, 5, 40])
