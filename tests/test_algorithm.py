@@ -234,7 +234,7 @@ def test_a_beaten_prior_becomes_a_nature_actor(tmp_path):
         ({"prior_agents": "zoo:dqn"}, TypeError, r"write \['zoo:dqn'\]"),
         ({"n_actors": 3, "exploration_initial_eps": [0.5, 0.6]}, ValueError, "2 values for 3 slots"),
         ({"n_actors": 3, "exploration_final_eps": [0.1] * 4}, ValueError, "exploration_final_eps has 4 values"),
-        ({"exploration_initial_eps": 1.5}, ValueError, "no probability"),
+        ({"exploration_initial_eps": 1.5}, ValueError, "not a probability"),
         ({"execution": "threads"}, ValueError, "'async' or 'sync', not 'threads'"),
         ({"replay_buffer_class": ReplayBuffer}, ValueError, "ReplayBuffer can't take blocks"),
         ({"n_actors": 0}, ValueError, "n_actors must be a whole number"),
