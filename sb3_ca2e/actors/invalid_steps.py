@@ -68,8 +68,8 @@ def finite_reward(reward: Any) -> float:
         ) from error
     if not abs(value) <= LARGEST_REWARD:
         raise NotFiniteError(
-            f"The environment returned the reward {value}. Rewards must be finite, and learning would be lost from "
-            "there on: correct the environment, or let the episode end before its state diverges."
+            f"The environment returned the reward {value}. Rewards must be finite, as learning would not recover "
+            "from it: correct the environment, or let the episode end before its state diverges."
         )
     return value
 

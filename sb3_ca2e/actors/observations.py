@@ -108,8 +108,8 @@ class Observations:
             )
         if column.dtype.kind == "f" and not np.isfinite(frame.astype(column.dtype, copy=False)).all():
             raise NotFiniteError(
-                f"The environment returned an observation{name} that is not finite, {frame}. Learning would be lost "
-                "from there on: correct the environment, or let the episode end before its state diverges."
+                f"The environment returned an observation{name} that is not finite, {frame}. Learning would not "
+                "recover from it: correct the environment, or let the episode end before its state diverges."
             )
         if key in self._ranges:
             low, high = self._ranges[key]

@@ -274,7 +274,7 @@ class CA2ECheckpointCallback(BaseCallback):
         except Exception as error:  # training must continue without a checkpoint
             warnings.warn(
                 f"No checkpoint was saved after {self.model.num_timesteps} timesteps "
-                f"({type(error).__name__}: {error}). Those in {self.save_path} are unchanged; training continues.",
+                f"({type(error).__name__}: {error}). Older ones in {self.save_path} are unchanged; training continues.",
                 stacklevel=2,
             )
         else:

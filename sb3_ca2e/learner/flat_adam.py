@@ -155,7 +155,7 @@ def flattened(module: nn.Module, layout: Layout) -> list[th.Tensor]:
 
 def decays_weights_themselves(optimizer: th.optim.Optimizer) -> bool:
     """
-    Tell whether an optimizer decays weights directly (https://arxiv.org/abs/1711.05101), not through the gradient.
+    Check whether an optimizer decays weights directly (https://arxiv.org/abs/1711.05101), not through the gradient.
 
     :param optimizer: Adam or AdamW with one parameter group
     :return: True for decoupled weight decay

@@ -69,7 +69,7 @@ class Window:
 
     def seekable(self) -> bool:
         """
-        Tell that it is seekable.
+        Support ``zipfile``, which checks for seeking.
 
         :return: True
         """

@@ -59,7 +59,7 @@ class Call:
 
     def calls(self, *symbols: Symbol) -> bool:
         """
-        Tell whether it calls a known function.
+        Check whether it calls a known function.
 
         :param symbols: names of functions
         :return: whether one of them would be called
