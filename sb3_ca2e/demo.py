@@ -1,8 +1,8 @@
 """
-CA2E at work in a few minutes: ``python -m sb3_ca2e.demo``.
+A demonstration of CA2E in a few minutes: ``python -m sb3_ca2e.demo``.
 
-Trains a randomly initialised CA2EDQN with eight slots, three of them playing the agents that come with the package,
-shows what each actor does, keeps the best checkpoint, evaluates it on fresh seeds and draws what happened.
+Trains a randomly initialised CA2EDQN with eight slots, three of them with the agents bundled with the package, shows
+what each actor does, keeps the best checkpoint, evaluates it on fresh seeds and plots the run.
 """
 
 import argparse
@@ -41,19 +41,19 @@ with needing("demo", "Something that the demo needs is not installed"):
     from rich.table import Table
 
 N_ACTORS = 8
-#: Evaluations in a run, episodes in each, and in the final one.
+#: Number of evaluations in a run, of episodes in each, and of episodes in the final one.
 N_EVALUATIONS, N_EVAL_EPISODES, N_TEST_EPISODES = 20, 10, 20
-#: Environments to choose the checkpoint with. Those that have played their episodes step on until all have, so one an
-#: episode would mostly step for nothing while the last one hovers.
+#: Environments of evaluations. All step until the last one has played its episodes, so that one environment for each
+#: episode would mostly step in vain while the last lander hovers.
 N_EVAL_ENVS = 5
 
 
 class ActorsTable(BaseCallback):
     """
-    Shows what each actor does: above the progress bar and always current in a terminal, else a few times in a run.
+    Shows what each actor does: above the progress bar in a terminal, otherwise a few times in a run.
 
     :param agents: names of the prior agents by slot
-    :param print_freq: transitions between two tables where there is no terminal
+    :param print_freq: transitions between two tables without a terminal
     """
 
     def __init__(self, agents: dict[int, str], print_freq: int):
@@ -65,7 +65,9 @@ class ActorsTable(BaseCallback):
 
     def display(self) -> AbstractContextManager[Any]:
         """
-        :return: a context in which ``learn`` is to run; SB3's progress bar appears in it, below the table
+        Return a context for ``learn``, in which SB3's progress bar appears below the table.
+
+        :return: the context
         """
         return self.live or nullcontext()
 
@@ -92,10 +94,12 @@ class ActorsTable(BaseCallback):
 
 def actors_table(stats: Sequence[dict[str, Any]], agents: dict[int, str], title: str) -> Table:
     """
+    Build the table of actors.
+
     :param stats: ``model.actor_stats``
     :param agents: names of the prior agents by slot
     :param title: title of the table
-    :return: a line a slot, at most 80 columns wide
+    :return: a row for each slot, at most 80 columns wide
     """
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in ("slot", "plays", "epsilon", "mean return", "games", "steps/s", "baseline", "retired"):
@@ -122,7 +126,7 @@ def _or_blank(number: float | None, form: str) -> str:
 
 
 class EvaluationLine(BaseCallback):
-    """Prints a line for each evaluation of the ``EvalCallback`` that it is the ``callback_after_eval`` of."""
+    """Prints a line for each evaluation; the ``callback_after_eval`` of an ``EvalCallback``."""
 
     parent: EvalCallback
 
@@ -136,14 +140,16 @@ class EvaluationLine(BaseCallback):
 
 
 class StopOnInterrupt(BaseCallback):
-    """Ctrl-C ends the training, and the demo goes on with what has been learned; a second one ends the demo."""
+    """Ends the training at the first Ctrl-C, and the demo continues with the result; the second one ends the demo."""
 
     interrupted = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """
-        :return: a context in which ``learn`` is to run
+        Return a context for ``learn``.
+
+        :return: the context
         """
 
         def interrupt(*_: Any) -> None:
@@ -161,7 +167,7 @@ class StopOnInterrupt(BaseCallback):
 
 
 class LogAtEnd(BaseCallback):
-    """Logs once more when training ends, so that the pictures know of what happened last."""
+    """Logs once more at the end of training, so that the plots are complete."""
 
     def _on_step(self) -> bool:
         return True
@@ -173,9 +179,9 @@ class LogAtEnd(BaseCallback):
 
 class RandomAgent:
     """
-    Acts at random, to compare with.
+    Acts at random, for comparison.
 
-    :param env: the environment
+    :param env: environment
     """
 
     def __init__(self, env: VecEnv):
@@ -183,29 +189,34 @@ class RandomAgent:
 
     def predict(self, observation: Any, *_: Any, **__: Any) -> tuple[np.ndarray, None]:
         """
+        Choose random actions.
+
         :param observation: ``(batch, ...)``
-        :return: ``(batch, ...)`` actions, and no state
+        :return: ``(batch, ...)`` actions, and None for the state
         """
         return np.array([self.env.action_space.sample() for _ in observation]), None
 
 
 def bundled_agents(env_id: str) -> list[pathlib.Path]:
     """
+    Find the bundled agents of an environment.
+
+    ``"zoo:ppo"`` would find them too, but prefers the user's own agents.
+
     :param env_id: id of the environment
-    :return: the zoo folders of the agents for it that come with the package, at most one less than there are slots.
-        ``"zoo:ppo"`` would find them too, but an agent of the user's before them
+    :return: their zoo folders, at most one less than there are slots
     """
     return sorted(BUNDLED.glob(f"*/{env_id}_*"))[: N_ACTORS - 1]
 
 
 def play(agent: Any, env_id: str, seed: int) -> dict[str, Any]:
     """
-    Evaluate on episodes of its own seeds, one environment an episode.
+    Evaluate an agent on episodes with seeds of their own, one environment for each.
 
-    :param agent: has SB3's ``predict``
+    :param agent: agent with SB3's ``predict``; None for a random one
     :param env_id: id of the environment
-    :param seed: of the first environment; the others count on
-    :return: mean, standard deviation and the returns
+    :param seed: seed of the first environment; the others follow
+    :return: mean, standard deviation, returns and seed
     """
     env = make_vec_env(env_id, n_envs=N_TEST_EPISODES, seed=seed)
     env.action_space.seed(seed)
@@ -218,7 +229,9 @@ def play(agent: Any, env_id: str, seed: int) -> dict[str, Any]:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
-    :param argv: the command line's arguments; None for those of this process
+    Parse the command line.
+
+    :param argv: arguments; None for those of this process
     :return: the options
     """
     parser = argparse.ArgumentParser(prog="python -m sb3_ca2e.demo", description=(__doc__ or "").split("\n\n")[1])
@@ -242,11 +255,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """
-    :param argv: the command line's arguments; None for those of this process
+    Run the demo.
+
+    :param argv: arguments of the command line; None for those of this process
     """
     options = parse_arguments(argv)
     started = time.monotonic()
-    # Matrices of small networks are no work to share: more threads wait for each other, and take the actors' cores.
+    # Small networks gain nothing from more threads, which would wait for each other and take the actors' cores.
     th.set_num_threads(1)
     hyperparams = dict(options.hyperparams)
     n_envs, default_timesteps = hyperparams.pop("n_envs"), hyperparams.pop("n_timesteps")
@@ -319,10 +334,10 @@ def _baseline(stats: dict[str, Any]) -> dict[str, Any]:
 
 def report(options: argparse.Namespace, results: dict[str, Any]) -> None:
     """
-    Print what came of it.
+    Print the results.
 
-    :param options: of the command line
-    :param results: what ``results.json`` holds
+    :param options: options of the command line
+    :param results: content of ``results.json``
     """
     best, random = results["best_checkpoint"], results["random_policy"]
     if results["interrupted"]:

@@ -1,4 +1,4 @@
-"""Pictures of a run, drawn from what it logged: learning curves, and what each actor did."""
+"""Plots of a run from its log: learning curves and statistics of each actor."""
 
 import csv
 import pathlib
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 EVALUATION_COLOUR = "#1f5fa8"
 NATURE_COLOUR = "#8c8c8c"
-#: One for each prior agent; more agents than colours start again.
+#: Colours of prior agents, reused if there are more agents.
 PRIOR_COLOURS = ("#d9730d", "#2f8f4e", "#8a4fbf", "#c0392b", "#a37c1b")
 
 
 @dataclass
 class RunLog:
     """
-    What a run left in its folder.
+    Logged data of a run.
 
-    :param columns: the numbers of ``progress.csv`` by key, NaN where a row has none
+    :param columns: numbers in ``progress.csv`` by key, NaN where a row has no value
     :param timesteps: ``(evaluations,)`` transitions at which ``EvalCallback`` evaluated
     :param results: ``(evaluations, episodes)`` returns
     """
@@ -38,10 +38,12 @@ class RunLog:
     @classmethod
     def read(cls, folder: str | pathlib.Path) -> "RunLog":
         """
-        :param folder: holds ``progress.csv`` of SB3's logger (format "csv"), ``evaluations.npz`` of ``EvalCallback``,
-            or both
-        :return: what they say
-        :raises FileNotFoundError: if neither is there
+        Read the log of a run.
+
+        :param folder: folder with ``progress.csv`` of SB3's logger (format "csv"), ``evaluations.npz`` of
+            ``EvalCallback``, or both
+        :return: the log
+        :raises FileNotFoundError: if there is neither
         """
         progress, evaluations = pathlib.Path(folder, "progress.csv"), pathlib.Path(folder, "evaluations.npz")
         if not (progress.is_file() or evaluations.is_file()):
@@ -57,8 +59,10 @@ class RunLog:
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """
-        :param key: a key of the logger
-        :return: transitions and values of the rows that have it; empty if none has
+        Return a logged series.
+
+        :param key: key of the logger
+        :return: transitions and values of the rows that have it; empty if there are none
         """
         if key not in self.columns:
             return np.empty(0), np.empty(0)
@@ -68,22 +72,26 @@ class RunLog:
 
     def last(self, key: str) -> float | None:
         """
-        :param key: a key of the logger
-        :return: its last value, None if it has none
+        Return the last value of a logged series.
+
+        :param key: key of the logger
+        :return: the value, None if there is none
         """
         values = self.series(key)[1]
         return float(values[-1]) if len(values) else None
 
     def slots(self, group: str) -> list[int]:
         """
+        Return the slots that logged in a group.
+
         :param group: ``"actors"`` or ``"priors"``
-        :return: the slots that logged in it
+        :return: sorted indices of slots
         """
         return sorted({int(key.split("/")[1]) for key in self.columns if key.startswith(f"{group}/")})
 
     @property
     def end(self) -> float:
-        """Transitions at the last thing logged."""
+        """Number of transitions at the last entry."""
         return float(max(*self.timesteps, *self.columns.get("time/total_timesteps", ()), 1, 1))
 
 
@@ -97,7 +105,7 @@ def _read_numbers(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _number(text: str | None) -> float:
     try:
         return float(text or "nan")
-    except ValueError:  # a word, as the kind of an actor
+    except ValueError:  # a string, such as the kind of an actor
         return float("nan")
 
 
@@ -108,14 +116,14 @@ def learning_curve(
     threshold: float | None = None,
 ) -> "Figure":
     """
-    Evaluations and the nature actors' own returns against transitions; each prior's baseline and retirement.
+    Plot evaluations and the nature actors' returns over transitions, with each prior's baseline and retirement.
 
-    :param folder: the run's; see :meth:`RunLog.read`
+    :param folder: folder of the run; see :meth:`RunLog.read`
     :param agents: names of the prior agents by slot
-    :param title: title of the picture
+    :param title: title of the figure
     :param threshold: return at which the environment counts as solved
-    :return: the figure, to be saved with its ``savefig``
-    :raises ImportError: if matplotlib is missing
+    :return: the figure; save it with its ``savefig``
+    :raises ImportError: if matplotlib is not installed
     """
     log = RunLog.read(folder)
     figure = _new_figure(5.4)
@@ -145,7 +153,7 @@ def learning_curve(
     baselines = [(baseline, colour, name) for baseline, colour, name in known if baseline is not None]
     heights = [baseline for baseline, _, _ in baselines]
     for i, (baseline, colour, _) in enumerate(baselines):
-        offset, n_equal = heights[:i].count(baseline), heights.count(baseline)  # the dashes of equal ones alternate
+        offset, n_equal = heights[:i].count(baseline), heights.count(baseline)  # alternate dashes of equal ones
         axes.axhline(baseline, color=colour, lw=1.4, ls=(5 * offset, (5, 5 * max(n_equal - 1, 1))))
     _fit_returns(axes, np.concatenate([*shown, heights]))
     _label_right(axes, [(baseline, f"{name}: {baseline:.0f}", colour) for baseline, colour, name in baselines])
@@ -161,16 +169,16 @@ def run_picture(
     evaluations: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> "Figure":
     """
-    All of a run: each actor's returns with the priors' baselines and retirements and the evaluations, exploration, the
-    share of prior data stored and sampled, throughput.
+    Plot a whole run: returns with baselines, retirements and evaluations; exploration; the fraction of prior data
+    stored and sampled; and throughput.
 
-    :param folder: the run's, with a ``progress.csv``; see :meth:`RunLog.read`
+    :param folder: folder of the run with a ``progress.csv``; see :meth:`RunLog.read`
     :param agents: names of the prior agents by slot
-    :param title: title of the picture
-    :param evaluations: ``(evaluations,)`` transitions and ``(evaluations, episodes)`` returns, where the folder has
-        no ``evaluations.npz``
-    :return: the figure, to be saved with its ``savefig``
-    :raises ImportError: if matplotlib is missing
+    :param title: title of the figure
+    :param evaluations: ``(evaluations,)`` transitions and ``(evaluations, episodes)`` returns, for a folder without
+        ``evaluations.npz``
+    :return: the figure; save it with its ``savefig``
+    :raises ImportError: if matplotlib is not installed
     """
     log = RunLog.read(folder)
     if evaluations is not None:
@@ -199,13 +207,13 @@ def run_picture(
 
 def actors_picture(folder: str | pathlib.Path, agents: Mapping[int, str] | None = None, title: str = "") -> "Figure":
     """
-    What each actor did: its returns, its exploration, and how much of the memory the priors filled.
+    Plot what each actor did: its returns, its exploration, and the fraction of prior data in the memory.
 
-    :param folder: the run's, with a ``progress.csv``; see :meth:`RunLog.read`
+    :param folder: folder of the run with a ``progress.csv``; see :meth:`RunLog.read`
     :param agents: names of the prior agents by slot
-    :param title: title of the picture
-    :return: the figure, to be saved with its ``savefig``
-    :raises ImportError: if matplotlib is missing
+    :param title: title of the figure
+    :return: the figure; save it with its ``savefig``
+    :raises ImportError: if matplotlib is not installed
     """
     return _actors(RunLog.read(folder), agents, title, 8.4, [3, 2, 2])
 
@@ -213,7 +221,7 @@ def actors_picture(folder: str | pathlib.Path, agents: Mapping[int, str] | None 
 def _actors(
     log: RunLog, agents: Mapping[int, str] | None, title: str, height: float, height_ratios: Sequence[int]
 ) -> "Figure":
-    """The picture of :func:`actors_picture`, with room for more below it."""
+    """Create the figure of :func:`actors_picture`, with room for more axes below."""
     figure = _new_figure(height)
     returns, exploration, fraction, *_ = figure.subplots(
         len(height_ratios), 1, height_ratios=height_ratios, sharex=True
@@ -251,7 +259,7 @@ def _actors(
 
 
 def _new_figure(height: float) -> "Figure":
-    """A figure of our own: no pyplot, so no display is looked for and the user's pictures are left alone."""
+    """Create a figure without pyplot, which would need a display and change the user's figures."""
     with needing("plots", "Pictures need matplotlib"):
         from matplotlib.figure import Figure
     return Figure(figsize=(9.5, height), dpi=120, layout="constrained")
@@ -265,7 +273,7 @@ def _transitions_axis(axes: "Axes", end: float) -> None:
 
 
 def _fit_returns(axes: "Axes", values: np.ndarray) -> None:
-    """Let a few awful early evaluations run out of the picture rather than flatten all that comes after them."""
+    """Set the limits so that a few very low early evaluations are cut off instead of flattening the rest."""
     if not len(values):
         return
     high = values.max()
@@ -276,14 +284,14 @@ def _fit_returns(axes: "Axes", values: np.ndarray) -> None:
 
 
 def _priors(log: RunLog, agents: Mapping[int, str] | None) -> list[tuple[int, str, str]]:
-    """Slot, colour and name of each prior agent."""
+    """Return slot, colour and name of each prior agent."""
     slots = log.slots("priors")
     names = {slot: (agents or {}).get(slot, f"prior of slot {slot}") for slot in slots}
     return [(slot, PRIOR_COLOURS[i % len(PRIOR_COLOURS)], names[slot]) for i, slot in enumerate(slots)]
 
 
 def _mark_retirements(axes: "Axes", log: RunLog, agents: Mapping[int, str] | None, text_at: str | None) -> None:
-    """A vertical line where a prior retired; its name stands at the left of it, those that follow soon beside it."""
+    """Draw a vertical line where a prior retired, with its name on the left; close names are spread."""
     retired = [(log.last(f"priors/{slot}/retired_at"), colour, name) for slot, colour, name in _priors(log, agents)]
     marks = sorted((at, colour, name) for at, colour, name in retired if at is not None)
     for at, colour, _ in marks:
@@ -291,7 +299,7 @@ def _mark_retirements(axes: "Axes", log: RunLog, agents: Mapping[int, str] | Non
     if text_at is None:
         return
     left, right = axes.get_xlim()
-    width = 0.025 * (right - left)  # of a line of text
+    width = 0.025 * (right - left)  # width of a line of text
     places = _spread([at - width / 2 for at, _, _ in marks], width)
     for place, (at, colour, name) in zip(places, marks, strict=True):
         text = f"{name} retires at {at:,.0f}"
@@ -303,7 +311,7 @@ def _mark_retirements(axes: "Axes", log: RunLog, agents: Mapping[int, str] | Non
 
 
 def _label_right(axes: "Axes", labels: Sequence[tuple[float, str, str]]) -> None:
-    """Write labels beside the right edge at their heights, pushed apart where they would overlap."""
+    """Write labels at their heights beside the right edge, spread where they would overlap."""
     low, high = axes.get_ylim()
     ordered = sorted(labels)
     heights = _spread([height for height, _, _ in ordered], 0.042 * (high - low))
@@ -313,11 +321,11 @@ def _label_right(axes: "Axes", labels: Sequence[tuple[float, str, str]]) -> None
 
 def _spread(places: Sequence[float], gap: float) -> list[float]:
     """
-    Push ascending places apart until none is nearer to another than ``gap``, moving each as little as needed.
+    Spread ascending positions to a least distance, moving each as little as needed.
 
-    :param places: ascending
+    :param places: ascending positions
     :param gap: least distance
-    :return: the new places
+    :return: new positions
     """
     groups = [[place] for place in places]
     while True:

@@ -1,4 +1,4 @@
-"""The paper's networks as SB3 policies: layer normalisation in the fully connected part, linear outputs."""
+"""The paper's networks as SB3 policies: layer normalisation in fully connected layers, linear outputs."""
 
 from typing import Any
 
@@ -16,9 +16,9 @@ NORM: list[type[nn.Module]] = [nn.LayerNorm]
 
 def fused(kwargs: dict[str, Any]) -> dict[str, Any]:
     """
-    Let Adam step all parameters in one kernel, which halves the optimiser's time on small networks.
+    Make Adam step all parameters in one kernel, which halves its time on small networks.
 
-    :param kwargs: arguments of a policy; those of another optimiser, or given by the user, are left alone
+    :param kwargs: arguments of a policy; settings of other optimizers, or given by the user, are kept
     :return: ``kwargs``
     """
     if kwargs.get("optimizer_class", th.optim.Adam) in (th.optim.Adam, th.optim.AdamW):
@@ -155,10 +155,10 @@ class CA2EDDPGMultiInputPolicy(CA2EDDPGPolicy):
 
 def l2_penalty(module: nn.Module) -> th.Tensor:
     """
-    Half the sum of squared weights; biases and gains of normalisations are left free.
+    Return half the sum of squared weights, without biases and gains of normalisations.
 
-    :param module: a network
-    :return: scalar
+    :param module: network
+    :return: a scalar
     """
     weights = [parameter for parameter in module.parameters() if parameter.ndim > 1]
     return 0.5 * sum(weight.square().sum() for weight in weights)  # type: ignore[return-value]

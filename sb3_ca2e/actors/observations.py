@@ -116,8 +116,8 @@ class Observations:
             )
         if column.dtype.kind == "f" and not np.isfinite(frame.astype(column.dtype, copy=False)).all():
             raise NotFiniteError(
-                f"The environment returned an observation{name} that is not finite, {frame}. Learning would be lost "
-                "from there on: correct the environment, or let the episode end before its state diverges."
+                f"The environment returned an observation{name} that is not finite, {frame}. Learning would not "
+                "recover from it: correct the environment, or let the episode end before its state diverges."
             )
         if key in self._ranges:
             low, high = self._ranges[key]
@@ -236,8 +236,8 @@ def finite_reward(reward: Any) -> float:
         ) from error
     if not abs(value) <= LARGEST_REWARD:
         raise NotFiniteError(
-            f"The environment returned the reward {value}. Rewards must be finite, and learning would be lost from "
-            "there on: correct the environment, or let the episode end before its state diverges."
+            f"The environment returned the reward {value}. Rewards must be finite, as learning would not recover "
+            "from it: correct the environment, or let the episode end before its state diverges."
         )
     return value
 

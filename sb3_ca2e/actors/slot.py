@@ -23,7 +23,7 @@ class Playing(enum.IntEnum):
     @classmethod
     def of(cls, prior: bool, age: int) -> "Playing":
         """
-        Tell who plays in a slot.
+        Return who plays in a slot.
 
         :param prior: whether a prior agent plays
         :param age: steps since the episode began

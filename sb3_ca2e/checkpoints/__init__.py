@@ -1,1 +1,1 @@
-"""Models, memories and checkpoints that are whole or not there, and runs that go on from them."""
+"""Atomic saving of models, memories and checkpoints, and resuming of runs."""

@@ -1,4 +1,4 @@
-"""Checkpoints that can't be half: folders that appear whole, with a list of the SHA-256 sums of their files."""
+"""Atomic checkpoints: folders that appear only when complete, with a list of SHA-256 sums of their files."""
 
 import os
 import pathlib
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from sb3_ca2e.algorithms.base import CA2EMixin
 
 MODEL, MEMORY, NORMALIZE, RUN = "model.zip", "replay_buffer.pkl", "vecnormalize.pkl", "run.pkl"
-#: Those that can be read.
+#: Formats that can be read.
 FORMATS = ("1", "2")
-#: First line of the list of sums. The number counts checkpoints of a folder: the largest is the newest, whatever clocks
-#: and other runs' timesteps say.
+#: First line of the list of sums. The number counts the checkpoints of a folder: the largest is the newest, independent
+#: of clocks and of the timesteps of other runs.
 _TITLE = "sb3_ca2e checkpoint 2, number {number}, after {timesteps} timesteps"
 _TITLE_PATTERN = re.compile(r"sb3_ca2e checkpoint (?P<format>\d+), number (?P<number>\d+), after \d+ timesteps")
 
@@ -34,12 +34,12 @@ _TITLE_PATTERN = re.compile(r"sb3_ca2e checkpoint (?P<format>\d+), number (?P<nu
 @dataclass(frozen=True)
 class Checkpoint:
     """
-    A checkpoint's folder.
+    A checkpoint on disk.
 
-    :param folder: the folder
-    :param number: counts checkpoints, the newest has the largest; 0 if its list of sums is damaged
+    :param folder: its folder
+    :param number: its number, the newest has the largest; 0 if its list of sums is damaged
     :param sums: SHA-256 of each of its files
-    :param damage: what is wrong with its list of sums, None if nothing is
+    :param damage: what is wrong with its list of sums, or None
     """
 
     folder: pathlib.Path
@@ -50,8 +50,10 @@ class Checkpoint:
     @classmethod
     def at(cls, folder: pathlib.Path) -> "Checkpoint":
         """
+        Read a checkpoint's list of sums.
+
         :param folder: its folder
-        :return: what its list of sums says
+        :return: the checkpoint
         """
         try:
             title, sums = parse_sums((folder / SUMS).read_bytes())
@@ -64,9 +66,9 @@ class Checkpoint:
 
     def check(self) -> None:
         """
-        Compare its files with their sums.
+        Verify its files.
 
-        :raises DamagedError: if one differs, naming it
+        :raises DamagedError: if a file has changed; the message names it
         """
         if self.damage is not None:
             raise DamagedError(self.damage)
@@ -79,8 +81,10 @@ class Checkpoint:
 
     def read(self, name: str) -> Any:
         """
-        :param name: one of its pickled files
-        :return: what was written there, None if there is no such file
+        Read a pickled file.
+
+        :param name: name of the file
+        :return: its content, None if there is no such file
         """
         if name not in self.sums:
             return None
@@ -90,8 +94,10 @@ class Checkpoint:
 
 def checkpoints_in(folder: pathlib.Path) -> list[Checkpoint]:
     """
-    :param folder: where checkpoints are, or one of them
-    :return: those found, the newest first, and last those whose lists of sums are damaged
+    Find checkpoints.
+
+    :param folder: folder of checkpoints, or one checkpoint
+    :return: checkpoints, newest first; those with a damaged list of sums come last
     """
     if _is_checkpoint(folder):
         return [Checkpoint.at(folder)]
@@ -105,40 +111,40 @@ def _is_checkpoint(folder: pathlib.Path) -> bool:
 
 def newest_whole(folder: pathlib.Path) -> Checkpoint:
     """
-    Find the checkpoint to go on from. Damaged ones are passed over with a warning.
+    Find the newest undamaged checkpoint; damaged ones are skipped with a warning.
 
-    :param folder: where checkpoints are, or one of them
-    :return: the newest whole one
-    :raises FileNotFoundError: if there is none at all
+    :param folder: folder of checkpoints, or one checkpoint
+    :return: the checkpoint
+    :raises FileNotFoundError: if there is no checkpoint
     :raises DamagedError: if all are damaged
     """
     found = checkpoints_in(folder)
     if not found:
         raise FileNotFoundError(f"There is no checkpoint in {folder}. Give the save_path of a CA2ECheckpointCallback.")
-    # How new a damaged one is can't be told: better to say so once too often.
+    # The age of a checkpoint with a damaged list is unknown, so warn of it in any case.
     for checkpoint in sorted(found, key=lambda each: each.damage is None):
         try:
             checkpoint.check()
         except DamagedError as error:
-            warnings.warn(f"The checkpoint {checkpoint.folder} is passed over: {error}.", stacklevel=3)
+            warnings.warn(f"The checkpoint {checkpoint.folder} is skipped: {error}.", stacklevel=3)
         else:
             return checkpoint
-    raise DamagedError(f"None of the {len(found)} checkpoints in {folder} is whole; the warnings say what is damaged.")
+    raise DamagedError(f"All of the {len(found)} checkpoints in {folder} are damaged; the warnings say how.")
 
 
 def write_checkpoint(
     model: "CA2EMixin", folder: pathlib.Path, prefix: str, replay_buffer: bool, vecnormalize: bool
 ) -> pathlib.Path:
     """
-    Write a checkpoint beside, and rename it when it is on the disk.
+    Write a checkpoint to a temporary folder, and rename it once it is on disk.
 
-    :param model: what to save
-    :param folder: where checkpoints are
-    :param prefix: of its name
-    :param replay_buffer: with the memory
-    :param vecnormalize: with the statistics of ``VecNormalize``, if there are any
+    :param model: model to save
+    :param folder: folder of checkpoints
+    :param prefix: prefix of its name
+    :param replay_buffer: whether to save the memory
+    :param vecnormalize: whether to save the statistics of ``VecNormalize``, if there are any
     :return: its folder
-    :raises OSError: if it can't be written; nothing is left of it then
+    :raises OSError: if it can't be written; the temporary folder is removed then
     """
     final = _free_name(folder / f"{prefix}_{model.num_timesteps}_steps")
     partial = partial_beside(final)
@@ -175,7 +181,7 @@ def write_checkpoint(
 
 
 def _free_name(path: pathlib.Path) -> pathlib.Path:
-    """The path, unless an earlier run left something there: a checkpoint is never overwritten."""
+    """Append a number to the path if it exists: checkpoints are never overwritten."""
     again = 1
     free = path
     while free.exists():
@@ -186,36 +192,36 @@ def _free_name(path: pathlib.Path) -> pathlib.Path:
 
 def discard_old(folder: pathlib.Path, prefix: str, keep: int) -> None:
     """
-    Delete what is not to be kept.
+    Delete old checkpoints.
 
-    :param folder: where checkpoints are
-    :param prefix: of the names of those that are meant
-    :param keep: how many of the newest stay
+    :param folder: folder of checkpoints
+    :param prefix: prefix of the names to consider
+    :param keep: number of newest checkpoints to keep
     """
     own = re.compile(re.escape(prefix) + r"_\d+_steps(_\d+)?")
     old = [each.folder for each in checkpoints_in(folder) if own.fullmatch(each.folder.name)][keep:]
     for path in old:
         shutil.rmtree(
             path.rename(partial_beside(path))
-        )  # half deleted under its name, it would be a damaged checkpoint
+        )  # rename first: a half-deleted folder would be a damaged checkpoint
 
 
 class CA2ECheckpointCallback(BaseCallback):
     """
-    Saves checkpoints that :meth:`~sb3_ca2e.CA2EDQN.resume` goes on from, each whole or not there.
+    Saves checkpoints from which :meth:`~sb3_ca2e.CA2EDQN.resume` continues; each is written atomically.
 
-    As SB3's ``CheckpointCallback``, but a checkpoint is a folder, and it is taken when the updates that are due have
-    been made. It holds the model's zip, random states, what slots were in the middle of, and what is asked for
-    beside. An error while saving, a full disk for instance, is a warning: training goes on, and the checkpoints before
-    are as they were. A prefix in a folder belongs to one run at a time.
+    Like SB3's ``CheckpointCallback``, but a checkpoint is a folder and is saved once the pending updates are made. It
+    holds the model's zip, random states, the state of slots and, on request, the memory. If saving fails, for example
+    because the disk is full, a warning is given, training continues, and earlier checkpoints are unchanged. Only one
+    run at a time may use a prefix in a folder.
 
-    :param save_freq: save every so many calls (ticks of ``n_envs`` transitions)
+    :param save_freq: number of calls (ticks of ``n_envs`` transitions) between two checkpoints
     :param save_path: folder of the checkpoints
-    :param name_prefix: of their names, ``<prefix>_<num_timesteps>_steps``
-    :param save_replay_buffer: with the memory and its priorities
-    :param save_vecnormalize: with the statistics of ``VecNormalize``, if the environment has one
-    :param verbose: 2 to print what is saved where
-    :param keep_last: how many of the newest are kept; None for all
+    :param name_prefix: prefix of their names, ``<prefix>_<num_timesteps>_steps``
+    :param save_replay_buffer: whether to save the memory and its priorities
+    :param save_vecnormalize: whether to save the statistics of ``VecNormalize``, if the environment has one
+    :param verbose: 2 to print the path of each checkpoint
+    :param keep_last: number of newest checkpoints to keep; None for all
     """
 
     model: "CA2EMixin"
@@ -238,7 +244,7 @@ class CA2ECheckpointCallback(BaseCallback):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value!r}.")
         if os.sep in name_prefix or name_prefix.startswith("."):
-            raise ValueError(f"name_prefix={name_prefix!r} is no beginning of a folder's name.")
+            raise ValueError(f"name_prefix={name_prefix!r} can't be the beginning of a folder's name.")
         self.save_freq = save_freq
         self.save_path = pathlib.Path(save_path)
         self.name_prefix = name_prefix
@@ -249,7 +255,7 @@ class CA2ECheckpointCallback(BaseCallback):
     def _init_callback(self) -> None:
         if not hasattr(self.model, "between_rounds"):
             raise TypeError(
-                f"CA2ECheckpointCallback saves CA2EDQN and CA2EDDPG, not {type(self.model).__name__}; take "
+                f"CA2ECheckpointCallback saves CA2EDQN and CA2EDDPG, not {type(self.model).__name__}; use "
                 "CheckpointCallback from Stable-Baselines3."
             )
         self.save_path.mkdir(parents=True, exist_ok=True)
@@ -265,10 +271,10 @@ class CA2ECheckpointCallback(BaseCallback):
             path = write_checkpoint(self.model, self.save_path, self.name_prefix, **asked)
             if self.keep_last is not None:
                 discard_old(self.save_path, self.name_prefix, self.keep_last)
-        except Exception as error:  # a run is worth more than a checkpoint
+        except Exception as error:  # training must continue without a checkpoint
             warnings.warn(
                 f"No checkpoint was saved after {self.model.num_timesteps} timesteps "
-                f"({type(error).__name__}: {error}). Those in {self.save_path} are as they were, and training goes on.",
+                f"({type(error).__name__}: {error}). Older ones in {self.save_path} are unchanged; training continues.",
                 stacklevel=2,
             )
         else:

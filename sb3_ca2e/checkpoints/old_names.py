@@ -1,9 +1,9 @@
-"""What older checkpoints name, and where it is now."""
+"""Names in older checkpoints and their current modules."""
 
 import pickle
 from typing import Any
 
-#: Modules of today by those, and the names in them, that checkpoints of format 1 were written with.
+#: Current modules by module and name as written in checkpoints of format 1.
 MOVED = {
     ("sb3_ca2e.actors.collector", "SlotStats"): "sb3_ca2e.learner.slot_stats",
     ("sb3_ca2e.resumption", "Snapshot"): "sb3_ca2e.checkpoints.resumption",
@@ -11,12 +11,14 @@ MOVED = {
 
 
 class Unpickler(pickle.Unpickler):
-    """Reads what any version has written."""
+    """Reads pickles of all versions."""
 
     def find_class(self, module: str, name: str) -> Any:
         """
-        :param module: as it was called
-        :param name: of something in it
-        :return: it
+        Find an object by its old or current name.
+
+        :param module: module in the pickle
+        :param name: name in the module
+        :return: the object
         """
         return super().find_class(MOVED.get((module, name), module), name)

@@ -1,4 +1,4 @@
-"""What a run is in the middle of, beside its model and its memory: taken with a checkpoint, and put back."""
+"""The state of a run besides its model and memory: saved with a checkpoint and restored."""
 
 import random
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Snapshot:
     """
-    A run between two rounds of collecting and updating.
+    State of a run between two rounds of collecting and updating.
 
-    :param random: states of random numbers
-    :param collector: what :meth:`Collector.state` gave, None outside of ``learn``
-    :param actors: state of the actors, None where it can't be had
+    :param random: states of random generators
+    :param collector: result of :meth:`Collector.state`, None outside ``learn``
+    :param actors: state of the actors, None if unavailable
     """
 
     random: dict[str, Any]
@@ -33,8 +33,10 @@ class Snapshot:
 
 def random_states(action_space: spaces.Space) -> dict[str, Any]:
     """
-    :param action_space: the model's
-    :return: states of all random numbers that the learner's process draws; the memory keeps its own
+    Return the states of all random generators of the learner's process, except the memory's own.
+
+    :param action_space: the model's action space
+    :return: the states
     """
     return {
         "python": random.getstate(),
@@ -47,8 +49,10 @@ def random_states(action_space: spaces.Space) -> dict[str, Any]:
 
 def set_random_states(states: dict[str, Any], action_space: spaces.Space) -> None:
     """
-    :param states: what :func:`random_states` returned
-    :param action_space: the model's
+    Restore the states of random generators.
+
+    :param states: result of :func:`random_states`
+    :param action_space: the model's action space
     """
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
@@ -61,12 +65,12 @@ def set_random_states(states: dict[str, Any], action_space: spaces.Space) -> Non
 @dataclass
 class Resumption:
     """
-    What is still to be put back when a resumed model learns again.
+    State to restore when a resumed model learns again.
 
-    :param snapshot: the run
-    :param memory: as it was loaded, None without one
-    :param normalize: statistics of ``VecNormalize``, None without any
-    :param changed: attributes of the model were changed, which slots in the middle of episodes might not notice
+    :param snapshot: state of the run
+    :param memory: loaded memory, or None
+    :param normalize: saved ``VecNormalize``, or None
+    :param changed: whether attributes of the model were changed, which slots within episodes might not take over
     """
 
     snapshot: Snapshot
@@ -76,32 +80,36 @@ class Resumption:
 
     def set_statistics(self, normalize: VecNormalize | None) -> None:
         """
-        :param normalize: the user's wrapper, None without one
-        :raises ValueError: if it does not fit the one that was saved
+        Restore the statistics of ``VecNormalize``.
+
+        :param normalize: the user's wrapper, or None
+        :raises ValueError: if it does not match the saved one
         """
         if self.normalize is None:
             return
         if normalize is None:
             raise ValueError(
-                "The checkpoint was saved with VecNormalize. Wrap the environment in VecNormalize as it was wrapped "
-                "then; its statistics are put back."
+                "The checkpoint was saved with VecNormalize. Wrap the environment in VecNormalize as "
+                "before; its statistics are restored."
             )
         for name in ("obs_rms", "ret_rms"):
             ours, theirs = getattr(normalize, name, None), getattr(self.normalize, name, None)
             if _shapes(ours) != _shapes(theirs):
                 raise ValueError(
                     f"The checkpoint's VecNormalize has {name} of shape {_shapes(theirs)}, the environment's "
-                    f"{_shapes(ours)}. Wrap the environment as it was wrapped then."
+                    f"{_shapes(ours)}. Wrap the environment as before."
                 )
             setattr(normalize, name, theirs)
         self.normalize = None
 
     def slots(self, execution: str, n_slots: int, memory: PrioritizedReplayBuffer) -> "ActorsState | None":
         """
-        :param execution: of the resumed model
-        :param n_slots: of the resumed model
-        :param memory: of the resumed model
-        :return: the slots' state, None if they can't go on with their episodes
+        Return the state of slots that can continue their episodes.
+
+        :param execution: ``execution`` of the resumed model
+        :param n_slots: number of slots of the resumed model
+        :param memory: memory of the resumed model
+        :return: the state, None if they can't
         """
         actors = self.snapshot.actors
         alike = actors is not None and execution == "sync" and len(actors.slots) == n_slots
@@ -109,11 +117,11 @@ class Resumption:
 
     def put_back(self, collector: "Collector", slots: "ActorsState | None", action_space: spaces.Space) -> None:
         """
-        Put a run back to where it was, once its actors are there.
+        Restore the run once its actors exist.
 
-        :param collector: new actors, and the memory
-        :param slots: those that go on with their episodes, None if all begin new ones
-        :param action_space: the model's
+        :param collector: collector of the new actors
+        :param slots: state of slots that continue their episodes, None if all begin new ones
+        :param action_space: the model's action space
         """
         known = self.snapshot.collector
         if known is not None and self.memory is collector.memory:

@@ -1,4 +1,4 @@
-"""How a CA2E learner and its memory are saved and loaded."""
+"""Saving and loading of models and memories."""
 
 import functools
 import io
@@ -30,7 +30,7 @@ _OF_THIS_PROCESS = ("_collector", "_due", "_interrupts", "_last_batch", "_learne
 
 
 class Saving(OffPolicyAlgorithm):
-    """The part of :class:`~sb3_ca2e.algorithms.base.CA2EMixin` that has to do with files."""
+    """The part of :class:`~sb3_ca2e.algorithms.base.CA2EMixin` that saves and loads."""
 
     replay_buffer: PrioritizedReplayBuffer
     execution: str
@@ -42,9 +42,9 @@ class Saving(OffPolicyAlgorithm):
         def _make_memory(self) -> PrioritizedReplayBuffer: ...
 
     _collector: "Collector | None"
-    #: what :meth:`between_rounds` was given
+    #: pending actions of :meth:`between_rounds`
     _due: list[Callable[[], None]]
-    #: what is to be put back when a resumed model learns
+    #: state to restore when a resumed model learns
     _resumption: Resumption | None
     #: keyword arguments that the algorithm has and no other of this package
     own_arguments: ClassVar[frozenset[str]] = frozenset()
@@ -58,12 +58,12 @@ class Saving(OffPolicyAlgorithm):
         """
         Save the model as SB3 does; see :meth:`stable_baselines3.common.base_class.BaseAlgorithm.save`.
 
-        The file appears whole: it is written beside, brought to the disk and renamed, so that whatever happens
-        meanwhile, an earlier one stays as it was. SHA-256 sums of what is in it are in it too.
+        The file is written atomically: to a temporary file, which is flushed to disk and renamed, so that an existing
+        file stays intact if anything fails. It contains SHA-256 sums of its content.
 
-        :param path: the zip, or an open file
+        :param path: path of the zip, or an open file
         :param exclude: attributes to leave out
-        :param include: attributes to save that are left out otherwise
+        :param include: attributes to save that are excluded by default
         """
 
         def write(file: Any) -> None:
@@ -74,9 +74,9 @@ class Saving(OffPolicyAlgorithm):
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
-        Save the memory, which appears whole as with :meth:`save`.
+        Save the memory atomically, as :meth:`save` does.
 
-        :param path: the file, or an open one
+        :param path: path of the file, or an open file
         """
         self._write(path, "pkl", functools.partial(write_memory, self.replay_buffer))
 
@@ -102,38 +102,40 @@ class Saving(OffPolicyAlgorithm):
         """
         Load a model; see :meth:`stable_baselines3.common.base_class.BaseAlgorithm.load`.
 
-        :param path: the zip that :meth:`save` left, or an open file
-        :param env: the environment to learn on, or its id; None to predict only
-        :param device: where the model runs
-        :param custom_objects: objects to take in the place of saved ones
-        :param print_system_info: print those of the machine that saved it and of this one
-        :param force_reset: reset the environment before learning
+        :param path: zip written by :meth:`save`, or an open file
+        :param env: environment to learn in, or its id; None to predict only
+        :param device: device of the model
+        :param custom_objects: objects that replace saved ones
+        :param print_system_info: whether to print system information of the saving machine and of this one
+        :param force_reset: whether to reset the environment before learning
         :param kwargs: attributes to change
         :return: the model
-        :raises ValueError: if the file is no whole model, or a model of another algorithm
-        :raises TypeError: if ``kwargs`` names no attribute
+        :raises ValueError: if the file is not a complete model, or a model of another algorithm
+        :raises TypeError: if ``kwargs`` contains an unknown attribute
         """
         if isinstance(path, str | pathlib.Path) and checkpoints_in(pathlib.Path(path)):
-            raise ValueError(f"{path} has checkpoints: go on from them with {cls.__name__}.resume({str(path)!r}, env).")
+            raise ValueError(
+                f"{path} has checkpoints: resume from them with {cls.__name__}.resume({str(path)!r}, env)."
+            )
         saved = saved_attributes(path)
         refuse_unknown(cls, kwargs, saved)
         if "prior_agents" not in saved or (cls.own_arguments and cls.own_arguments.isdisjoint(saved)):
             raise ValueError(
-                f"{path} is no {cls.__name__} but a model of another algorithm, with a policy from "
-                f"{saved['policy_class']['__module__']}. Load it with the class that saved it; to learn from what it "
-                "can do, pass it to a new model in prior_agents."
+                f"{path} is not a {cls.__name__} but a model of another algorithm, with a policy from "
+                f"{saved['policy_class']['__module__']}. Load it with the class that saved it; to learn from it, "
+                "pass it to a new model in prior_agents."
             )
         return super().load(path, as_env(made(env)), device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """
-        Load a memory that :meth:`save_replay_buffer` saved, of any number of actors.
+        Load a memory saved by :meth:`save_replay_buffer`, with any number of actors.
 
-        A ``ReplayBuffer`` or ``DictReplayBuffer`` that SB3's own algorithms saved is taken over: a memory of this model
-        gets its transitions, see :meth:`PrioritizedReplayBuffer.add_from`.
+        A ``ReplayBuffer`` or ``DictReplayBuffer`` saved by SB3's own algorithms is converted: its transitions are added
+        to a new memory, see :meth:`PrioritizedReplayBuffer.add_from`.
 
-        :param path: the file, or an open one
-        :param truncate_last_traj: unused; episodes that were under way when it was saved count as truncated
+        :param path: path of the file, or an open file
+        :param truncate_last_traj: unused; episodes that were unfinished when saved count as truncated
         :raises TypeError: if it is another kind of memory
         :raises ValueError: if it was filled in another environment
         """
@@ -144,7 +146,7 @@ class Saving(OffPolicyAlgorithm):
             if file is not path:
                 file.close()
         self._take_memory(loaded, path)
-        self.replay_buffer.end_streams()  # whoever made the transitions is gone
+        self.replay_buffer.end_streams()  # the actors that made the transitions are gone
         self.replay_buffer.device = self.device
 
     def _take_memory(self, loaded: Any, path: Any) -> None:
@@ -155,20 +157,20 @@ class Saving(OffPolicyAlgorithm):
                 f"The memory in {path} holds actions of {loaded.action_space}, and this model acts in "
                 f"{self.action_space}: load one that was filled in the same environment."
             )
-        # It holds single steps, so that returns are formed as this model says.
+        # It stores single steps, so this model's settings determine the returns.
         loaded.n_steps, loaded.gamma = self.n_steps, self.gamma
         loaded.optimize_memory_usage = self.optimize_memory_usage
         self.replay_buffer = loaded
 
     def _taken_over(self, buffer: Any, path: Any) -> PrioritizedReplayBuffer:
-        """A memory of this model with what a buffer of SB3's holds."""
+        """Create a memory of this model from a buffer of SB3."""
         memory = self._make_memory()
         try:
             memory.add_from(buffer)
         except (TypeError, ValueError) as error:
             raise type(error)(
-                f"{type(self).__name__} can't take over the memory in {path}. {error} It loads the "
-                "PrioritizedReplayBuffer that its own save_replay_buffer leaves."
+                f"{type(self).__name__} can't load the memory in {path}. {error} It loads the "
+                "PrioritizedReplayBuffer that its own save_replay_buffer writes."
             ) from error
         return memory
 
@@ -188,21 +190,21 @@ class Saving(OffPolicyAlgorithm):
         **kwargs: Any,
     ) -> Self:
         """
-        Load the newest whole checkpoint of a :class:`~sb3_ca2e.CA2ECheckpointCallback`. Damaged ones are passed over
+        Load the newest undamaged checkpoint of a :class:`~sb3_ca2e.CA2ECheckpointCallback`; damaged ones are skipped
         with a warning.
 
-        ``learn(total_timesteps - model.num_timesteps, reset_num_timesteps=False)`` goes on with the run. As
-        :meth:`load`, this unpickles: take checkpoints only from whom you trust.
+        ``learn(total_timesteps - model.num_timesteps, reset_num_timesteps=False)`` continues the run. Like
+        :meth:`load`, this unpickles: only load checkpoints that you trust.
 
-        :param folder: where checkpoints are, or one of them
-        :param env: the environment to learn on, wrapped as it was then
-        :param device: where the model runs
-        :param custom_objects: objects to take in the place of saved ones
-        :param print_system_info: print those of the machine that saved it and of this one
-        :param kwargs: attributes to change; the slots then begin new episodes
+        :param folder: folder of checkpoints, or one checkpoint
+        :param env: environment to learn in, wrapped as before
+        :param device: device of the model
+        :param custom_objects: objects that replace saved ones
+        :param print_system_info: whether to print system information of the saving machine and of this one
+        :param kwargs: attributes to change; slots begin new episodes then
         :return: the model
         :raises FileNotFoundError: if there is no checkpoint
-        :raises DamagedError: if none is whole
+        :raises DamagedError: if all are damaged
         """
         checkpoint = newest_whole(pathlib.Path(folder))
         model = cls.load(checkpoint.folder / MODEL, env, device, custom_objects, print_system_info, **kwargs)
@@ -216,27 +218,27 @@ class Saving(OffPolicyAlgorithm):
         return model
 
     def _slots_going_on(self) -> "ActorsState | None":
-        """Slots of a resumed run that were in the middle of episodes."""
+        """Return the state of slots of a resumed run that continue their episodes."""
         if self._resumption is None:
             return None
         return self._resumption.slots(self.execution, self.n_slots, self.replay_buffer)
 
     def _put_back(self) -> None:
-        """Go on where a resumed run was."""
+        """Restore a resumed run."""
         if self._resumption is not None:
             assert self._collector is not None
             self._resumption.put_back(self._collector, self._slots_going_on(), self.action_space)
             self._resumption = None
 
     def _begin_resumed(self, reset_num_timesteps: bool) -> None:
-        """A model, which may have been resumed, is about to learn."""
+        """Prepare a model, resumed or not, for learning."""
         self._due.clear()
         if self._resumption is None:
             return
         self._resumption.set_statistics(self._vec_normalize_env)
         if reset_num_timesteps:
             warnings.warn(
-                "learn() counts from zero, though the model was resumed: give reset_num_timesteps=False to go on with "
+                "learn() counts from zero, though the model was resumed: pass reset_num_timesteps=False to continue "
                 "the run.",
                 stacklevel=2,
             )
@@ -245,9 +247,9 @@ class Saving(OffPolicyAlgorithm):
 
     def between_rounds(self, action: Callable[[], None]) -> None:
         """
-        Have something done when the updates are made that the transitions so far ask for, or when ``learn`` ends.
+        Call a function once the pending updates are made, or when ``learn`` ends.
 
-        :param action: called once
+        :param action: function without arguments, called once
         """
         self._due.append(action)
 
@@ -258,7 +260,9 @@ class Saving(OffPolicyAlgorithm):
 
     def snapshot(self) -> Snapshot:
         """
-        :return: what a checkpoint holds beside the model's zip and the memory; to be pickled before anything goes on
+        Return the state that a checkpoint saves besides the model and the memory.
+
+        :return: the state; pickle it before the run continues
         """
         collector = self._collector
         if collector is None:

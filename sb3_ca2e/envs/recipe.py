@@ -198,7 +198,7 @@ def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool 
                 raise ValueError("The environment has two VecFrameStack wrappers; keep one with the product of both.")
             n_stack, axes = wrapper.stacked_obs.n_stack, _stack_axes(wrapper)
             if n_stack > MOST_FRAMES:
-                raise ValueError(f"VecFrameStack of {n_stack} frames: actors stack at most {MOST_FRAMES}; take fewer.")
+                raise ValueError(f"VecFrameStack of {n_stack} frames: actors stack at most {MOST_FRAMES}; use fewer.")
             of_frames = normalize is not None
         elif isinstance(wrapper, VecTransposeImage):
             transposed = _transposed(wrapper)

@@ -1,1 +1,1 @@
-"""The learner (Algorithm 3), in the user's process: transitions are committed, networks are updated."""
+"""The learner (Algorithm 3), in the user's process: commits transitions and updates networks."""

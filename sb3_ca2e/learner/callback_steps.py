@@ -1,4 +1,4 @@
-"""What SB3's callbacks see: transitions in the order in which they were made, ``n_envs`` at a time."""
+"""Steps for SB3's callbacks: transitions in the order in which they were made, ``n_envs`` at a time."""
 
 import collections
 from typing import Any, NamedTuple
@@ -11,14 +11,14 @@ from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, Bloc
 
 class Tick(NamedTuple):
     """
-    ``n_envs`` committed transitions, what SB3 calls a step of its vectorized environment.
+    ``n_envs`` committed transitions, one step of SB3's vectorized environment.
 
     :param rewards: ``(n_envs,)`` raw rewards
     :param dones: ``(n_envs,)`` whether an episode ended
-    :param infos: one dictionary each
-    :param actor_ids: ``(n_envs,)`` slots
-    :param actor_kinds: "nature" or "prior" each
-    :param n_episodes: how many ended
+    :param infos: one dictionary for each transition
+    :param actor_ids: ``(n_envs,)`` slot of each transition
+    :param actor_kinds: "nature" or "prior" for each transition
+    :param n_episodes: number of episodes that ended
     """
 
     rewards: np.ndarray
@@ -31,23 +31,25 @@ class Tick(NamedTuple):
 
 class CallbackSteps:
     """
-    Transitions that wait for their tick.
+    Queue of transitions that wait for their tick.
 
-    Each transition takes a callback a few microseconds anyway: ticks are made for all transitions of a block at once.
+    A callback takes microseconds for each transition anyway, so ticks are made for all transitions of a block at once.
 
-    :param n_envs: transitions in a tick
+    :param n_envs: number of transitions in a tick
     """
 
     def __init__(self, n_envs: int):
         self.n_envs = n_envs
         self._ready: collections.deque[Tick] = collections.deque()
-        # What is left over: fewer than a tick.
+        # Transitions left over, fewer than a tick.
         self._rewards, self._flags = np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.uint8)
         self._slots, self._infos = np.zeros(0, dtype=np.int64), list[dict[str, Any]]()
 
     def state(self) -> dict[str, Any]:
         """
-        :return: the transitions that wait, for :meth:`restore`
+        Return the waiting transitions.
+
+        :return: the state, for :meth:`restore`
         """
         ready = list(self._ready)
         ended = np.concatenate([*(tick.dones for tick in ready), self._flags & (TERMINATED | TRUNCATED) > 0])
@@ -61,7 +63,9 @@ class CallbackSteps:
 
     def restore(self, state: dict[str, Any]) -> None:
         """
-        :param state: what :meth:`state` gave; ticks may have had another size then
+        Restore waiting transitions; the size of ticks may have changed.
+
+        :param state: result of :meth:`state`
         """
         vars(self).update(state)
         self._make()
@@ -72,10 +76,10 @@ class CallbackSteps:
 
     def extend(self, handover: Handover, blocks: list[Block]) -> None:
         """
-        Line up the transitions of slots that stepped together: first steps first, and among them first slots.
+        Append the transitions of slots that stepped together, ordered by step, then by slot.
 
-        :param handover: what came with the blocks
-        :param blocks: one a slot
+        :param handover: announcement of the blocks
+        :param blocks: one block for each slot
         """
         made = [np.flatnonzero(block.flags & TRANSITION) for block in blocks]
         counts = [len(rows) for rows in made]
@@ -88,7 +92,7 @@ class CallbackSteps:
         self._flags = np.concatenate([self._flags, flags])
         self._slots = np.concatenate([self._slots, np.array([block.slot for block in blocks])[positions]])
         infos: list[dict[str, Any]] = [{} for _ in range(len(order))]
-        if handover.infos:  # few steps come with any
+        if handover.infos:  # few steps have infos
             ranks, starts = np.argsort(order), np.cumsum(counts) - counts
             for (t, position), info in handover.infos.items():
                 if t < counts[position]:
@@ -97,7 +101,7 @@ class CallbackSteps:
         self._make()
 
     def _make(self) -> None:
-        """Make as many ticks as there are transitions for."""
+        """Make ticks of all complete groups of transitions."""
         n_ticks, n_envs = len(self._infos) // self.n_envs, self.n_envs
         n = n_ticks * n_envs
         flags = self._flags[:n].reshape(n_ticks, n_envs)
@@ -117,6 +121,8 @@ class CallbackSteps:
 
     def pop(self) -> Tick | None:
         """
-        :return: the next tick, None if there are no transitions for one
+        Remove and return the next tick.
+
+        :return: the tick, None if there are too few transitions
         """
         return self._ready.popleft() if self._ready else None

@@ -32,17 +32,17 @@ _NOTHING = np.zeros(0, dtype=np.float32)
 
 class Collector:
     """
-    The learner's end of the actors.
+    The learner's side of the actors.
 
-    :param pool: the actors
-    :param memory: where transitions are committed
-    :param n_envs: transitions in a tick
-    :param explorations: one a slot
-    :param retirement: the rule by which priors retire
-    :param prior_of: index of the prior agent of each prior slot, retired or not
-    :param parameters: the published networks' parameters
-    :param statistics: those of the user's ``VecNormalize``, None without one
-    :param inference: what infers for the actors on the learner's device, None if they do themselves
+    :param pool: actors
+    :param memory: memory to which transitions are committed
+    :param n_envs: number of transitions in a tick
+    :param explorations: exploration of each slot
+    :param retirement: retirement rule of prior agents
+    :param prior_of: by prior slot, the index of its prior agent, retired or not
+    :param parameters: parameters of the published networks
+    :param statistics: statistics of the user's ``VecNormalize``, or None
+    :param inference: server that runs the actors' networks on the learner's device; None if actors run them
     """
 
     def __init__(
@@ -64,20 +64,20 @@ class Collector:
         for slot, index in prior_of.items():
             self.stats[slot].kind = "nature" if retirement.retired(index) else "prior"
         self._ticks = CallbackSteps(n_envs)
-        #: the next tick, None if there are no transitions for one
+        #: removes and returns the next tick; None if there are too few transitions
         self.tick: Callable[[], Tick | None] = self._ticks.pop
         self._fetched = Fetched(parameters, every=pool.n_processes)
-        self._newest = _NOTHING  # parameters that have come from the learner's device
+        self._newest = _NOTHING  # newest parameters copied from the learner's device
         self._shown: np.ndarray | None = None
         self.just_retired: list[int] = []
-        #: seconds since the first blocks were stored, which wait for environments and for code to be compiled
+        #: seconds spent since the first blocks were stored: these wait for environments and compilation
         self.learner_wait = self.learner_updates = 0.0
         self._actors = np.zeros(len(Seconds._fields))
         self._started: float | None = None
 
     @property
     def n_ready(self) -> int:
-        """Transitions committed that have not been ticked."""
+        """Number of committed transitions that wait for a tick."""
         return len(self._ticks)
 
     def collect(
@@ -91,11 +91,11 @@ class Collector:
         """
         Commit the next blocks.
 
-        :param at_most: transitions to commit; what the blocks hold beyond it is dropped
-        :param timestep: transitions committed so far
-        :param progress: share of the training that is done
-        :param wait: sleep until there are some
-        :param waiting: entered while nothing is half done
+        :param at_most: number of transitions to commit; the rest of the blocks is dropped
+        :param timestep: number of transitions committed so far
+        :param progress: fraction of the training that is done, 0 to 1
+        :param wait: whether to wait for blocks
+        :param waiting: context to enter while waiting, when nothing is half done
         """
         self._publish()
         self.pool.set_progress(progress)
@@ -124,13 +124,13 @@ class Collector:
         self._count(handover, blocks, timestep)
 
     def _end_stream(self, slot: int) -> None:
-        """What comes next from a slot does not continue what came last."""
+        """Separate the next data of a slot from its last."""
         self.memory.end_stream(slot)
         if self._statistics is not None:
             self._statistics.end_stream(slot)
 
     def _publish(self) -> None:
-        """Show the actors newer parameters, if they have changed: both sides take time to copy networks."""
+        """Publish newer parameters if they have changed: copying networks takes both sides time."""
         changed = self._inference is not None and self._inference.refresh()
         if self._inference is None and (newer := self._fetched.newer()) is not None:
             self._newest = newer
@@ -139,7 +139,7 @@ class Collector:
             published = np.concatenate([published, self._statistics.publish()])
         if published is self._shown and not changed:
             return
-        # As whole numbers: NaN is no other than before.
+        # Compare as integers, so that NaN equals NaN.
         if changed or self._shown is None or not np.array_equal(published.view(np.int32), self._shown.view(np.int32)):
             self.pool.publish(published)
         self._shown = published
@@ -183,7 +183,7 @@ class Collector:
                 self._retired(next(slot for slot, prior in self.prior_of.items() if prior == index), index)
 
     def _prior_broken(self, slot: int, reason: str, timestep: int) -> None:
-        message = f"The prior agent of slot {slot} is retired: {PRIOR_FAILURES} times in a row, it failed. {reason}"
+        message = f"The prior agent of slot {slot} is retired: it failed {PRIOR_FAILURES} times in a row. {reason}"
         warnings.warn(message, ActorWarning, stacklevel=2)
         self.retirement.retire(self.prior_of[slot], timestep)
         self._retired(slot, self.prior_of[slot])
@@ -195,8 +195,10 @@ class Collector:
 
     def actor_stats(self, progress: float) -> list[dict[str, Any]]:
         """
-        :param progress: share of the training that is done
-        :return: one plain dictionary a slot
+        Return statistics of the slots.
+
+        :param progress: fraction of the training that is done, 0 to 1
+        :return: one plain dictionary for each slot
         """
         rows = []
         for slot, stats in enumerate(self.stats):
@@ -221,7 +223,9 @@ class Collector:
 
     def shares(self) -> Shares:
         """
-        :return: how learner and actors spent their time since the first blocks were stored
+        Compute how learner and actors have spent their time since the first blocks were stored.
+
+        :return: fractions of time
         """
         learning = time.perf_counter() - self._started if self._started is not None else 0.0
         seconds = Seconds(*self._actors.tolist())
@@ -229,7 +233,7 @@ class Collector:
         actor_wait = _share(seconds.waiting, seconds.waiting + seconds.collecting)
         return Shares(
             learner_wait,
-            actor_wait if self.pool.n_processes else 1.0 - learner_wait,  # in one process each waits for the other
+            actor_wait if self.pool.n_processes else 1.0 - learner_wait,  # in one process, one side always waits
             _share(seconds.environments, seconds.collecting),
             _share(seconds.inference, seconds.collecting),
             _share(self.learner_updates, learning - self.learner_wait),
@@ -237,7 +241,9 @@ class Collector:
 
     def advice(self) -> str:
         """
-        :return: what bounds the run, and what to change
+        Describe what bounds the run, and what to change.
+
+        :return: one line
         """
         other_inference = "actor" if self._inference is not None else None
         if self._inference is None and self.pool.n_processes and self._parameters.device.type != "cpu":
@@ -246,10 +252,10 @@ class Collector:
 
     def log(self, logger: Logger, progress: float) -> None:
         """
-        Record what the actors do. Per-slot keys stay out of the printed table, which they would flood.
+        Log statistics of the actors. Per-slot keys are excluded from the printed table, which they would flood.
 
         :param logger: SB3's logger
-        :param progress: share of the training that is done
+        :param progress: fraction of the training that is done, 0 to 1
         """
         for row in self.actor_stats(progress):
             for key in ("kind", "epsilon", "ep_rew_mean", "fps", "param_age"):
@@ -275,7 +281,9 @@ class Collector:
 
     def state(self) -> dict[str, Any]:
         """
-        :return: what it is in the middle of, for :meth:`restore`
+        Return the state that a checkpoint needs.
+
+        :return: the state, for :meth:`restore`
         """
         return {
             "ticks": self._ticks.state(),
@@ -287,9 +295,9 @@ class Collector:
 
     def restore(self, state: dict[str, Any]) -> None:
         """
-        Go on with transitions that are in the memory but have had no tick, and with what is known of the slots.
+        Continue with transitions that are in the memory but not yet ticked, and with the statistics of slots.
 
-        :param state: what :meth:`state` gave in a run with the same memory
+        :param state: result of :meth:`state` in a run with the same memory
         """
         self._ticks.restore(state["ticks"])
         if len(state["stats"]) == len(self.stats):
@@ -299,29 +307,29 @@ class Collector:
 
     def restore_actors(self, state: dict[str, Any], actors: ActorsState) -> None:
         """
-        Let slots go on with their episodes, in this process.
+        Let the slots continue their episodes, in this process.
 
-        :param state: what :meth:`state` gave
-        :param actors: the slots
+        :param state: result of :meth:`state`
+        :param actors: state of the slots
         """
         assert isinstance(self.pool, SyncActors)
         self._shown = state["shown"]
         self.pool.restore(actors, state["version"], state["shown"])
         for slot, index in self.prior_of.items():
             if self.retirement.retired(index):
-                self.pool.retire(slot)  # which ends with the episode that is under way
+                self.pool.retire(slot)  # takes effect after the current episode
 
     def cut_streams(self) -> None:
-        """Episodes that were under way are cut off in the memory."""
+        """Cut off unfinished episodes in the memory."""
         self.memory.end_streams()
         if self._statistics is not None:
             self._statistics.end_streams()
 
     def stop(self, keep_server: bool = False) -> None:
         """
-        End the actors; episodes that were under way are cut off in the memory.
+        Stop the actors and cut off unfinished episodes in the memory.
 
-        :param keep_server: what they are forked from may wait for the next ``learn()``
+        :param keep_server: whether the server that they are forked from may wait for the next ``learn()``
         """
         self.pool.stop(keep_server)
         self.cut_streams()

@@ -1,4 +1,4 @@
-"""An algorithm's update as one compiled function of a few tensors, which networks and optimisers share."""
+"""An algorithm's update as one compiled function of a few tensors that hold networks and optimizers."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,18 +21,18 @@ from sb3_ca2e.learner.flat_adam import (
 )
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 
-#: A loss to minimise, given the network to optimise, and whatever else its author wants back, detached.
+#: Function of the network to optimise that returns the loss and any other detached results.
 Loss = Callable[[Any], tuple[th.Tensor, Any]]
-#: What an update gives: ``(batch,)`` TD errors, and scalars to log.
+#: Result of an update: ``(batch,)`` TD errors, and scalars to log.
 Result = tuple[th.Tensor, dict[str, th.Tensor]]
 
 
 class Functional:
     """
-    A network that takes its parameters from elsewhere.
+    A network called with parameters from elsewhere.
 
-    :param module: what it computes
-    :param values: its parameters, by name
+    :param module: module that defines the computation
+    :param values: parameters by name
     """
 
     def __init__(self, module: nn.Module, values: dict[str, th.Tensor]):
@@ -43,20 +43,22 @@ class Functional:
 
     def parameters(self) -> Iterator[th.Tensor]:
         """
-        :return: its parameters
+        Iterate over the parameters.
+
+        :return: the parameters
         """
         return iter(self.values.values())
 
 
 class FlatNetworks:
     """
-    :class:`~sb3_ca2e.learner.update.Networks` written with flat tensors, as compilers want it.
+    :class:`~sb3_ca2e.learner.update.Networks` on flat tensors, for the compiler.
 
-    :param modules: what the networks compute
-    :param layouts: of the networks
-    :param parameters: of each network; written in place
-    :param adams: of each optimised network; moments and steps are written in place
-    :param decoupled: of each optimiser, whether it decays the weights themselves
+    :param modules: modules that define the computation
+    :param layouts: layout of each network
+    :param parameters: flat parameters of each network; changed in place
+    :param adams: optimizer state of each optimised network; changed in place
+    :param decoupled: whether each optimizer decays the weights directly
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class FlatNetworks:
     ):
         self.modules, self.layouts, self.decoupled = modules, layouts, decoupled
         self.parameters, self.adams = parameters, adams
-        #: scalar bool, all losses and gradients of the update have been finite so far
+        #: scalar bool: whether all losses and gradients of this update have been finite so far
         self.sound = th.ones((), dtype=th.bool, device=next(iter(parameters.values()))[0].device)
 
     def __call__(self, name: str) -> Functional:
@@ -91,7 +93,7 @@ class FlatNetworks:
             scale = (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)  # as nn.utils.clip_grad_norm_
             gradients = [gradient * scale for gradient in gradients]
         for index, tensors in enumerate(zip(parameters, state.first, state.second, strict=True)):
-            parameter, first, second = stepped = [tensor.clone() for tensor in tensors]  # the compiler makes one loop
+            parameter, first, second = stepped = [tensor.clone() for tensor in tensors]  # fused into one loop
             settings = state.corrections, state.rate, state.constants, self.decoupled[name]
             adam(parameter, gradients[index], first, second, *settings)
             taken = sound & state.trained[index] if index in state.trained else sound
@@ -108,20 +110,23 @@ class FlatNetworks:
 
 def all_finite(tensors: Sequence[th.Tensor]) -> th.Tensor:
     """
-    :param tensors: of any shapes, on one device
-    :return: scalar bool, whether all their numbers are finite
+    Check that all elements are finite.
+
+    :param tensors: tensors of any shapes on one device
+    :return: scalar bool
     """
     return th.stack([tensor.isfinite().all() for tensor in tensors]).all()
 
 
 class TakenForGranted:
     """
-    What a compiled update says once for all: of which tensors networks consist, which are trained, and how.
+    Properties of networks and optimizers that a compiled update relies on: which tensors they have, and which are
+    trained how.
 
-    To look is to compare some dozen numbers: it is done before every round of updates.
+    Checking compares some dozen numbers, and is done before each round of updates.
 
     :param modules: all networks
-    :param optimizers: by the name of the network that they optimise
+    :param optimizers: optimizers by the name of their network
     """
 
     def __init__(self, modules: dict[str, nn.Module], optimizers: dict[str, th.optim.Optimizer]):
@@ -135,7 +140,9 @@ class TakenForGranted:
 
     def holds(self) -> bool:
         """
-        :return: whether all is as it was
+        Check whether these properties still hold.
+
+        :return: True if nothing has changed
         """
         return self._look() == self._found
 
@@ -156,9 +163,11 @@ class TakenForGranted:
 
 def hooks_of(modules: dict[str, nn.Module], optimizers: dict[str, th.optim.Optimizer]) -> list[Mapping[int, Any]]:
     """
+    Collect PyTorch's dictionaries of hooks.
+
     :param modules: all networks
-    :param optimizers: by the name of the network that they optimise
-    :return: where PyTorch keeps what else is to be called; empty unless somebody has asked for something
+    :param optimizers: optimizers by the name of their network
+    :return: dictionaries, empty unless hooks are registered
     """
     names = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
     hooks = [getattr(layer, name) for module in modules.values() for layer in module.modules() for name in names]
@@ -170,14 +179,14 @@ class FlatUpdate:
     """
     An update as a function of flat tensors.
 
-    To make one turns the networks' parameters and the optimisers' states into views of them, which changes nothing for
-    whoever uses them.
+    Creating one turns the networks' parameters and the optimizers' states into views of these tensors; other code can
+    use them as before.
 
-    :param update: the algorithm's
-    :param modules: all networks that it names
-    :param optimizers: by the name of the network that they optimise; all have taken a step
-    :param metrics: names of the scalars that it gives to log
-    :param priority_floor: added to absolute TD errors, for the new priorities
+    :param update: the algorithm's update
+    :param modules: all networks that the update names
+    :param optimizers: optimizers by the name of their network; all have made a step
+    :param metrics: names of the scalars that the update logs
+    :param priority_floor: constant added to absolute TD errors for the new priorities
     """
 
     def __init__(
@@ -194,8 +203,8 @@ class FlatUpdate:
         self._adams = {name: FlatAdam(optimizer, modules[name]) for name, optimizer in optimizers.items()}
         self._decoupled = {name: decays_weights_themselves(optimizer) for name, optimizer in optimizers.items()}
         device = next(iter(self._parameters.values()))[0].device
-        # Since this was last looked at, sums of the metrics and how many updates were skipped; then how many of these
-        # came last, without another.
+        # Sums of the metrics and the number of skipped updates since the last read; then the number of updates skipped
+        # in a row up to now.
         self._tally = th.zeros(len(metrics) + 2, device=device)
         self._since, self._in_a_row = self._tally[:-1], self._tally[-1]
         self._state, self._state_spec = tree_flatten(
@@ -206,28 +215,32 @@ class FlatUpdate:
 
     def holds(self) -> bool:
         """
-        :return: whether networks and optimisers are still as they were when this was made
+        Check whether networks and optimizers are still as when this was created.
+
+        :return: True if nothing has changed
         """
         return self._taken_for_granted.holds()
 
     def update_state(self) -> bool:
         """
-        Take over what has changed in the optimisers.
+        Copy changes of the optimizers' settings and states.
 
-        :return: whether all have a state
+        :return: whether all optimizers have a state
         """
         return all(each.update() for each in self._adams.values())
 
     def stepped_elsewhere(self) -> None:
-        """The optimisers themselves have taken a step."""
+        """Note that the optimizers themselves have made a step."""
         for each in self._adams.values():
             each.stepped_elsewhere()
         self._in_a_row.zero_()
 
     def take_sums(self) -> tuple[list[float], int, int]:
         """
-        :return: sums of the scalars to log, over all updates since this was last called that were not skipped; how many
-            were skipped; and how many just now, one after the other
+        Read and reset the sums.
+
+        :return: sums of the scalars over all updates not skipped since the last call, number of skipped updates, and
+            number of updates skipped in a row up to now
         """
         *sums, skipped, in_a_row = self._tally.tolist()
         self._since.zero_()
@@ -235,24 +248,28 @@ class FlatUpdate:
 
     def inputs(self, batch: PrioritizedReplaySamples) -> list[th.Tensor]:
         """
+        Return a batch as input of the graph.
+
         :param batch: a batch
-        :return: the tensors that the graph takes after those of the state, without gaps
+        :return: contiguous tensors that follow :attr:`state`
         """
         tensors = batch.tensors()
         return [tensors[index].contiguous() for index in self._used]
 
     @property
     def state(self) -> list[th.Tensor]:
-        """The tensors that the graph takes first, and writes."""
+        """The first inputs of the graph, which it writes."""
         return self._state
 
     def trace(self, batch: PrioritizedReplaySamples) -> GraphModule:
         """
-        :param batch: as all of them will be
-        :return: the operations of an update, from :attr:`state` and :meth:`inputs` to TD errors and priorities
+        Record the operations of an update.
+
+        :param batch: example batch; all batches must be like it
+        :return: graph from :attr:`state` and :meth:`inputs` to TD errors and priorities
         """
         tensors = [tensor.contiguous() for tensor in batch.tensors()]
-        modules = {name: copy_of(module) for name, module in self._modules.items()}  # which may keep what is recorded
+        modules = {name: copy_of(module) for name, module in self._modules.items()}  # modules may keep recorded tensors
 
         def function(*tensors: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
             state, inputs = list(tensors[: len(self._state)]), tensors[len(self._state) :]
@@ -277,15 +294,19 @@ class FlatUpdate:
 
 
 def _channels_last(tensor: th.Tensor) -> th.Tensor:
-    """Images as convolutions on a CPU want them, else the compiler copies them, and what layers make of them, twice."""
+    """
+    Use the memory format that convolutions on a CPU prefer; otherwise the compiler copies images and activations twice.
+    """
     return tensor.contiguous(memory_format=th.channels_last) if tensor.is_cpu and tensor.dim() == 4 else tensor
 
 
 def obstacle_to_compiling(modules: dict[str, nn.Module], optimizers: dict[str, th.optim.Optimizer]) -> str | None:
     """
+    Explain why a compiled update would compute something else.
+
     :param modules: all networks
-    :param optimizers: by the name of the network that they optimise
-    :return: why the compiled update would compute something else, None if it would not
+    :param optimizers: optimizers by the name of their network
+    :return: the reason, None if it would not
     """
     for name, module in modules.items():
         if any(True for _ in module.buffers()):
@@ -295,7 +316,7 @@ def obstacle_to_compiling(modules: dict[str, nn.Module], optimizers: dict[str, t
         if len({(parameter.dtype, parameter.device) for parameter in module.parameters()}) != 1:
             return f"{name} has parameters of several types or on several devices, or none"
     if any(hooks_of(modules, optimizers)):
-        return "somebody has registered hooks, which would not be called"
+        return "hooks are registered, which would not be called"
     parameters = [parameter for module in modules.values() for parameter in module.parameters()]
     if len(set(parameters)) < len(parameters):
         return "networks share parameters"
@@ -308,7 +329,7 @@ def obstacle_to_compiling(modules: dict[str, nn.Module], optimizers: dict[str, t
         parameters = list(modules[name].parameters())
         trained = {parameter for parameter in parameters if parameter.requires_grad}
         if not trained:
-            return f"{name} has nothing to train"
+            return f"{name} has no trainable parameters"
         if not trained <= set(group["params"]) <= set(parameters):
             return f"the optimizer of {name} has other parameters than {name}"
     return None

@@ -1,6 +1,8 @@
 """
-PyTorch's compiler, in a thread beside learning. A thread shares much with the rest of its process: filters of warnings,
-tracers' patches of ``nn.Module``, autograd's modes. What PyTorch would change of these for all, it leaves alone here.
+Runs PyTorch's compiler in a thread beside learning.
+
+A thread shares much with the rest of its process: warning filters, tracers' patches of ``nn.Module``, and autograd
+modes. This module keeps PyTorch from changing these for other threads.
 """
 
 import functools
@@ -16,38 +18,38 @@ import torch as th
 from torch import nn
 from torch.fx import GraphModule
 
-#: Whether this thread compiles just now; a new thread begins with the default.
+#: Whether this thread is compiling; a new thread starts with the default.
 _COMPILES: ContextVar[bool] = ContextVar("compiles", default=False)
 
 
 def import_what_warns() -> None:
     """
-    Import what the compiler needs and what warns when it is imported.
+    Import modules of the compiler that warn when imported.
 
-    For the thread that learns, where warnings are kept back, before the compiler's starts: filters belong to all
-    threads, and where two change them in turn, one's warnings are lost and the other's filters stay.
+    Call it in the learning thread, with warnings suppressed, before the compiler's thread starts: warning filters are
+    shared by all threads, and concurrent changes would lose warnings or leave filters behind.
     """
     importlib.import_module("torch.utils.mkldnn")
 
 
 def compile_graph(graph: GraphModule, inputs: list[Any], on_cuda: bool) -> Callable[..., tuple[th.Tensor, ...]]:
     """
-    Compile a graph, within seconds, of which other threads lose little.
+    Compile a graph; this takes seconds, with little effect on other threads.
 
-    :param graph: operations
-    :param inputs: tensors as it will be given; what it writes to is not written
-    :param on_cuda: whether they are on a GPU
-    :return: the same operations
+    :param graph: graph of operations
+    :param inputs: example inputs; tensors that the graph writes are not changed
+    :param on_cuda: whether the inputs are on a GPU
+    :return: the compiled function
     """
     compiles = _COMPILES.set(True)
     try:
         with _others_first(), _helpers_ended(), th.no_grad():
             _leave_other_threads_alone()
-            # Kernels called from C++: half the time of small networks is the calling. Shapes and strides of what they
-            # are called with are seen to by the caller.
+            # Call kernels from C++, as calls take half the time of small networks. The caller guarantees shapes and
+            # strides of the inputs.
             options = {"cpp_wrapper": not on_cuda, "size_asserts": False, "cpp.cxx": _cxx()}
             compiled: Callable[..., tuple[th.Tensor, ...]] = th._inductor.compile(graph, inputs, options=options)
-            if on_cuda:  # whose kernels try themselves out when first called
+            if on_cuda:  # kernels are autotuned at their first call
                 compiled(*(tensor.clone() for tensor in inputs))
             return compiled
     finally:
@@ -57,8 +59,10 @@ def compile_graph(graph: GraphModule, inputs: list[Any], on_cuda: bool) -> Calla
 @contextmanager
 def _others_first() -> Iterator[None]:
     """
-    Give the interpreter away as soon as another thread asks for it, which eager updates do at each of their hundreds of
-    operations: they would come to a stop beside a compiler that keeps it for five milliseconds each time.
+    Give the interpreter to waiting threads quickly.
+
+    Eager updates request it at each of their hundreds of operations, and would nearly stop beside a compiler that keeps
+    it for five milliseconds each time.
     """
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
@@ -70,10 +74,10 @@ def _others_first() -> Iterator[None]:
 
 @contextmanager
 def _helpers_ended() -> Iterator[None]:
-    """PyTorch compiles a GPU's kernels in processes that it keeps for the next time: none is to outlive learning."""
+    """End the processes in which PyTorch compiles GPU kernels, which it would keep after learning."""
     from torch._inductor import async_compile  # takes a second to import
 
-    kept = bool(async_compile._pool_set)  # by whoever has compiled something before
+    kept = bool(async_compile._pool_set)  # other code has compiled before
     try:
         yield
     finally:
@@ -82,7 +86,7 @@ def _helpers_ended() -> Iterator[None]:
 
 
 def _cxx() -> Any:
-    """The C++ compilers to try, by full path: to look for a program on ``PATH``, Python changes filters of warnings."""
+    """Return full paths of the C++ compilers to try: searching ``PATH`` changes warning filters."""
     from torch._inductor import config
 
     named = config.cpp.cxx
@@ -91,29 +95,31 @@ def _cxx() -> Any:
 
 
 class _Run(nn.Module):
-    """A graph that does not look like one."""
+    """Wraps a graph so that it is not recognised as one."""
 
     def __init__(self, graph: Callable[..., Any]):
         super().__init__()
-        self._graph = graph  # a method, not a part of this module
+        self._graph = graph  # a method, so that the graph is no submodule
 
     def forward(self, *inputs: Any) -> Any:
         """
-        :param inputs: of the graph
-        :return: what it gives
+        Run the graph.
+
+        :param inputs: inputs of the graph
+        :return: its outputs
         """
         return self._graph(*inputs)
 
 
 @functools.cache
 def _leave_other_threads_alone() -> None:
-    """Put harmless functions in the place of some of the compiler's, for the threads that compile here only."""
+    """Replace some of the compiler's functions by harmless ones, only in threads that compile."""
     from torch._functorch import aot_autograd  # these take seconds to import
     from torch._inductor import compile_fx
     from torch._inductor.loop_body import InterpreterShim
 
-    # Of a graph it would read the lines of the user's code, under anomaly detection, which is slow, is on for all
-    # threads meanwhile, and warns.
+    # To find the user's source lines of a graph, it would enable anomaly detection, which is slow, affects all
+    # threads, and warns.
     call = getattr(aot_autograd, "create_functional_call", None)
     if call is not None:
         _here(
@@ -121,10 +127,10 @@ def _leave_other_threads_alone() -> None:
             "create_functional_call",
             lambda graph, *rest, **more: call(_Run(graph.forward), *rest, **more),
         )
-    if hasattr(compile_fx, "_warn_tf32_disabled"):  # which is the user's to say
+    if hasattr(compile_fx, "_warn_tf32_disabled"):  # the user decides
         _here(compile_fx, "_warn_tf32_disabled", lambda: None)
-    # The compiler once traces a function that returns what it is given, with a tracer that makes each call of a module
-    # fail that is none of it, in whichever thread: eager updates here, ``predict()`` in a callback. It gets the graph.
+    # The compiler once traces the identity, with a tracer under which calls of other modules fail in all threads, such
+    # as eager updates, or ``predict()`` in a callback. Provide the traced graph instead.
     identity = th.fx.Graph()
     identity.output(identity.placeholder("x"))
     traced = GraphModule({}, identity)
@@ -132,7 +138,7 @@ def _leave_other_threads_alone() -> None:
 
 
 def _here(module: Any, name: str, function: Callable[..., Any]) -> None:
-    """Call another function in the place of a module's, in threads that compile here."""
+    """Replace a module's function in threads that compile."""
     original = getattr(module, name)
 
     @functools.wraps(original)

@@ -5,22 +5,22 @@ from collections.abc import Callable, Sequence
 
 import torch as th
 
-#: Gives outputs, and does what it does to tensors that it knows.
+#: Function without arguments that returns outputs and may change other tensors.
 Run = Callable[[], tuple[th.Tensor, ...]]
-#: Runs before a graph is recorded, as PyTorch asks for: libraries set themselves up in the first ones.
+#: Runs before a graph is recorded, as PyTorch requires: libraries initialise themselves in the first ones.
 WARM_UP = 3
 
 
 class CudaGraph:
     """
-    A function that is recorded at its first call, and repeated from then on.
+    A function that is recorded at its first call and replayed from then on.
 
-    Inputs are copied to where those of the recording were; nothing is read back. What can't be recorded is called each
-    time, as it would be without this, and a warning says why.
+    Inputs are copied to the tensors of the recording; nothing is read back. A function that can't be recorded is called
+    each time instead, with a warning that says why.
 
-    :param function: of inputs
-    :param state: tensors that it writes, and that stay where they are
-    :param record: makes of a run one that repeats it, with outputs that the next repetition overwrites
+    :param function: function of the inputs
+    :param state: tensors that it writes, at fixed addresses
+    :param record: turns a run into one that replays it; the outputs are overwritten by the next replay
     """
 
     def __init__(
@@ -35,7 +35,9 @@ class CudaGraph:
 
     def __call__(self, *inputs: th.Tensor) -> tuple[th.Tensor, ...]:
         """
-        :param inputs: of the same shapes each time
+        Call the function.
+
+        :param inputs: inputs, of the same shapes in each call
         :return: outputs, overwritten by the next call
         """
         if self._run is None:
@@ -59,16 +61,16 @@ class CudaGraph:
             warnings.warn(message, stacklevel=3)
             return run
         finally:
-            for tensor, value in zip(self._state, before, strict=True):  # warming up has learned something
+            for tensor, value in zip(self._state, before, strict=True):  # undo the updates of the warm-up
                 tensor.copy_(value)
 
 
 def cuda_graph(run: Run) -> Run:
     """
-    Record as a CUDA graph.
+    Record a CUDA graph.
 
-    :param run: reads and writes the same tensors at every call, without a word from the host between
-    :return: what repeats it
+    :param run: run that uses the same tensors in each call, without synchronising with the host
+    :return: a function that replays it
     """
     stream = th.cuda.Stream()
     stream.wait_stream(th.cuda.current_stream())

@@ -1,4 +1,4 @@
-"""Networks' parameters, and the state of their Adam optimisers, in few flat tensors."""
+"""Networks' parameters and the states of their Adam optimizers in a few flat tensors."""
 
 import math
 import operator
@@ -8,15 +8,15 @@ from typing import NamedTuple
 import torch as th
 from torch import nn
 
-#: Elements from which a parameter has a tensor of its own: to gather its gradient takes longer than another argument.
+#: Elements from which a parameter gets its own tensor: copying its gradient takes longer than passing another argument.
 LARGE = 2**14
 
 
 class Layout:
     """
-    Which tensor holds which parameters of a network: all small ones together in one, every large one in its own.
+    Assigns a network's parameters to tensors: one for all small ones, and one for each large one.
 
-    :param module: the network
+    :param module: network
     """
 
     def __init__(self, module: nn.Module):
@@ -27,15 +27,19 @@ class Layout:
 
     def join(self, values: Mapping[str, th.Tensor]) -> list[th.Tensor]:
         """
-        :param values: a tensor for each parameter
-        :return: ``(elements,)`` new tensors that hold them
+        Join parameters to flat tensors.
+
+        :param values: a tensor for each parameter by name
+        :return: new tensors of shape ``(elements,)``
         """
         return [th.cat([values[name].detach().flatten() for name in group]) for group in self.groups]
 
     def split(self, flats: list[th.Tensor]) -> dict[str, th.Tensor]:
         """
-        :param flats: as :meth:`join` gives them
-        :return: their parts, views, by parameter
+        Split flat tensors into parameters.
+
+        :param flats: result of :meth:`join`
+        :return: views by parameter name
         """
         values = {}
         for group, flat in zip(self.groups, flats, strict=True):
@@ -46,16 +50,17 @@ class Layout:
 
 class AdamTensors(NamedTuple):
     """
-    An Adam optimiser of the small and large tensors of a :class:`Layout`.
+    State of an Adam optimizer on the tensors of a :class:`Layout`.
 
-    :param first: moments of the gradients
-    :param second: moments of their squares
-    :param steps: taken so far, a number for each parameter, as the optimiser has it: all are the same
-    :param corrections: ``(2,)`` of the next step's moments: to compute them where they are used would be to compute
-        them for every parameter
-    :param rate: scalar, learning rate
-    :param constants: ``(7,)``, see :func:`adam_constants`
-    :param trained: by the tensor's index, bool of its shape: what is trained; none where all of it is
+    :param first: first moments of the gradients
+    :param second: second moments of the gradients
+    :param steps: number of steps for each parameter, as in the optimizer; all are equal
+    :param corrections: ``(2,)`` bias corrections of the next step, computed in advance: computing them where they are
+        used would repeat it for each parameter
+    :param rate: learning rate, a scalar
+    :param constants: ``(7,)`` result of :func:`adam_constants`
+    :param trained: by index of the tensor, a mask of its trained elements; tensors that are trained as a whole are
+        missing
     """
 
     first: list[th.Tensor]
@@ -69,9 +74,9 @@ class AdamTensors(NamedTuple):
 
 class FlatAdam:
     """
-    The state of an Adam or AdamW: the optimiser's own is made of views of it.
+    The state of Adam or AdamW in flat tensors; the optimizer's own state consists of views of them.
 
-    :param optimizer: the optimiser
+    :param optimizer: optimizer
     :param module: the network that it optimises
     """
 
@@ -100,15 +105,15 @@ class FlatAdam:
         self.stepped_elsewhere()
 
     def stepped_elsewhere(self) -> None:
-        """The optimiser itself has taken a step."""
+        """Note that the optimizer itself has made a step."""
         self._states = [{}] * len(self._views)
 
     def update(self) -> bool:
         """
-        Take over settings and state if they are others now, as after they have been loaded from a file.
+        Copy settings and state if they have changed, for example after being loaded from a file.
 
-        :return: whether there is a state, and one of as many steps for all parameters: there is none before the first
-            step, and those that were not trained for a while have taken fewer
+        :return: whether there is a state with equal numbers of steps for all parameters: there is none before the first
+            step, and parameters that were not trained for a while have fewer
         """
         group, states = self._optimizer.param_groups[0], self._optimizer.state
         if group["lr"] != self._rate:
@@ -135,10 +140,10 @@ class FlatAdam:
 
 def flattened(module: nn.Module, layout: Layout) -> list[th.Tensor]:
     """
-    Let a network's parameters be views of few tensors.
+    Turn a network's parameters into views of a few tensors.
 
-    :param module: the network
-    :param layout: of it
+    :param module: network
+    :param layout: layout of the network
     :return: the tensors
     """
     named = dict(module.named_parameters())
@@ -150,8 +155,10 @@ def flattened(module: nn.Module, layout: Layout) -> list[th.Tensor]:
 
 def decays_weights_themselves(optimizer: th.optim.Optimizer) -> bool:
     """
-    :param optimizer: Adam or AdamW, with one group of parameters
-    :return: whether it decays weights themselves (https://arxiv.org/abs/1711.05101), not by the gradient
+    Check whether an optimizer decays weights directly (https://arxiv.org/abs/1711.05101), not through the gradient.
+
+    :param optimizer: Adam or AdamW with one parameter group
+    :return: True for decoupled weight decay
     """
     group = optimizer.param_groups[0]
     return bool(group.get("decoupled_weight_decay", isinstance(optimizer, th.optim.AdamW)))
@@ -159,11 +166,11 @@ def decays_weights_themselves(optimizer: th.optim.Optimizer) -> bool:
 
 def adam_constants(beta1: float, beta2: float, eps: float, weight_decay: float) -> list[float]:
     """
-    What :func:`adam` takes, computed with the digits that float32 has not.
+    Compute the constants of :func:`adam` in double precision.
 
-    :param beta1: of the first moment
-    :param beta2: of the second
-    :param eps: added to the square root of the second
+    :param beta1: decay rate of the first moment
+    :param beta2: decay rate of the second moment
+    :param eps: added to the square root of the second moment
     :param weight_decay: L2 penalty
     :return: 1 - beta1, beta2, 1 - beta2, eps, weight decay, and the logarithms of both betas
     """
@@ -182,16 +189,17 @@ def adam(
     decoupled: bool,
 ) -> None:
     """
-    Adam (https://arxiv.org/abs/1412.6980, Algorithm 1), in place, and AdamW (https://arxiv.org/abs/1711.05101).
+    Make a step of Adam (https://arxiv.org/abs/1412.6980, Algorithm 1) or AdamW (https://arxiv.org/abs/1711.05101) in
+    place.
 
-    :param parameter: to step
-    :param gradient: of the same shape, as are the moments
-    :param first: moment, of the gradient
-    :param second: moment, of its square
-    :param corrections: ``(2,)`` of the bias that the moments have from their start at zero
+    :param parameter: parameter to change
+    :param gradient: gradient; same shape, like the moments
+    :param first: first moment
+    :param second: second moment
+    :param corrections: ``(2,)`` bias corrections of the moments
     :param rate: learning rate
-    :param constants: ``(7,)``, see :func:`adam_constants`
-    :param decoupled: decay the weights themselves, not by the gradient
+    :param constants: ``(7,)`` result of :func:`adam_constants`
+    :param decoupled: whether to decay the weights directly, not through the gradient
     """
     one_less_beta1, beta2, one_less_beta2, eps, weight_decay, *_ = constants.unbind()
     if decoupled:
@@ -205,10 +213,10 @@ def adam(
 
 def bias_corrections(constants: th.Tensor, steps: th.Tensor) -> th.Tensor:
     """
-    1 - beta^step of both moments, without the cancellation that a power would bring in the first steps.
+    Compute 1 - beta^step for both moments, without the cancellation of a power in the first steps.
 
-    :param constants: ``(7,)``, see :func:`adam_constants`
-    :param steps: scalar, the step's number from 1
-    :return: ``(2,)``
+    :param constants: ``(7,)`` result of :func:`adam_constants`
+    :param steps: number of the step from 1, a scalar
+    :return: ``(2,)`` corrections
     """
     return -th.expm1(steps * constants[-2:])

@@ -1,6 +1,5 @@
 """
-Whole updates where the memory lives on the device that learns: drawing a batch, learning from it and its new
-priorities, several of them in one launch.
+Whole updates on the device that holds the memory: sampling, learning and new priorities, several updates in one launch.
 """
 
 import weakref
@@ -14,14 +13,16 @@ from sb3_ca2e.replay.device_rows import DeviceRows
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 
-#: Updates that one launch may make. Each number in use has a recording of its own.
+#: Possible numbers of updates in one launch; each number in use has its own recording.
 AT_ONCE = (16, 8, 4, 2, 1)
 
 
 def launches(n_updates: int) -> Iterator[int]:
     """
+    Split updates into launches, as large as possible.
+
     :param n_updates: number of updates
-    :return: how many of them each launch makes: as many as it can
+    :return: number of updates of each launch
     """
     for at_once in AT_ONCE:
         while n_updates >= at_once:
@@ -31,14 +32,14 @@ def launches(n_updates: int) -> Iterator[int]:
 
 class FusedUpdates:
     """
-    Updates that a device can make without a word from the host between them.
+    Updates that a device makes without synchronising with the host between them.
 
-    :param memory: on the device
-    :param batch_size: transitions in an update
-    :param update: of a batch: ``(batch,)`` TD errors and ``(batch,)`` float64 priorities
-    :param state: tensors that it writes
-    :param record: how to record, as of :class:`~sb3_ca2e.learner.cuda_graph.CudaGraph`; None for a CUDA graph, and on
-        other devices for nothing: there the same lines run each time
+    :param memory: memory on the device
+    :param batch_size: number of transitions in an update
+    :param update: function of a batch that returns ``(batch,)`` TD errors and ``(batch,)`` float64 priorities
+    :param state: tensors that the update writes
+    :param record: how to record, as in :class:`~sb3_ca2e.learner.cuda_graph.CudaGraph`; None for a CUDA graph on a GPU,
+        and for no recording on other devices
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class FusedUpdates:
         record: Callable[[Run], Run] | None = None,
     ):
         self._key = _taken_for_granted(memory, batch_size)
-        # A user who replaces the memory, or empties it, needs its room at once.
+        # Weak: if the user replaces or empties the memory, its space must be freed at once.
         self._memory: PrioritizedReplayBuffer = weakref.proxy(memory)
         self._batch_size, self._update, self._record = batch_size, update, record
         self._state = [*state, *self._storage.priority_tensors()]
@@ -66,15 +67,19 @@ class FusedUpdates:
 
     def hold(self, memory: PrioritizedReplayBuffer, batch_size: int) -> bool:
         """
-        :param memory: a memory
-        :param batch_size: transitions in an update
-        :return: whether these updates are of it, and it is still where it was, and set as it was
+        Check whether these updates are still valid.
+
+        :param memory: memory to learn from
+        :param batch_size: number of transitions in an update
+        :return: whether the memory is the same, at the same place and with the same settings
         """
         return _taken_for_granted(memory, batch_size) == self._key
 
     def __call__(self, n_updates: int) -> tuple[PrioritizedReplaySamples, th.Tensor]:
         """
-        :param n_updates: how many, one of ``AT_ONCE``
+        Make updates.
+
+        :param n_updates: number of updates, one of ``AT_ONCE``
         :return: the last batch and its ``(batch,)`` TD errors, overwritten by the next call
         """
         if n_updates not in self._runs:
@@ -86,19 +91,19 @@ class FusedUpdates:
         return self._batch.holding(tensors), td_errors
 
     def _updates(self, numbers: th.Tensor) -> tuple[th.Tensor, ...]:
-        """What is recorded: Algorithm 3 of the paper, as often as there are random numbers for."""
+        """The recorded function: Algorithm 3 of the paper, once for each row of random numbers."""
         memory, storage = self._memory, self._storage
         draws, beta = numbers[:-1].view(-1, self._batch_size), numbers[-1]
         for numbers_of_batch in draws:
             batch = memory.sample_from_uniforms(numbers_of_batch, beta)
             td_errors, priorities = self._update(batch)
             storage.write_priorities(batch.indices, batch.generations, priorities, memory.alpha)
-        self._batch = batch  # says which fields the tensors returned are
+        self._batch = batch  # tells the fields of the returned tensors
         return td_errors, *batch.tensors()
 
 
 def _taken_for_granted(memory: PrioritizedReplayBuffer, batch_size: int) -> tuple[Any, ...]:
-    """What a recording holds for. A memory that has been emptied or moved has another tree."""
+    """Return what a recording relies on. A memory that was emptied or moved has another tree."""
     storage = memory.device_storage
     tree = None if storage is None else storage.priorities
     return tree, batch_size, memory.n_steps, memory.gamma, memory.alpha

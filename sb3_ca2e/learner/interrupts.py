@@ -1,4 +1,6 @@
-"""SIGINT and SIGTERM while a model learns: obeyed where nothing is half done, not lost if a library swallows them."""
+"""
+SIGINT and SIGTERM while a model learns: handled when nothing is half done, and not lost if a library swallows them.
+"""
 
 import contextlib
 import signal
@@ -7,31 +9,31 @@ import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-#: Signals that end learning, with the handlers that leave it to Python and to the system what they do.
+#: Signals that end learning, and their default handlers.
 _DEFAULTS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-#: Seconds after which another signal means that somebody does not want to wait; sooner it is the same once more, as
-#: from a terminal and from a launcher that hands on what it gets.
+#: Seconds after which a second signal means that the user does not want to wait; an earlier one is a duplicate, for
+#: example from both a terminal and a launcher that forwards signals.
 AGAIN = 1.0
 
 
 class Terminated(SystemExit):
-    """SIGTERM came: raised for what is to be cleaned up before the process ends by it."""
+    """SIGTERM was received: raised so that everything is cleaned up before the process ends by it."""
 
     def __init__(self) -> None:
-        super().__init__(128 + signal.SIGTERM)  # as a shell would say it
+        super().__init__(128 + signal.SIGTERM)  # the exit status that a shell reports
 
 
 class Interrupts:
     """
-    Takes the place of the handlers of SIGINT and SIGTERM in the main thread, unless they are the user's own.
+    Context that replaces the default handlers of SIGINT and SIGTERM in the main thread; user-defined handlers stay.
 
-    An exception that is raised anywhere may leave a transition half committed, and is now and then swallowed: C
-    code that asks whether an object has an attribute clears every error. So it is kept for :meth:`check`. When all is
-    cleaned up, SIGINT is a ``KeyboardInterrupt``, and SIGTERM ends the process as it would have.
+    An exception raised at any point could leave a transition half committed, and may be swallowed: C code that checks
+    for an attribute clears all errors. So it is postponed until :meth:`check`. After the cleanup, SIGINT raises
+    ``KeyboardInterrupt``, and SIGTERM ends the process as usual.
     """
 
     def __init__(self) -> None:
-        #: when the first of each came
+        #: time of the first signal of each kind
         self._came: dict[int, float] = {}
         self._immediate = False
         self._at_once = _Immediate(self)
@@ -46,7 +48,7 @@ class Interrupts:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         for number, handler in self._replaced.items():
-            if signal.getsignal(number) == self._handle:  # else a callback has put its own there
+            if signal.getsignal(number) == self._handle:  # otherwise a callback has replaced it
                 signal.signal(number, handler)
         if signal.SIGTERM in self._came:
             signal.raise_signal(signal.SIGTERM)
@@ -61,24 +63,25 @@ class Interrupts:
 
     def check(self) -> None:
         """
-        Between two transitions.
+        Raise a postponed interrupt; call it between two transitions.
 
-        :raises KeyboardInterrupt: if it is due
-        :raises Terminated: if SIGTERM has come
+        :raises KeyboardInterrupt: if SIGINT was received
+        :raises Terminated: if SIGTERM was received
         """
         if self._came:
             raise Terminated if signal.SIGTERM in self._came else KeyboardInterrupt
 
     def immediate(self) -> contextlib.AbstractContextManager[None]:
         """
-        :return: a context that is interrupted at once: code of others, or waiting, that may take long and leaves
-            nothing half done
+        Return a context in which signals interrupt at once.
+
+        :return: context for waiting, or for user code, that may take long and leaves nothing half done
         """
         return self._at_once
 
 
 class _Immediate(contextlib.AbstractContextManager[None]):
-    """Of :meth:`Interrupts.immediate`; entered for each tick, where a generator would take as long as the callback."""
+    """Context of :meth:`Interrupts.immediate`; a class, as a generator would take as long as the callback of a tick."""
 
     def __init__(self, interrupts: Interrupts):
         self._interrupts = interrupts
@@ -97,12 +100,13 @@ class _Immediate(contextlib.AbstractContextManager[None]):
 
 class DeferredSignals:
     """
-    A context that no handler of SIGINT or SIGTERM disturbs, not even a user's own: each that comes is called when it
-    ends. For what would leave processes behind if it were done by half.
+    Context that defers all handlers of SIGINT and SIGTERM, including user-defined ones, to its end.
+
+    For operations that would leave processes behind if interrupted.
     """
 
     def __init__(self) -> None:
-        #: the signals that have come
+        #: signals received
         self.came: set[int] = set()
         self._handlers: dict[int, Any] = {}
 
@@ -114,13 +118,13 @@ class DeferredSignals:
                 if callable(handler := signal.getsignal(number)):
                     self._handlers[number] = handler
                     signal.signal(number, self._keep)
-        except BaseException:  # raised by a handler that had still been there
+        except BaseException:  # raised by a handler not yet replaced
             self._restore()
             raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        with contextlib.ExitStack() as all_of_it:  # whatever handlers raise
+        with contextlib.ExitStack() as all_of_it:  # handlers may raise
             for number in self.came:
                 all_of_it.callback(signal.raise_signal, number)
             self._restore()

@@ -1,4 +1,4 @@
-"""What is known of each slot."""
+"""Statistics of each slot."""
 
 import collections
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class SlotStats:
-    """What is known of one slot; all counts are of this slot alone."""
+    """Statistics of one slot; all counts are of this slot alone."""
 
     transitions: int = 0
     episodes: int = 0

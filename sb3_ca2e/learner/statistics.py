@@ -1,4 +1,4 @@
-"""Statistics of the user's VecNormalize, of exactly the transitions that are stored."""
+"""Updates the statistics of the user's VecNormalize with exactly the stored transitions."""
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecNormalize
@@ -11,21 +11,23 @@ from sb3_ca2e.replay.stacks import stacked
 
 class Statistics:
     """
-    Keeps the user's ``VecNormalize`` up to date with what is stored, as it would itself with each step.
+    Updates the user's ``VecNormalize`` with stored data, as it would update itself at each step.
 
     :param normalize: the user's wrapper
-    :param normalization: what it does
+    :param normalization: settings of the wrapper
     :param columns: how observations are stored
     """
 
     def __init__(self, normalize: VecNormalize, normalization: Normalization, columns: dict[str, ObservationColumn]):
         self.normalize, self.normalization, self.columns = normalize, normalization, columns
         self._returns: dict[int, float] = {}
-        #: the observation in which each slot stands, where its episode goes on
+        #: current observation of each slot with an unfinished episode
         self._newest: dict[int, dict[str, np.ndarray]] = {}
 
     def update(self, block: Block) -> None:
         """
+        Update the statistics with a block.
+
         :param block: stored rows of one slot
         """
         n_rows = len(block.flags)
@@ -38,15 +40,15 @@ class Statistics:
             rms.update(data[:n_rows])
             newest[key] = data[n_rows:].copy()
         returns = self._discounted(block)
-        if len(returns) > 0:  # the mean of nothing would be NaN for good
+        if len(returns) > 0:  # an empty batch would make the mean NaN permanently
             self.normalize.ret_rms.update(returns)
         self._newest[block.slot] = newest if block.flags[-1] & TRANSITION else {}
 
     def end_stream(self, slot: int) -> None:
         """
-        Count the last observation of an episode that was cut off, which the memory keeps.
+        Count the last observation of an episode that was cut off, which the memory stores.
 
-        :param slot: whose episode it was
+        :param slot: slot of the episode
         """
         newest = self._newest.pop(slot, {})
         self._returns.pop(slot, None)
@@ -55,24 +57,28 @@ class Statistics:
                 observation_statistics(self.normalize)[key].update(data)
 
     def end_streams(self) -> None:
-        """Do it for all slots."""
+        """Count the last observations of all slots."""
         for slot in list(self._newest):
             self.end_stream(slot)
 
     def state(self) -> tuple[dict[int, float], dict[int, dict[str, np.ndarray]]]:
         """
-        :return: where slots stand in their episodes, for :meth:`restore`
+        Return the state of unfinished episodes.
+
+        :return: the state, for :meth:`restore`
         """
         return self._returns, self._newest
 
     def restore(self, state: tuple[dict[int, float], dict[int, dict[str, np.ndarray]]]) -> None:
         """
-        :param state: what :meth:`state` gave
+        Restore the state of unfinished episodes.
+
+        :param state: result of :meth:`state`
         """
         self._returns, self._newest = state
 
     def _discounted(self, block: Block) -> np.ndarray:
-        """The running discounted return of the slot after each of its steps."""
+        """Return the running discounted return of the slot after each of its steps."""
         value, returns = self._returns.get(block.slot, 0.0), []
         for reward, flags in zip(block.rewards.tolist(), block.flags.tolist(), strict=True):
             if flags & TRANSITION:
@@ -85,6 +91,8 @@ class Statistics:
 
     def publish(self) -> np.ndarray:
         """
+        Return the statistics for actors.
+
         :return: ``(size,)`` float32, for :class:`Normalizer`
         """
         moments = observation_statistics(self.normalize).values()

@@ -22,18 +22,19 @@ from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 from sb3_ca2e.replay.n_step import PRIORITY_FLOOR
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 
-#: Held while a model is traced and compiled: tracers patch ``nn.Module`` for all threads, and undo it in turn.
+#: Held while a model is traced and compiled: tracers patch ``nn.Module`` for all threads and restore it later.
 _COMPILING = threading.Lock()
 _TINY, _ONE = np.float32(1e-40), np.float32(1.0)
-#: Updates in a row without a finite loss and gradient after which nothing is to be hoped for.
+#: Updates skipped in a row, for a loss or gradient that is not finite, after which learning is given up.
 MOST_SKIPPED = 100
 
 
 @contextmanager
 def tiny_numbers_are_zero() -> Iterator[None]:
     """
-    Take what is below float32's normal numbers (1.2e-38) for zero, in this thread. Weights of units that never fire
-    shrink to such numbers, with which processors compute up to a hundred times slower.
+    Flush float32 subnormal numbers (below 1.2e-38) to zero in this thread.
+
+    Weights of units that never fire shrink to such numbers, with which processors compute up to a hundred times slower.
     """
     was_so = _TINY * _ONE == 0.0
     th.set_flush_denormal(True)
@@ -45,46 +46,48 @@ def tiny_numbers_are_zero() -> Iterator[None]:
 
 class Networks(Protocol):
     """
-    What an algorithm's update is written with, so that the same lines run eagerly and compiled.
+    The interface that an algorithm's update uses, so that the same code runs eagerly and compiled.
 
-    Its networks are called by their names: ``networks("critic")(observations, actions)``.
+    Networks are called by name: ``networks("critic")(observations, actions)``.
     """
 
     def __call__(self, name: str) -> Any: ...
 
     def optimize(self, name: str, loss: Loss, max_grad_norm: float | None = None) -> tuple[th.Tensor, Any]:
         """
-        One step of a network's optimiser. Where the loss or its gradient is not finite, neither this step nor any
-        that follows in the same update is made.
+        Make one optimizer step of a network.
 
-        :param name: the network
-        :param loss: of the network
-        :param max_grad_norm: clip the norm of the gradient to it
-        :return: the loss, detached, and what ``loss`` gave beside it
+        If the loss or its gradient is not finite, this step and all later ones of the same update are skipped.
+
+        :param name: name of the network
+        :param loss: function of the network that returns the loss and any other results
+        :param max_grad_norm: norm to which the gradient is clipped, or None
+        :return: the detached loss, and the other results of ``loss``
         """
 
     def polyak_update(self, target: str, online: str, tau: float) -> None:
         """
-        Let a target network follow: theta^- <- tau theta + (1 - tau) theta^-. Buffers, such as BatchNorm's statistics,
-        are copied.
+        Move a target network towards another: theta^- <- tau theta + (1 - tau) theta^-.
 
-        :param target: the target network
-        :param online: the network that it follows
-        :param tau: how far
+        Buffers, such as BatchNorm's statistics, are copied.
+
+        :param target: name of the target network
+        :param online: name of the network that it follows
+        :param tau: step size
         """
 
 
 class EagerNetworks:
     """
-    Networks and optimisers of any kind. To look at the numbers waits for the device, which what is compiled does not.
+    Networks and optimizers of any kind. Unlike compiled updates, checking that losses are finite waits for the device.
 
-    :param modules: by name
-    :param optimizers: by the name of the network that they optimise
+    :param modules: networks by name
+    :param optimizers: optimizers by the name of their network
     """
 
     def __init__(self, modules: dict[str, nn.Module], optimizers: dict[str, th.optim.Optimizer]):
         self.modules, self.optimizers = modules, optimizers
-        #: all losses and gradients of the update have been finite so far
+        #: whether all losses and gradients of this update have been finite so far
         self.sound = True
         self._parts: list[dict[str, Any]] = []
         self._found: list[int] = []
@@ -93,7 +96,7 @@ class EagerNetworks:
         self.look()
 
     def look(self) -> None:
-        """Find the tensors that networks consist of, if others do now: to go through all layers takes long."""
+        """Find the networks' tensors again if they have been replaced; going through all layers is slow."""
         found = [*map(id, itertools.chain.from_iterable(part.values() for part in self._parts))]
         if found and found == self._found:
             return
@@ -114,10 +117,10 @@ class EagerNetworks:
         for parameter in parameters:
             parameter.grad = None
         trained = [parameter for parameter in parameters if parameter.requires_grad]
-        value.backward(inputs=trained or None)  # and not for the other networks that the loss goes through
+        value.backward(inputs=trained or None)  # no gradients for the other networks in the loss
         gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
         norm = float(nn.utils.get_total_norm(gradients))
-        # One number tells of all: it is finite where they are, and small enough to be squared
+        # The norm shows it: it is finite if all gradients are, and if their squares don't overflow
         self.sound = self.sound and math.isfinite(norm + float(value.detach()))
         if self.sound:
             if max_grad_norm is not None and norm + 1e-6 > max_grad_norm:  # as nn.utils.clip_grad_norm_()
@@ -131,17 +134,17 @@ class EagerNetworks:
         with th.no_grad():
             if following := self._parameters[target]:
                 th._foreach_lerp_(following, self._parameters[online], tau)
-            # Statistics of BatchNorm, as in SB3 (GH issue #996 there), and what other layers keep
+            # Statistics of BatchNorm, as in SB3 (GH issue #996 there), and buffers of other layers
             for buffer, kept in zip(self._buffers[online], self._buffers[target], strict=True):
                 kept.copy_(buffer)
 
 
 class Updated(NamedTuple):
     """
-    What an update tells of its batch.
+    Results of an update for its batch.
 
-    :param td_errors: ``(batch,)``
-    :param priorities: ``(batch,)`` their absolute values and a small constant
+    :param td_errors: ``(batch,)`` TD errors
+    :param priorities: ``(batch,)`` absolute TD errors plus a small constant
     """
 
     td_errors: th.Tensor
@@ -150,11 +153,11 @@ class Updated(NamedTuple):
 
 class Compiled(NamedTuple):
     """
-    An update as it was compiled.
+    A compiled update.
 
-    :param key: what it holds for
-    :param operations: of the tensors that :meth:`FlatUpdate.inputs` gives: TD errors and priorities
-    :param run: the same, on a GPU as one CUDA graph
+    :param key: batch size, device and settings that it is valid for
+    :param operations: function from :meth:`FlatUpdate.inputs` to TD errors and priorities
+    :param run: the same function, on a GPU as one CUDA graph
     """
 
     key: tuple[Any, ...]
@@ -168,12 +171,12 @@ def _size_and_device(batch: PrioritizedReplaySamples) -> tuple[int, th.device]:
 
 class Learner:
     """
-    Runs an algorithm's update, eagerly at first, and compiled as soon as a compiler has finished beside it.
+    Runs an algorithm's update, eagerly at first, and compiled once a compiler in another thread has finished.
 
-    :param update: the algorithm's
-    :param modules: all networks that it names
-    :param optimizers: by the name of the network that they optimise
-    :param settings: whatever else the update depends on; what is compiled holds for one value of it
+    :param update: the algorithm's update
+    :param modules: all networks that the update names
+    :param optimizers: optimizers by the name of their network
+    :param settings: returns everything else that the update depends on; a compiled update is valid for one value
     """
 
     def __init__(
@@ -185,24 +188,26 @@ class Learner:
     ):
         self._update, self._settings = update, settings
         self._eager = EagerNetworks(modules, optimizers)
-        self._sums: dict[str, float] = {}  # over the eager updates since they were last taken
+        self._sums: dict[str, float] = {}  # of the eager updates since they were last read
         self._n_updates = 0
-        #: updates that changed nothing as a loss or gradient was not finite, when this was last looked at
+        #: number of updates skipped for a loss or gradient that is not finite, as of the last read
         self.n_skipped = 0
-        self._skipped = self._skipped_in_a_row = 0  # of the eager ones, since then
+        self._skipped = self._skipped_in_a_row = 0  # eager updates since then
         self._flat: FlatUpdate | None = None
         self._compiler: threading.Thread | None = None
         self._compiled: Compiled | None = None
         self._fused: FusedUpdates | None = None
-        #: why updates stay eager, None if they need not
+        #: why updates stay eager, or None
         self.obstacle = obstacle_to_compiling(modules, optimizers)
         self._obstacle_told = False
 
     def learns(self, modules: dict[str, nn.Module], optimizers: dict[str, th.optim.Optimizer]) -> bool:
         """
+        Check whether this object still updates the given networks.
+
         :param modules: as given to the constructor
         :param optimizers: as given to the constructor
-        :return: whether these are the ones that are updated, and as they were when they were compiled
+        :return: whether they are the same, and unchanged since they were compiled
         """
         if modules != self._eager.modules or optimizers != self._eager.optimizers:
             return False
@@ -211,13 +216,13 @@ class Learner:
 
     def update(self, batch: PrioritizedReplaySamples) -> Updated:
         """
-        One update.
+        Make one update.
 
-        :param batch: what to learn from
-        :return: what it tells of the batch
+        :param batch: batch to learn from
+        :return: TD errors and new priorities of the batch
         """
         self._n_updates += 1
-        # Asked for its shape, as len() of a tensor is Python and slow; while updates are eager, not at all.
+        # Use the shape, as len() of a tensor is slow Python code, and only when updates are compiled.
         if self._compiled is not None and (compiled := self._compiled_for(*_size_and_device(batch))):
             assert self._flat is not None
             self._skipped_in_a_row = 0
@@ -237,12 +242,12 @@ class Learner:
         self, memory: PrioritizedReplayBuffer, batch_size: int
     ) -> Callable[[int], tuple[PrioritizedReplaySamples, th.Tensor]] | None:
         """
-        Whole updates, drawing and new priorities included, in one launch.
+        Return whole updates, including sampling and new priorities, in one launch.
 
-        :param memory: to learn from
-        :param batch_size: transitions in an update
-        :return: what makes a number of them, and tells of the last one its batch and ``(batch,)`` TD errors; None
-            unless the memory is on the device that learns, and updates are compiled
+        :param memory: memory to learn from
+        :param batch_size: number of transitions in an update
+        :return: function that makes a number of updates and returns the last batch and its ``(batch,)`` TD errors; None
+            unless the memory is on the learner's device and updates are compiled
         """
         if memory.device_storage is None:
             return None
@@ -263,9 +268,10 @@ class Learner:
 
     def take_metrics(self) -> dict[str, float]:
         """
-        :return: means of the scalars to log, over the updates since this was last called that were not skipped; none
-            without one
-        :raises FloatingPointError: if updates are skipped all the time
+        Read and reset the logged scalars.
+
+        :return: means over the updates since the last call that were not skipped; empty if there were none
+        :raises FloatingPointError: if too many updates in a row were skipped
         """
         if self._n_updates == 0:
             return {}
@@ -281,8 +287,8 @@ class Learner:
         if in_a_row >= MOST_SKIPPED:
             raise FloatingPointError(
                 f"The last {in_a_row} updates were skipped, as their losses or gradients were not finite; the networks "
-                "are as they were before. Lower learning_rate, bound rewards and observations, or go on from an "
-                "earlier checkpoint."
+                "have not changed since. Lower learning_rate, bound rewards and observations, or resume an earlier "
+                "checkpoint."
             )
         return {name: value / n_updates for name, value in sums.items()} if n_updates > 0 else {}
 
@@ -293,11 +299,12 @@ class Learner:
 
     def compile(self, batch: PrioritizedReplaySamples, wait: bool = False, asked_for: bool = False) -> None:
         """
-        Begin to compile, once, unless another model of this process is compiled just now; updates go on meanwhile.
+        Start the compiler, once, unless another model of this process is being compiled; updates continue meanwhile.
 
-        :param batch: as all of them will be; an update must have been made, so that the optimisers have states
-        :param wait: until it is done
-        :param asked_for: warn, once, if updates stay eager
+        :param batch: example batch; all batches must be like it. An update must have been made, so that the optimizers
+            have states
+        :param wait: whether to wait until it has finished
+        :param asked_for: whether to warn, once, if updates stay eager
         """
         if self._flat is None and self.obstacle is None and self._eager.sound and _COMPILING.acquire(blocking=wait):
             try:
@@ -312,22 +319,22 @@ class Learner:
             warnings.warn(f"compile=True, but updates stay eager: {self.obstacle}.", stacklevel=2)
 
     def _start_compiler(self, batch: PrioritizedReplaySamples) -> None:
-        # Here and not in the compiler's thread, as both change something of all threads for a moment.
+        # Not in the compiler's thread: tracing and importing temporarily change state of all threads.
         with self._obstacles_noted(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tracer's
+            warnings.simplefilter("ignore")  # of the tracer
             import_what_warns()
             modules, optimizers = self._eager.modules, self._eager.optimizers
             self.obstacle = obstacle_to_compiling(modules, optimizers)
-            if self.obstacle is not None:  # by now
+            if self.obstacle is not None:  # since the constructor
                 return
             self._flat = FlatUpdate(self._update, modules, optimizers, list(self._sums), PRIORITY_FLOOR)
             if not self._flat.update_state():
-                raise ValueError("some parameters have no part in the loss, or have taken fewer steps than others")
+                raise ValueError("some parameters are not part of the loss, or have made fewer steps than others")
             graph = self._flat.trace(batch)
         if self.obstacle is None:
             key = self._key(*_size_and_device(batch))
             arguments = key, graph, [*self._flat.state, *self._flat.inputs(batch)]
-            # No daemon: a script that ends waits for it, as Python would abort amid PyTorch's C++ code.
+            # Not a daemon: scripts wait for it at their end, as Python would otherwise abort within PyTorch's C++ code.
             compiler = threading.Thread(target=self._compile, args=arguments, name="compile")
             compiler.start()
             self._compiler = compiler
@@ -336,7 +343,7 @@ class Learner:
         return batch_size, device, *self._settings()
 
     def _compiled_for(self, batch_size: int, device: th.device) -> Compiled | None:
-        """The compiled update, if it holds for such batches, with the optimisers' states taken over."""
+        """Return the compiled update if it is valid for such batches, with the optimizers' current states."""
         if self._compiled is None or self._flat is None or self._compiled.key != self._key(batch_size, device):
             return None
         return self._compiled if self._flat.update_state() else None
@@ -346,7 +353,7 @@ class Learner:
             with self._obstacles_noted():
                 assert self._flat is not None
                 on_cuda = key[1].type == "cuda"
-                # Shapes and strides are seen to by the key and by FlatUpdate.inputs().
+                # The key and FlatUpdate.inputs() guarantee shapes and strides.
                 operations = functools.partial(compile_graph(graph, inputs, on_cuda), *self._flat.state)
                 self._compiled = Compiled(
                     key, operations, CudaGraph(operations, self._flat.state) if on_cuda else operations
@@ -356,8 +363,8 @@ class Learner:
 
     @contextmanager
     def _obstacles_noted(self) -> Iterator[None]:
-        """No compiler, or networks that it can't trace: learning goes on as it did."""
+        """Note why networks can't be compiled; learning continues eagerly."""
         try:
             yield
-        except Exception as error:  # whatever a compiler, or what a user put into networks, may raise
+        except Exception as error:  # the compiler and custom networks may raise anything
             self.obstacle = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"

@@ -272,7 +272,7 @@ def _at(path: pathlib.Path) -> AgentFiles:
         expected = f"{path}/<environment>.zip" if path.is_dir() else "a file"
         hint = f" Did you mean 'zoo:{path}'?" if str(path) in ALGORITHMS else ""
         raise ValueError(
-            f"There is no agent at {path}: expected {expected}. Give the path of a zip that model.save() has left, or "
+            f"There is no agent at {path}: expected {expected}. Give the path of a zip written by model.save(), or "
             f"of a folder of the RL Zoo.{hint}"
         )
     return _files(AgentFiles.algorithm_of(model), model)

@@ -66,7 +66,7 @@ class Retirement:
 
     def retired(self, index: int) -> bool:
         """
-        Tell whether a prior agent has retired.
+        Check whether a prior agent has retired.
 
         :param index: position of the prior agent
         :return: True if it has

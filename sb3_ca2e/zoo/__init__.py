@@ -1,4 +1,4 @@
-"""The RL Zoo: CA2E's algorithms in its scripts, their hyperparameters, and a command line."""
+"""Integration with the RL Zoo: algorithms for its scripts, hyperparameters, and a command line."""
 
 from sb3_ca2e.zoo.registration import register
 

@@ -1,4 +1,4 @@
-"""``python -m sb3_ca2e.zoo``: the same as ``sb3-ca2e``."""
+"""``python -m sb3_ca2e.zoo`` runs ``sb3-ca2e``."""
 
 from sb3_ca2e.zoo.cli import main
 

@@ -1,4 +1,4 @@
-"""Read the hyperparameters that the package ships in the RL Zoo's format."""
+"""Reads the bundled hyperparameters in the RL Zoo's format."""
 
 import ast
 from importlib import resources
@@ -13,16 +13,16 @@ FOLDER = resources.files("sb3_ca2e") / "hyperparams"
 
 def load_hyperparams(algo: str, env_id: str) -> dict[str, Any]:
     """
-    Hyperparameters for an environment, from ``hyperparams/<algo>.yml``.
+    Load the hyperparameters of an environment from ``hyperparams/<algo>.yml``.
 
-    ``n_timesteps`` and ``n_envs`` are always there and are no arguments of the algorithm; what else is there is named
-    as in the file. Strings that stand for values in the zoo are replaced by them: ``"dict(net_arch=[64])"`` by the
-    dictionary, ``"lin_0.001"`` by a schedule that falls to zero.
+    ``n_timesteps`` and ``n_envs`` are always included and are not arguments of the algorithm; all other names are those
+    of the file. Strings that represent values in the zoo are converted: ``"dict(net_arch=[64])"`` to the dictionary,
+    ``"lin_0.001"`` to a schedule that falls linearly to zero.
 
     :param algo: ``"ca2e_dqn"`` or ``"ca2e_ddpg"``
-    :param env_id: id of the environment; ``"atari"`` for any game of it, ``"default"`` for what has no entry
-    :return: a dictionary of the caller's own
-    :raises ValueError: if there are none, naming those that there are
+    :param env_id: id of the environment; ``"atari"`` for any Atari game, ``"default"`` for others without an entry
+    :return: a new dictionary
+    :raises ValueError: if there are none; the message lists those that exist
     """
     file = FOLDER / f"{algo}.yml"
     if not file.is_file():
@@ -37,11 +37,11 @@ def load_hyperparams(algo: str, env_id: str) -> dict[str, Any]:
 
 def parse_value(value: Any) -> Any:
     """
-    The value that an entry stands for. Nothing in it is executed.
+    Convert an entry to the value that it represents, without executing anything.
 
-    :param value: an entry as YAML gives it
-    :return: a dictionary for ``"dict(...)"``, a schedule for ``"lin_<initial value>"``, anything else as it is
-    :raises ValueError: if a ``"dict(...)"`` holds more than literals
+    :param value: entry as YAML gives it
+    :return: a dictionary for ``"dict(...)"``, a schedule for ``"lin_<initial value>"``, anything else unchanged
+    :raises ValueError: if a ``"dict(...)"`` contains more than literals
     """
     if not isinstance(value, str):
         return value
@@ -52,11 +52,11 @@ def parse_value(value: Any) -> Any:
     try:
         return _literal(ast.parse(value.strip(), mode="eval").body)
     except (SyntaxError, ValueError) as error:
-        raise ValueError(f"{value!r} is no dict(...) of literals: {error}") from error
+        raise ValueError(f"{value!r} is not a dict(...) of literals: {error}") from error
 
 
 def _literal(node: ast.expr) -> Any:
-    """``ast.literal_eval`` that knows ``dict(name=value)`` too."""
+    """``ast.literal_eval`` that also supports ``dict(name=value)``."""
     is_dict = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict"
     if not is_dict:
         return ast.literal_eval(node)

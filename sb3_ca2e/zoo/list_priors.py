@@ -1,4 +1,4 @@
-"""``sb3-ca2e priors``: the agents that can serve as prior agents in an environment."""
+"""``sb3-ca2e priors``: lists the agents that can serve as prior agents in an environment."""
 
 import argparse
 import contextlib
@@ -32,16 +32,16 @@ class Candidate:
     """
     An agent that could be a prior agent.
 
-    :param source: what to put into ``prior_agents``
-    :param algorithm: the algorithm that trained it
-    :param trained_on: the environment that it was trained on
-    :param path: its zip
+    :param source: entry for ``prior_agents``
+    :param algorithm: algorithm that trained it
+    :param trained_on: id of the environment that it was trained on
+    :param path: path of its zip
     :param published_reward: mean and standard deviation that the RL Zoo publishes for it
-    :param recorded_reward: mean that is recorded beside it
-    :param measured_reward: mean and standard deviation of what it has reached here
-    :param preprocessing: what stands between the environment's observations and its policy
-    :param loads_without_trust: whether it can be read without executing anything in its files
-    :param problem: why it can't be a prior agent, None if it can
+    :param recorded_reward: mean recorded beside it
+    :param measured_reward: mean and standard deviation measured here
+    :param preprocessing: steps from the environment's observations to its policy
+    :param loads_without_trust: whether it can be read without executing code
+    :param problem: why it can't be a prior agent, or None
     """
 
     source: str
@@ -83,8 +83,10 @@ def main() -> None:
 
 def make_env(env_id: str) -> VecEnv:
     """
-    :param env_id: id of an environment
-    :return: it as a learner has it that follows the RL Zoo's hyperparameters: Atari games preprocessed and stacked
+    Make an environment as the RL Zoo's hyperparameters prescribe: Atari games are preprocessed and stacked.
+
+    :param env_id: id of the environment
+    :return: the environment, wrapped as by a learner
     """
     if "NoFrameskip" in env_id or env_id.startswith("ALE/"):
         with contextlib.suppress(ImportError):
@@ -97,12 +99,12 @@ def make_env(env_id: str) -> VecEnv:
 
 def inspect(env_id: str, env: VecEnv, n_episodes: int = 0) -> list[Candidate]:
     """
-    Look at every agent on the search path whose name fits an environment.
+    Load all agents on the search path whose names match an environment.
 
     :param env_id: id of the environment
-    :param env: the environment, not normalised
-    :param n_episodes: episodes to measure each over
-    :return: the agents, those that ``"zoo:"`` takes first
+    :param env: the environment without normalisation
+    :param n_episodes: number of episodes to measure each agent; 0 for none
+    :return: the agents, in the order in which ``"zoo:"`` prefers them
     """
     published = published_rewards()
     known: set[str] = set()
@@ -128,12 +130,12 @@ def inspect(env_id: str, env: VecEnv, n_episodes: int = 0) -> list[Candidate]:
 
 
 def _of_the_zoo(files: AgentFiles) -> bool:
-    """Whether it is one of the zoo's own agents: neither the package's, nor trained here."""
+    """Whether it is one of the zoo's own agents, neither bundled nor trained here."""
     return not files.bundled and files.model.parts[0] != "logs"
 
 
 def _try(candidate: Candidate, files: AgentFiles, env: VecEnv, n_episodes: int) -> None:
-    """Load and measure an agent, noting down what is learned of it before anything fails."""
+    """Load and measure an agent, recording its properties even if a later step fails."""
     candidate.recorded_reward = files.recorded_reward
     candidate.preprocessing = load_trained_on(files, trust=False).describe()
     agent = PriorAgent(files.model)
@@ -145,7 +147,9 @@ def _try(candidate: Candidate, files: AgentFiles, env: VecEnv, n_episodes: int) 
 
 def published_rewards() -> dict[tuple[str, str], Reward]:
     """
-    :return: mean and standard deviation by algorithm and environment, as the RL Zoo has published them
+    Return the rewards that the RL Zoo has published.
+
+    :return: mean and standard deviation by algorithm and environment
     """
     lines = (resources.files("sb3_ca2e.zoo") / "published_rewards.csv").read_text(encoding="utf-8").splitlines()
     rows = csv.DictReader(line for line in lines if not line.startswith("#"))
@@ -154,9 +158,11 @@ def published_rewards() -> dict[tuple[str, str], Reward]:
 
 def table(env_id: str, found: list[Candidate]) -> str:
     """
+    Format candidates as a table, with notes on those that can't be used.
+
     :param env_id: id of the environment
-    :param found: the agents
-    :return: a table of them for people, and what is wrong with those that can't be used
+    :param found: candidates
+    :return: the table as text
     """
     if not found:
         looked = ", ".join(map(str, search_path()))

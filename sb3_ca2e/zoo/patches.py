@@ -1,4 +1,4 @@
-"""Where rl_zoo3 2.9 takes for granted what is not so: for one process, until the zoo itself is mended."""
+"""Patches for wrong assumptions of rl_zoo3 2.9, in one process, until they are fixed in the zoo."""
 
 import importlib
 import subprocess
@@ -11,9 +11,9 @@ from sb3_ca2e.common.installing import needing
 @needing("zoo", "A part of the RL Zoo is not installed")
 def patch() -> None:
     """
-    Let the zoo's scripts find what they look for; it must come before they are imported.
+    Patch the zoo's scripts; call it before they are imported.
 
-    :raises ImportError: if something is missing that they import
+    :raises ImportError: if something that they import is missing
     """
     _metadata_of_model_cards()
     _files_missing_on_the_hub()
@@ -21,14 +21,14 @@ def patch() -> None:
 
 
 def _metadata_of_model_cards() -> None:
-    """push_to_hub imports a function that sb3-team-hf-integration 3.2 has renamed, and that returned a dictionary."""
+    """Restore a function that push_to_hub imports: sb3-team-hf-integration 3.2 renamed it and changed its result."""
     upload: Any = importlib.import_module("huggingface_sb3.push_to_hub")
     if not hasattr(upload, "generate_metadata"):
         upload.generate_metadata = lambda *about: upload._generate_metadata(*about).to_dict()
 
 
 def _files_missing_on_the_hub() -> None:
-    """load_from_hub expects requests' error for a file that is not there, which huggingface_hub no longer raises."""
+    """Raise the error of requests that load_from_hub expects for a missing file; huggingface_hub raises another one."""
     import huggingface_sb3
     from huggingface_hub.errors import EntryNotFoundError
     from requests.exceptions import HTTPError
@@ -47,7 +47,7 @@ def _files_missing_on_the_hub() -> None:
 
 
 def _benchmark_outside_of_a_clone() -> None:
-    """The benchmark plays agents with a script of the zoo's repository, which is no part of the package."""
+    """Run agents with this package's command: the benchmark calls a script that is only in the zoo's repository."""
     call = subprocess.call
 
     def call_own(command: Any, *args: Any, **kwargs: Any) -> int:

@@ -1,4 +1,4 @@
-"""Make CA2E's algorithms known to the RL Zoo."""
+"""Registers CA2E's algorithms in the RL Zoo."""
 
 import functools
 import inspect
@@ -13,16 +13,17 @@ from sb3_ca2e.common.installing import needing
 from sb3_ca2e.envs.builder_vec_env import BuilderVecEnv
 from sb3_ca2e.zoo.hyperparams import FOLDER, parse_value
 
-#: CA2E's algorithms by the names that they have in the zoo.
+#: CA2E's algorithms by their names in the zoo.
 ALGORITHMS: dict[str, type[CA2EDQN] | type[CA2EDDPG]] = {"ca2e_dqn": CA2EDQN, "ca2e_ddpg": CA2EDDPG}
 
 
 @functools.cache
 def register() -> None:
     """
-    Add ``ca2e_dqn`` and ``ca2e_ddpg`` to the RL Zoo of this process: to its algorithms and its search for
-    hyperparameters, with the package's own hyperparameters where no ``conf_file`` is given. The zoo's own algorithms
-    stay as they are. It may be called before or after the zoo is imported, and more than once.
+    Register ``ca2e_dqn`` and ``ca2e_ddpg`` in the RL Zoo of this process: as algorithms and for hyperparameter search,
+    with the package's own hyperparameters unless a ``conf_file`` is given.
+
+    The zoo's own algorithms are unchanged. May be called before or after the zoo is imported, and more than once.
 
     :raises ImportError: if rl_zoo3 is not installed
     """
@@ -42,10 +43,10 @@ def register() -> None:
 
 def _with_own_defaults(init: Callable[..., None]) -> Callable[..., None]:
     """
-    What the zoo has no entry for: where an algorithm's hyperparameters are, and environments that actors can copy.
+    Set defaults for which the zoo has no registry: the file of hyperparameters, and environments that actors can copy.
 
-    ``ExperimentManager.default_vec_env_cls`` would be a hook for the latter, but it overrides ``--vec-env`` for every
-    algorithm, and the workers of ``enjoy`` too.
+    ``ExperimentManager.default_vec_env_cls`` could set the latter, but it overrides ``--vec-env`` for all algorithms,
+    and also for the workers of ``enjoy``.
     """
     signature = inspect.signature(init)
 
@@ -63,7 +64,7 @@ def _with_own_defaults(init: Callable[..., None]) -> Callable[..., None]:
 
 
 def _with_the_actors_rate(preprocess: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """The zoo knows a schedule by its argument's name."""
+    """Parse the actor's learning rate: the zoo recognises schedules by the argument's name."""
 
     @functools.wraps(preprocess)
     def preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the RL Zoo's ``-optimize`` searches: its spaces of DQN and DDPG, and CA2E's own arguments."""
+"""Search spaces for the RL Zoo's ``-optimize``: those of DQN and DDPG, and CA2E's own arguments."""
 
 from typing import Any
 
@@ -12,11 +12,13 @@ def sample_ca2e_dqn_params(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: Hyperparams
 ) -> Hyperparams:
     """
-    :param trial: the trial
+    Sample hyperparameters of CA2EDQN.
+
+    :param trial: trial of Optuna
     :param n_actions: unused
-    :param n_envs: environments of the run
-    :param additional_args: as the zoo passes them; ``her_kwargs`` holds the ``replay_buffer_kwargs`` of the run
-    :return: arguments of :class:`~sb3_ca2e.CA2EDQN` to try
+    :param n_envs: number of environments of the run
+    :param additional_args: passed by the zoo; ``her_kwargs`` holds the run's ``replay_buffer_kwargs``
+    :return: arguments of :class:`~sb3_ca2e.CA2EDQN`
     """
     hyperparams: Hyperparams = sample_dqn_params(trial, n_actions, n_envs, additional_args)
     return {**hyperparams, **_sample_memory(trial, additional_args)}
@@ -26,11 +28,13 @@ def sample_ca2e_ddpg_params(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: Hyperparams
 ) -> Hyperparams:
     """
-    :param trial: the trial
+    Sample hyperparameters of CA2EDDPG.
+
+    :param trial: trial of Optuna
     :param n_actions: dimension of the actions
-    :param n_envs: environments of the run
-    :param additional_args: as the zoo passes them; ``her_kwargs`` holds the ``replay_buffer_kwargs`` of the run
-    :return: arguments of :class:`~sb3_ca2e.CA2EDDPG` to try
+    :param n_envs: number of environments of the run
+    :param additional_args: passed by the zoo; ``her_kwargs`` holds the run's ``replay_buffer_kwargs``
+    :return: arguments of :class:`~sb3_ca2e.CA2EDDPG`
     """
     hyperparams: Hyperparams = sample_td3_params(trial, n_actions, n_envs, additional_args)
     own = {
@@ -41,7 +45,7 @@ def sample_ca2e_ddpg_params(
 
 
 def _sample_memory(trial: optuna.Trial, additional_args: Hyperparams) -> Hyperparams:
-    """Length of the returns, and how much priorities count (0: not at all)."""
+    """Sample the multi-step length and the exponent of priorities (0 disables them)."""
     n_steps = trial.suggest_int("n_steps", 1, 10, log=True)
     alpha = trial.suggest_float("alpha", 0.0, 1.0)
     return {"n_steps": n_steps, "replay_buffer_kwargs": {**additional_args["her_kwargs"], "alpha": alpha}}
@@ -49,8 +53,10 @@ def _sample_memory(trial: optuna.Trial, additional_args: Hyperparams) -> Hyperpa
 
 def convert_params(sampled_params: Hyperparams) -> Hyperparams:
     """
-    :param sampled_params: the parameters of a trial, as the study keeps them
-    :return: the hyperparameters that they stand for, as in a YAML file
+    Convert the parameters of a trial to hyperparameters.
+
+    :param sampled_params: parameters as the study stores them
+    :return: hyperparameters as in a YAML file
     """
     remaining = {name: value for name, value in sampled_params.items() if name != "alpha"}
     if remaining.get("noise_type", "") is None:  # CA2E's own noise, one for each slot

@@ -161,7 +161,7 @@ def test_a_prior_agent_that_fails_again_and_again_is_retired(execution, inferenc
         learning_starts=100,
     )
     with (
-        pytest.warns(ActorWarning, match=r"(?s)slot 1 is retired: 3 times in a row.*the weights are gone"),
+        pytest.warns(ActorWarning, match=r"(?s)slot 1 is retired: it failed 3 times in a row.*the weights are gone"),
         pytest.warns(ActorWarning, match=r"(?s)Slot 1: The prior agent a DQN object failed.*the weights are gone"),
     ):
         model.learn(400)

@@ -165,7 +165,7 @@ def test_another_kind_of_memory_is_refused(tmp_path):
     (tmp_path / "memory.pkl").write_bytes(pickle.dumps({"observations": 3}))
     model = dqn(walk(dqn)).learn(60)
     kept = model.replay_buffer
-    message = r"(?s)CA2EDQN can't take over.*memory\. The buffer is a dict.*PrioritizedReplayBuffer"
+    message = r"(?s)CA2EDQN can't load.*memory\. The buffer is a dict.*PrioritizedReplayBuffer"
     with pytest.raises(TypeError, match=message):
         model.load_replay_buffer(tmp_path / "memory")
     other = sb3.DQN("MlpPolicy", "CartPole-v1", device="cpu").learn(60)

@@ -310,7 +310,7 @@ def damaged(folder: pathlib.Path, n: int) -> str:
             finally:
                 shutil.rmtree(newer)
         told = [str(each.message) for each in warned]
-        if timesteps != 100 or len(told) != 1 or f"{newer} is passed over" not in told[0]:
+        if timesteps != 100 or len(told) != 1 or f"{newer} is skipped" not in told[0]:
             wrong.append(f"{how}: {timesteps} timesteps were resumed, and it was told: {told}")
     assert wrong == []
     return f"{n} damaged checkpoints, none accepted, the one before resumed each time"

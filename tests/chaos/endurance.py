@@ -29,7 +29,7 @@ EXPLAINED = {
     "crashes": "SIGSEGV",
     "kills": "SIGKILL",
     "hangs": "gave no sign of life",
-    "silences that ended": "was silent for too long and then went on",
+    "silences that ended": "was silent for too long, then continued",
     "servers that started nothing": "did not start an actor within",
     "ends of which the server could not tell any more": UNTOLD,
 }

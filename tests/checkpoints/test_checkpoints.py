@@ -294,7 +294,7 @@ def test_mistakes_are_named(tmp_path):
         CA2EDQN.resume(tmp_path)
     with pytest.raises(FileNotFoundError, match="no checkpoint in"):
         CA2EDQN.resume(tmp_path / "missing")
-    with pytest.raises(TypeError, match=r"not DQN; take CheckpointCallback"):
+    with pytest.raises(TypeError, match=r"not DQN; use CheckpointCallback"):
         DQN("MlpPolicy", "CartPole-v1", buffer_size=1).learn(1, CA2ECheckpointCallback(1, tmp_path))
     for wrong in ({"save_freq": 0}, {"save_freq": 1, "keep_last": 0}, {"save_freq": 1, "name_prefix": "a/b"}):
         with pytest.raises(ValueError, match=list(wrong)[-1]):
@@ -304,7 +304,7 @@ def test_mistakes_are_named(tmp_path):
 def test_a_resumed_model_that_counts_from_zero_says_so(tmp_path):
     dqn().learn(110, CA2ECheckpointCallback(100, tmp_path, save_replay_buffer=True))
     model = CA2EDQN.resume(tmp_path, "CartPole-v1")
-    with pytest.warns(UserWarning, match="give reset_num_timesteps=False to go on"):
+    with pytest.warns(UserWarning, match="pass reset_num_timesteps=False to continue"):
         model.learn(100)
     assert model.num_timesteps == 100
     assert model.replay_buffer.size() == 112 + 100  # what was left of the round of actors that the checkpoint fell into
@@ -315,7 +315,7 @@ def test_a_checkpoint_of_another_version_is_passed_over(tmp_path):
     path = tmp_path / "rl_model_200_steps" / SUMS
     title, sums = parse_sums(path.read_bytes())
     path.write_text(list_of_sums(re.sub(r"checkpoint \d+,", "checkpoint 99,", title), sums))
-    with pytest.warns(UserWarning, match=r"200_steps is passed over: .*checkpoint 99, .* of another version"):
+    with pytest.warns(UserWarning, match=r"200_steps is skipped: .*checkpoint 99, .* of another version"):
         assert CA2EDQN.resume(tmp_path).num_timesteps == 100
 
 

@@ -21,9 +21,9 @@ def test_where_all_are_damaged_none_is_accepted(tmp_path):
     (tmp_path / "rl_model_100_steps" / "SHA256SUMS").unlink()
     (tmp_path / "rl_model_200_steps" / "run.pkl").unlink()
     with (
-        pytest.warns(UserWarning, match="200_steps is passed over: run.pkl can't be read"),
-        pytest.warns(UserWarning, match=r"100_steps is passed over: .*No such file.*SHA256SUMS"),
-        pytest.raises(DamagedError, match="None of the 2 checkpoints"),
+        pytest.warns(UserWarning, match="200_steps is skipped: run.pkl can't be read"),
+        pytest.warns(UserWarning, match=r"100_steps is skipped: .*No such file.*SHA256SUMS"),
+        pytest.raises(DamagedError, match="All of the 2 checkpoints"),
     ):
         CA2EDQN.resume(tmp_path)
 
@@ -33,10 +33,10 @@ def test_a_damaged_list_of_sums_is_told_and_what_is_half_saved_is_not_looked_at(
     newest = tmp_path / "rl_model_200_steps"
     shutil.copytree(newest, partial_beside(newest))
     (newest / "SHA256SUMS").write_text("nothing\n")
-    with pytest.warns(UserWarning, match="passed over") as told:
+    with pytest.warns(UserWarning, match="is skipped") as told:
         assert CA2EDQN.resume(tmp_path).num_timesteps == 100
     (warning,) = told
-    assert f"{newest} is passed over: SHA256SUMS is damaged" in str(warning.message)
+    assert f"{newest} is skipped: SHA256SUMS is damaged" in str(warning.message)
 
 
 def test_a_model_and_a_memory_that_could_not_be_saved_leave_those_before(tmp_path):

@@ -296,7 +296,7 @@ def test_evaluate_plays_the_environment_with_the_agents_own_normalisation():
 
     model, venv = normalized_ppo()
     assert PriorAgent(model).evaluate(Told(DISCRETE), n_episodes=3) == (10.0, 0.0)
-    with pytest.raises(ValueError, match="inside of VecNormalize"):
+    with pytest.raises(ValueError, match="inside VecNormalize"):
         PriorAgent(model).evaluate(VecNormalize(DummyVecEnv([lambda: Told(DISCRETE)])))
 
 

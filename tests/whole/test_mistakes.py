@@ -143,17 +143,17 @@ def test_files_that_are_no_model_of_ours_are_refused(tmp_path):
     assert isinstance(CA2EDQN.load(tmp_path / "ca2e_dqn"), CA2EDQN)
     for name, error, message in [
         ("missing_dqn", FileNotFoundError, r"There is no model at .*missing_dqn.*model\.save"),
-        ("half_dqn", ValueError, r"half_dqn is no zip, or only a part.*model\.save"),
-        ("other_dqn", ValueError, r"none of a Stable-Baselines3 model.*model\.save"),
-        ("ppo", ValueError, "no CA2EDQN but a model of another algorithm.*prior_agents"),
-        ("ca2e_ddpg", ValueError, "no CA2EDQN but a model of another algorithm.*Load it with the class"),
+        ("half_dqn", ValueError, r"half_dqn is not a zip, or only a part.*model\.save"),
+        ("other_dqn", ValueError, r"not a Stable-Baselines3 model.*model\.save"),
+        ("ppo", ValueError, "not a CA2EDQN but a model of another algorithm.*prior_agents"),
+        ("ca2e_ddpg", ValueError, "not a CA2EDQN but a model of another algorithm.*Load it with the class"),
     ]:
         with pytest.raises(error, match=message):
             CA2EDQN.load(tmp_path / name)
     for name, message in [
         ("missing_dqn", "There is no agent at"),
         ("half_dqn", "only a part"),
-        ("other_dqn", "none of a Stable-Baselines3 model"),
+        ("other_dqn", "not a Stable-Baselines3 model"),
     ]:
         with pytest.raises(ValueError, match=message):
             CA2EDQN("MlpPolicy", "CartPole-v1", prior_agents=[PriorAgent(tmp_path / f"{name}.zip", trust=True)])
@@ -163,7 +163,7 @@ def test_what_can_not_be_a_model_under_any_trust_is_refused_without_advising_it(
     (tmp_path / "ppo").mkdir()
     th.save(PPO("MlpPolicy", "CartPole-v1").policy.state_dict(), tmp_path / "ppo" / "policy.pt")
     (tmp_path / "ppo" / "notes.zip").write_text("no zip")
-    for name, message in [("policy.pt", "none of a Stable-Baselines3 model"), ("notes.zip", "is no zip")]:
+    for name, message in [("policy.pt", "not a Stable-Baselines3 model"), ("notes.zip", "is not a zip")]:
         for trust in (False, True):
             agent = PriorAgent(tmp_path / "ppo" / name, trust=trust)
             with pytest.raises(ValueError, match=message) as error:

@@ -117,7 +117,7 @@ def test_other_values_are_left_alone():
 )
 def test_code_is_refused_and_not_executed(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="is no dict"):
+    with pytest.raises(ValueError, match="is not a dict"):
         parse_value(text)
     assert list(tmp_path.iterdir()) == []
 

@@ -140,7 +140,7 @@ class BatchVecEnv(VecEnv):
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         """
-        Tell whether the environments behave as if wrapped: they count episodes, as ``Monitor`` does.
+        Check whether the environments behave as if wrapped: they count episodes, as ``Monitor`` does.
 
         :param wrapper_class: wrapper class of gymnasium
         :param indices: indices of environments

@@ -1,6 +1,6 @@
 """
-Read what others have saved, without executing anything in it.
+Reads files from others without executing anything in them.
 
-A model's zip, a ``vecnormalize.pkl`` and the RL Zoo's YAML hold pickles and tags that run code when they are loaded in
-the usual way. Here they are decoded into plain values, and what is needed is rebuilt from tables of what is known.
+A model's zip, a ``vecnormalize.pkl`` and the RL Zoo's YAML contain pickles and tags that run code when loaded the usual
+way. Here they are decoded into plain values, and the parts that are needed are rebuilt from tables of known classes.
 """

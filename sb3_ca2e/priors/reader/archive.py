@@ -1,4 +1,4 @@
-"""Zip files from strangers: limits on what they hold, before and while it is unpacked."""
+"""Zip files from untrusted sources, with limits that are checked before and during unpacking."""
 
 import contextlib
 import io
@@ -14,29 +14,29 @@ from sb3_ca2e.priors.reader.errors import Unreadable
 
 MIB = 2**20
 
-#: Bytes of an archive, packed and unpacked
+#: Most bytes of an archive, packed and unpacked
 MAX_ARCHIVE = 512 * MIB
 
-#: Unpacked bytes for each packed one
+#: Largest ratio of unpacked to packed bytes
 MAX_RATIO = 100
 
-#: Bytes of an archive that is packed in another, which has to be unpacked whole; SB3 does not pack what torch wrote
+#: Most bytes of a compressed inner archive, which must be unpacked as a whole; SB3 does not compress torch's files
 MAX_PACKED_ARCHIVE = 64 * MIB
 
-#: Bytes that are read at once, and so those of a zip's directory
+#: Most bytes of a read, and so of a zip's directory
 _CHUNK = MIB
 
-#: What stands before a member's contents: 26 bytes, the lengths of its name and of a further field, and these two
+#: Header of a member: 26 bytes, and the lengths of its name and of an extra field, which both follow
 _MEMBER_HEADER = struct.Struct("<26xHH")
 
 
 class Window:
     """
-    A part of a file as a file, which refuses long reads: ``zipfile`` reads a zip's directory in one.
+    A part of a file as a file object that refuses long reads: ``zipfile`` reads a zip's directory in one call.
 
-    :param file: a file that can be sought in
-    :param start: where the part begins, in bytes
-    :param size: its size in bytes
+    :param file: seekable file
+    :param start: offset of the part, in bytes
+    :param size: size of the part, in bytes
     """
 
     def __init__(self, file: BinaryIO, start: int, size: int):
@@ -47,33 +47,41 @@ class Window:
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """
+        Move to a position.
+
         :param offset: in bytes
-        :param whence: what it counts from
+        :param whence: reference point of the offset, as for any file
         :return: the new position
         """
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
         if base + offset < 0:
-            raise OSError("a position before the beginning")  # as of any file; zipfile expects it
+            raise OSError("a position before the beginning")  # as for any file; zipfile expects it
         self._position = base + offset
         return self._position
 
     def tell(self) -> int:
         """
-        :return: the position
+        Return the position.
+
+        :return: the position in bytes
         """
         return self._position
 
     def seekable(self) -> bool:
         """
+        Support ``zipfile``, which checks for seeking.
+
         :return: True
         """
         return True
 
     def read(self, size: int = -1) -> bytes:
         """
-        :param size: bytes to read; negative: all that are left
+        Read bytes.
+
+        :param size: number of bytes to read; if negative, all that are left
         :return: the bytes
-        :raises Unreadable: if they are too many
+        :raises Unreadable: if there are too many
         """
         left = max(self.size - self._position, 0)
         wanted = left if size < 0 else min(size, left)
@@ -86,9 +94,11 @@ class Window:
 
     def part(self, start: int, size: int) -> "Window":
         """
-        :param start: where it begins in this one, in bytes
+        Return a part of this part.
+
+        :param start: its offset in this part, in bytes
         :param size: its size in bytes
-        :return: a part of this part
+        :return: the inner part
         """
         return Window(self._file, self._start + start, size)
 
@@ -98,11 +108,11 @@ class Archive:
     A zip whose directory has been checked.
 
     :param file: the zip
-    :param what: what it is, for messages
-    :param members: number of members that it may have
-    :param expected: whether a member of this name belongs there
-    :raises Unreadable: if it is no zip, or a member is too large, unexpected, encrypted or no plain file, or is there
-        twice
+    :param what: description of the zip, for messages
+    :param members: largest number of members
+    :param expected: tells whether a member of this name is expected
+    :raises Unreadable: if it is not a zip, or a member is too large, unexpected, encrypted, duplicated or not a regular
+        file
     """
 
     def __init__(self, file: Window, what: str, members: int, expected: Callable[[str], bool]):
@@ -126,20 +136,20 @@ class Archive:
     def _check(self, entry: zipfile.ZipInfo, expected: Callable[[str], bool]) -> None:
         name = f"the member {entry.filename[:80]!r} of {self._what}"
         if not expected(entry.filename):
-            raise Unreadable(f"{name} has no place there")
+            raise Unreadable(f"{name} is not expected there")
         if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
-            raise Unreadable(f"{name} is no plain file but a link or a device")
+            raise Unreadable(f"{name} is not a regular file but a link or a device")
         if entry.flag_bits & 0x1:
             raise Unreadable(f"{name} is encrypted")
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise Unreadable(f"{name} is packed in a way that SB3 does not use")
+            raise Unreadable(f"{name} uses a compression that SB3 does not use")
         if entry.compress_type == zipfile.ZIP_STORED and entry.file_size != entry.compress_size:
             raise Unreadable(f"{name} has two sizes")
         if entry.file_size > MAX_RATIO * max(entry.compress_size, 1):
             raise Unreadable(f"{name} unpacks to over {MAX_RATIO} times its size")
 
     def _check_extents(self, entries: list[zipfile.ZipInfo]) -> None:
-        """Members that share their bytes make a bomb of a small file."""
+        """Refuse overlapping members, by which a small file can unpack to a large size."""
         end = 0
         for entry in sorted(entries, key=lambda entry: entry.header_offset):
             if entry.header_offset < end:
@@ -153,7 +163,7 @@ class Archive:
         try:
             yield
         except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-            raise Unreadable(f"{self._what} is no whole zip ({str(error)[:200]})") from error
+            raise Unreadable(f"{self._what} is not a complete zip ({str(error)[:200]})") from error
 
     @property
     def names(self) -> list[str]:
@@ -162,20 +172,22 @@ class Archive:
 
     def size(self, name: str) -> int:
         """
-        :param name: a member
-        :return: its size in bytes, as the directory claims
+        Return the size of a member.
+
+        :param name: name of the member
+        :return: its size in bytes according to the directory
         :raises Unreadable: if there is no such member
         """
         return self._entry(name).file_size
 
     def read(self, name: str, limit: int = MAX_ARCHIVE) -> bytes:
         """
-        Unpack a member, and count while doing so: sizes in a zip's directory are claims.
+        Unpack a member, checking its size while doing so: the directory may be wrong.
 
-        :param name: the member
-        :param limit: bytes that it may have
-        :return: its contents
-        :raises Unreadable: if there is no such member, it is damaged or too large
+        :param name: name of the member
+        :param limit: largest size in bytes
+        :return: its content
+        :raises Unreadable: if there is no such member, or it is damaged or too large
         """
         entry = self._entry(name)
         if entry.file_size > limit:
@@ -192,11 +204,11 @@ class Archive:
 
     def window(self, name: str) -> Window:
         """
-        A member as a file, left where it is if it is not packed.
+        Open a member as a file, without copying it if it is not compressed.
 
-        :param name: the member
+        :param name: name of the member
         :return: the file
-        :raises Unreadable: if there is no such member, it is damaged or too large to be unpacked
+        :raises Unreadable: if there is no such member, or it is damaged or too large to be unpacked
         """
         entry = self._entry(name)
         if entry.compress_type != zipfile.ZIP_STORED:
@@ -217,18 +229,20 @@ class Archive:
 @contextlib.contextmanager
 def open_plain(path: pathlib.Path, limit: int) -> Iterator[Window]:
     """
-    Open a regular file of limited size; a pipe would block, a device never end.
+    Open a regular file of limited size.
+
+    A pipe would block, and a device never end.
 
     :param path: the file, or a link to it
-    :param limit: bytes that it may have
+    :param limit: largest size in bytes
     :return: the open file
-    :raises Unreadable: if it is something else, or larger
+    :raises Unreadable: if it is not a regular file, or larger
     :raises OSError: if it can't be opened
     """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise Unreadable("it is no regular file")
+            raise Unreadable("it is not a regular file")
         if status.st_size > limit:
             raise Unreadable(f"it has {status.st_size} bytes, over {limit}")
         yield Window(file, 0, status.st_size)

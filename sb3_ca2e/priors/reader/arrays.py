@@ -1,4 +1,4 @@
-"""NumPy's values in decoded pickles: what NumPy would be called with is interpreted, never called."""
+"""NumPy values in decoded pickles: calls of NumPy's functions are interpreted, never made."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ SCALAR = Symbol("numpy.core.multiarray", "scalar")
 ENCODE = Symbol("_codecs", "encode")
 BYTES = Symbol("builtins", "bytes")
 
-#: Random number generators, which spaces carry along; nobody asks for them
+#: Random generators, which pickles of spaces contain; they are not used
 GENERATORS = frozenset(
     Symbol(module, name)
     for module, names in {
@@ -29,10 +29,10 @@ GENERATORS = frozenset(
     for name in names
 )
 
-#: Symbols that stand in pickles of arrays, scalars and random number generators
+#: Symbols allowed in pickles of arrays, scalars and random generators
 SYMBOLS = GENERATORS | {DTYPE, NDARRAY, RECONSTRUCT, FROM_BUFFER, SCALAR, ENCODE, BYTES}
 
-#: Entries along one dimension, which may be of an array of none
+#: Largest length of a dimension, also of an empty array
 MAX_LENGTH = 2**31
 
 _DTYPES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
@@ -40,25 +40,29 @@ _DTYPES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2",
 
 def dtype_of(value: Any) -> np.dtype[Any]:
     """
+    Interpret a decoded dtype.
+
     :param value: a decoded ``numpy.dtype``
-    :return: it, a boolean, an integer or a float
-    :raises Unreadable: if it is none of these
+    :return: the dtype: boolean, integer or float
+    :raises Unreadable: if it is not one of these
     """
     if not (isinstance(value, Call) and value.calls(DTYPE)):
-        raise Unreadable(f"{describe(value)} stands where a dtype belongs")
+        raise Unreadable(f"{describe(value)} is not a valid dtype")
     code = value.args[0] if value.args else None
     order = value.state[1] if isinstance(value.state, tuple) and len(value.state) > 1 else "|"
     if code not in _DTYPES or order not in ("<", ">", "=", "|"):
-        raise Unreadable(f"the dtype {describe(code)} is no plain number")
+        raise Unreadable(f"the dtype {describe(code)} is not a plain number type")
     dtype: np.dtype[Any] = np.dtype(code).newbyteorder(order)
     return dtype
 
 
 def array_of(value: Any) -> np.ndarray:
     """
-    :param value: a decoded array or scalar of NumPy
-    :return: the array, a copy in the machine's byte order
-    :raises Unreadable: if it is none, or its bytes don't fill its shape
+    Interpret a decoded array or scalar of NumPy.
+
+    :param value: decoded value
+    :return: a copy as an array in the machine's byte order
+    :raises Unreadable: if it is neither, or its bytes don't fill its shape
     """
     if isinstance(value, Call) and value.calls(RECONSTRUCT) and isinstance(value.state, tuple):
         _, shape, dtype, fortran, data = value.state
@@ -69,20 +73,22 @@ def array_of(value: Any) -> np.ndarray:
     if isinstance(value, Call) and value.calls(SCALAR):
         dtype, data = value.args
         return _filled(data, dtype, (), "C")
-    raise Unreadable(f"{describe(value)} stands where an array belongs")
+    raise Unreadable(f"{describe(value)} is not a valid array")
 
 
 def number_of(value: Any) -> int | float | bool:
     """
-    :param value: a number, or a decoded scalar or array with one entry
+    Interpret a number.
+
+    :param value: number, or decoded scalar or array with one entry
     :return: the number
-    :raises Unreadable: if it is none
+    :raises Unreadable: if it is not a number
     """
     if isinstance(value, int | float):
         return value
     array = array_of(value)
     if array.size != 1:
-        raise Unreadable(f"an array of {array.size} entries stands where a number belongs")
+        raise Unreadable(f"an array of {array.size} entries is not a number")
     number: int | float | bool = array.item()
     return number
 
@@ -98,11 +104,11 @@ def _filled(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
 
 
 def _bytes_of(value: Any) -> bytes | bytearray:
-    """Protocols below 3 have no bytes: they encode a text with the same code points, or make new ones of none."""
+    """Interpret bytes: protocols below 3 encode them as latin-1 text, or call ``bytes()`` for empty ones."""
     if isinstance(value, Call) and value.calls(ENCODE) and value.args[1:] == ("latin1",):
         value = value.args[0].encode("latin1")
     elif isinstance(value, Call) and value.calls(BYTES) and value.args == ():
         value = b""
     if not isinstance(value, bytes | bytearray):
-        raise Unreadable(f"{describe(value)} stands where an array's bytes belong")
+        raise Unreadable(f"{describe(value)} is not the bytes of an array")
     return value

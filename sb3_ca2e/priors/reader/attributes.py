@@ -1,4 +1,4 @@
-"""Read what a model's zip says about itself, without executing anything in it."""
+"""Reads the attributes in a model's zip without executing anything in it."""
 
 import io
 import json
@@ -13,31 +13,35 @@ from sb3_ca2e.errors import DamagedError
 from sb3_ca2e.priors.reader.archive import Window
 from sb3_ca2e.priors.reader.errors import Unreadable
 
-_WAY_OUT = "Give the path of a zip that model.save() has left whole."
+_WAY_OUT = "Give the path of a complete zip written by model.save()."
 
 
 def check_model(path: pathlib.Path) -> None:
     """
-    :param path: a file that is to be a model's zip
-    :raises ValueError: if it is no whole zip, or has nothing of a model
+    Check that a file is a model's zip.
+
+    :param path: file to check
+    :raises ValueError: if it is not a complete zip, or not a model
     """
     with path.open("rb") as file:
         try:
             names = zipfile.ZipFile(Window(file, 0, path.stat().st_size)).namelist()
-        except Unreadable:  # a directory that is too large: whoever reads it refuses that
+        except Unreadable:  # the directory is too large: the reader refuses it later
             return
         except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
-            raise ValueError(f"{path} is no zip, or only a part of one ({error}). {_WAY_OUT}") from error
+            raise ValueError(f"{path} is not a zip, or only a part of one ({error}). {_WAY_OUT}") from error
     if "data" not in names:
-        raise ValueError(f"{path} is a zip, but none of a Stable-Baselines3 model: it has no data. {_WAY_OUT}")
+        raise ValueError(f"{path} is a zip but not a Stable-Baselines3 model: it has no data. {_WAY_OUT}")
 
 
 def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:
     """
-    :param path: a zip that SB3's ``save`` left, with or without its ending, or an open file
-    :return: the model's attributes; what is no plain data is described by a dictionary
+    Read the attributes in a model's zip.
+
+    :param path: zip written by SB3's ``save``, with or without suffix, or an open file
+    :return: the model's attributes; those that are not plain data are described by a dictionary
     :raises FileNotFoundError: if there is no such file
-    :raises ValueError: if it is no whole zip, or not of a model
+    :raises ValueError: if it is not a complete zip, or not a model
     """
     try:
         file = open_path(path, "r", suffix="zip")
@@ -48,18 +52,16 @@ def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, 
             attributes: dict[str, Any] = json.loads(archive.read("data"))
             check_members(archive)
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{path} is no zip, or only a part of one ({error}). {_WAY_OUT}") from error
+        raise ValueError(f"{path} is not a zip, or only a part of one ({error}). {_WAY_OUT}") from error
     except DamagedError as error:
         raise ValueError(f"{path} is damaged: {error}. {_WAY_OUT}") from error
     except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path} is a zip, but none of a Stable-Baselines3 model: it has no data. {_WAY_OUT}"
-        ) from error
+        raise ValueError(f"{path} is a zip but not a Stable-Baselines3 model: it has no data. {_WAY_OUT}") from error
     finally:
         if file is path:
             file.seek(0)
         else:
             file.close()
     if "policy_class" not in attributes:
-        raise ValueError(f"{path} holds no policy_class, so it is no Stable-Baselines3 model. {_WAY_OUT}")
+        raise ValueError(f"{path} has no policy_class, so it is not a Stable-Baselines3 model. {_WAY_OUT}")
     return attributes

@@ -1,4 +1,4 @@
-"""Build a known policy with given weights, and within the memory that these take."""
+"""Builds a known policy with given weights, within the memory that these take."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +13,7 @@ from sb3_ca2e.priors.reader.pickle_values import Symbol
 from sb3_ca2e.priors.reader.policies import Family, import_policy
 from sb3_ca2e.priors.reader.tensors import SavedTensor
 
-#: Numbers that a policy may make for each one in its file: our networks make SB3's first, and replace them.
+#: Elements that a policy may create for each one in its file: our networks first create SB3's, then replace them.
 _SPARE = 3
 
 
@@ -21,20 +21,22 @@ def build_policy(
     policy_class: Symbol, family: Family, arguments: Mapping[str, Any], saved: dict[str, SavedTensor]
 ) -> BasePolicy:
     """
-    :param policy_class: a known class
-    :param family: its family
-    :param arguments: spaces, and what the file says of the network
-    :param saved: the tensors in the file
+    Build a policy with saved weights.
+
+    :param policy_class: known policy class
+    :param family: family of the class
+    :param arguments: spaces and network arguments from the file
+    :param saved: tensors in the file
     :return: the policy with these weights, on the CPU, in evaluation mode
-    :raises Unreadable: if they are not exactly those of such a policy, or not finite
+    :raises Unreadable: if the tensors are not exactly those of such a policy, or not finite
     :raises ImportError: if SB3-Contrib is needed and missing
     """
     saved = {family.renamed.get(name, name): tensor for name, tensor in saved.items()}
     constructor = import_policy(policy_class)
-    with th.random.fork_rng(devices=[]):  # reading a file shall not change what the run draws
+    with th.random.fork_rng(devices=[]):  # reading a file must not change the run's random numbers
         with _Budget(_SPARE * sum(storage.n_entries for storage in {tensor.storage for tensor in saved.values()})):
             policy = constructor(**arguments, **_for_learning(family))
-        # Only what fits is read
+        # Only tensors that fit are read
         weights = {name: tensor.read() for name, tensor in _fitting(policy, saved).items()}
         if infinite := [name for name, tensor in weights.items() if not th.isfinite(tensor).all()]:
             raise Unreadable(f"its policy.pth has numbers that are not finite in {', '.join(infinite[:8])}")
@@ -47,10 +49,12 @@ def build_policy(
 
 def _fitting(policy: BasePolicy, saved: dict[str, SavedTensor]) -> dict[str, SavedTensor]:
     """
-    :param policy: a policy as the file describes it
-    :param saved: the tensors in the file
-    :return: one for each tensor of the policy, of its shape
-    :raises Unreadable: if one is missing or left over, or has another shape
+    Match the tensors in a file to a policy's tensors.
+
+    :param policy: policy as the file describes it
+    :param saved: tensors in the file
+    :return: a tensor for each one of the policy, with the same shape
+    :raises Unreadable: if one is missing, left over, or has another shape
     """
     wanted: dict[str, th.Tensor] = policy.state_dict(keep_vars=True)
     # SB3 before 1.7 saved a shared features extractor under one of the three names that it has now
@@ -59,7 +63,7 @@ def _fitting(policy: BasePolicy, saved: dict[str, SavedTensor]) -> dict[str, Sav
     left_over = [name[:80] for name in saved if name not in wanted]
     if missing or left_over:
         raise Unreadable(
-            "its policy.pth has not the weights of its policy "
+            "its policy.pth does not have the weights of its policy "
             f"(missing: {', '.join(missing[:8]) or 'none'}; left over: {', '.join(left_over[:8]) or 'none'})"
         )
     fitting = {name: saved.get(name, by_identity[id(tensor)]) for name, tensor in wanted.items()}
@@ -72,9 +76,9 @@ def _fitting(policy: BasePolicy, saved: dict[str, SavedTensor]) -> dict[str, Sav
 
 class _Budget(TorchFunctionMode):
     """
-    Stop whatever makes larger tensors than a file can fill: what it says of its network's size is only a claim.
+    Refuses larger tensors than a file can fill: the network's size in the file is only a claim.
 
-    :param n_entries: numbers that may be made in all
+    :param n_entries: total number of elements that may be created
     """
 
     def __init__(self, n_entries: int):
@@ -84,7 +88,7 @@ class _Budget(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Count what torch is asked to make, before it does."""
+        """Count elements before torch creates them."""
         kwargs = kwargs or {}
         if func in (th.empty, th.ones, th.zeros, th.full, th.randn, th.rand):
             size = args[0] if args and isinstance(args[0], tuple | list) else args or kwargs.get("size", ())
@@ -95,14 +99,14 @@ class _Budget(TorchFunctionMode):
 
 
 def _for_learning(family: Family) -> dict[str, Any]:
-    """Arguments that a policy asks for although it will only act."""
+    """Return arguments that a policy requires though it only acts."""
     if not family.learns:
         return {}
     return {"lr_schedule": _no_learning, "optimizer_class": _NoOptimizer, **family.for_learning}
 
 
 class _NoOptimizer:
-    """Stands where a policy's optimiser would: a prior agent never learns, and torch's take a second to import."""
+    """Replaces a policy's optimizer: a prior agent never learns, and importing torch's takes a second."""
 
     def __init__(self, parameters: Iterable[th.nn.Parameter], lr: float, **kwargs: Any):
         pass

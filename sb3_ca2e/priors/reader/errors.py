@@ -1,4 +1,4 @@
-"""What is said of a file that can't be read without executing something in it."""
+"""Errors for files that can't be read without executing something in them."""
 
 import contextlib
 import os
@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 
 class Unreadable(ValueError):
-    """A part of a file that is refused; the message says why, in words that follow the file's name."""
+    """Refuses a part of a file; the message gives the reason, worded to follow the file's name."""
 
 
 class UntrustedAgentError(ValueError):
     """
-    A file that is not loaded, because only executing what is in it could tell what it means.
+    A file is refused because it can't be interpreted without executing code in it.
 
     :param path: the file
-    :param reason: what is wrong with it
+    :param reason: why it is refused
     """
 
     def __init__(self, path: str | os.PathLike[str], reason: str):
@@ -24,19 +24,19 @@ class UntrustedAgentError(ValueError):
 
     def __str__(self) -> str:
         return (
-            f"{self.path} can't be read without executing what is in it: {self.reason}. If you are sure of where it "
-            f"comes from, PriorAgent(..., trust=True) loads it with Stable-Baselines3's own loader, which may run code."
+            f"{self.path} can't be read without executing what is in it: {self.reason}. If you trust its source, "
+            f"PriorAgent(..., trust=True) loads it with Stable-Baselines3's own loader, which may run code."
         )
 
 
 @contextlib.contextmanager
 def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
     """
-    Name the file in whatever goes wrong with its contents.
+    Turn errors about a file's content into an error that names the file.
 
-    :param path: the file that is read in the block
-    :raises UntrustedAgentError: for any error but those of the file system and of missing packages: the contents are
-        the block's only input, and hostile ones reach every corner of the libraries that take them
+    :param path: file that is read in the context
+    :raises UntrustedAgentError: for any error except those of the file system and of missing packages: malicious
+        content can trigger almost any error in the libraries that parse it
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Rebuild the policy in a model's zip from its data, executing nothing in it."""
+"""Rebuilds the policy in a model's zip from its data, without executing anything in it."""
 
 import binascii
 import json
@@ -30,12 +30,12 @@ from sb3_ca2e.priors.reader.torch_files import open_torch_file
 MAX_MEMBERS = 64
 MAX_DATA = 16 * MIB
 
-#: Values in ``data``, counted by what separates them: a list of many empty ones is large in memory only
+#: Most values in ``data``, counted by their separators: many empty lists are small in a file but large in memory
 MAX_VALUES = 500_000
 
 _OPTIMIZERS = ("policy.", "actor.", "critic.", "ent_coef_")
 
-#: Files of torch beside the policy's weights. Nothing in them is used, but what they name is looked at.
+#: Torch files beside the policy's weights. They are not used, but the names in them are checked.
 _UNUSED = {"pytorch_variables.pth", "tensors.pth", *(f"{name}optimizer.pth" for name in _OPTIMIZERS)}
 
 _MEMBERS = _UNUSED | {"data", "policy.pth", "_stable_baselines3_version", "system_info.txt", SUMS}
@@ -44,11 +44,11 @@ _MEMBERS = _UNUSED | {"data", "policy.pth", "_stable_baselines3_version", "syste
 @dataclass(frozen=True)
 class SavedAgent:
     """
-    What a model's zip holds of an agent that acts.
+    The parts of a model's zip that an acting agent needs.
 
-    :param policy: its policy, on the CPU, in evaluation mode
-    :param observation_space: the space that it was trained on, as saved
-    :param action_space: the actions that it was trained to take, as saved
+    :param policy: policy on the CPU in evaluation mode
+    :param observation_space: saved observation space
+    :param action_space: saved action space
     """
 
     policy: BasePolicy
@@ -58,12 +58,12 @@ class SavedAgent:
 
 def read_agent(model: pathlib.Path, algorithm: str | None = None) -> SavedAgent:
     """
-    Rebuild the policy of a saved model. Nothing in the file is executed, whoever wrote it.
+    Rebuild the policy of a saved model without executing anything in the file.
 
-    :param model: a zip that SB3's ``save`` left
-    :param algorithm: name of the algorithm that it must be of, as in the RL Zoo; None for any
+    :param model: zip written by SB3's ``save``
+    :param algorithm: name of the algorithm that it must belong to, as in the RL Zoo; None for any
     :return: the policy and its spaces
-    :raises UntrustedAgentError: if it can't be read so, naming what is in the way
+    :raises UntrustedAgentError: if it can't be read this way; the message names the offending content
     :raises OSError: if the file can't be opened
     :raises ImportError: if SB3-Contrib is needed and missing
     """
@@ -89,14 +89,14 @@ def _attributes_in(data: bytes) -> dict[str, Any]:
     try:
         attributes = json.loads(data, object_pairs_hook=_without_repetition)
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"its data is no JSON ({str(error)[:200]})") from error
+        raise Unreadable(f"its data is not JSON ({str(error)[:200]})") from error
     if not isinstance(attributes, dict):
-        raise Unreadable("its data is no JSON object")
+        raise Unreadable("its data is not a JSON object")
     return attributes
 
 
 def _network_of(attributes: dict[str, Any], algorithm: str | None) -> tuple[Symbol, Family, dict[str, Any]]:
-    """Class and family of the policy, and the arguments that say what its network is."""
+    """Return class and family of the policy, and the arguments that describe its network."""
     policy_class = _decoded(attributes, "policy_class", CLASS_SYMBOLS)
     family = family_of(policy_class, algorithm)
     arguments = policy_arguments(_decoded(attributes, "policy_kwargs", KWARGS_SYMBOLS), family)
@@ -107,14 +107,14 @@ def _network_of(attributes: dict[str, Any], algorithm: str | None) -> tuple[Symb
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(entries := dict(pairs)) != len(pairs):
-        raise ValueError("a key stands there twice")
+        raise ValueError("a key appears twice")
     return entries
 
 
 def _decoded(attributes: dict[str, Any], name: str, known: frozenset[Symbol]) -> Any:
-    """An attribute of the model: SB3 writes plain data as JSON, and anything else as a pickle in it."""
+    """Decode an attribute: SB3 stores plain data as JSON, and anything else as a pickle in it."""
     if name not in attributes:
-        raise Unreadable(f"its data has no {name}, so it is no Stable-Baselines3 model")
+        raise Unreadable(f"its data has no {name}, so it is not a Stable-Baselines3 model")
     value = attributes[name]
     if not isinstance(value, dict) or ":serialized:" not in value:
         return value

@@ -1,19 +1,19 @@
-"""What decoded pickles are made of besides plain values: names instead of imports, descriptions instead of calls."""
+"""Values of decoded pickles besides plain ones: names instead of imports, descriptions instead of calls."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-#: Names that modules had when agents of the RL Zoo were saved, and later ones.
+#: Old names of modules, from when agents of the RL Zoo were saved, and their current names.
 RENAMED = {"gym": "gymnasium", "numpy._core": "numpy.core", "__builtin__": "builtins"}
 
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
     """
-    The name of what would be imported.
+    Name of an object that a pickle would import.
 
-    :param module: its module
-    :param name: its name there
+    :param module: name of its module
+    :param name: its name in the module
     """
 
     module: str
@@ -25,9 +25,11 @@ class Symbol:
     @classmethod
     def canonical(cls, module: str, name: str) -> "Symbol":
         """
-        :param module: a module as a pickle names it
-        :param name: the name there
-        :return: the symbol, with the module's name of today
+        Create a symbol with the current name of its module.
+
+        :param module: name of the module in the pickle
+        :param name: name in the module
+        :return: the symbol
         """
         for old, new in RENAMED.items():
             if module == old or module.startswith(old + "."):
@@ -38,14 +40,14 @@ class Symbol:
 @dataclass(eq=False, slots=True)
 class Call:
     """
-    What would be called, and what would be done with the result.
+    A call that a pickle would make, and what it would do with the result.
 
-    :param function: what would be called, a :class:`Symbol` in honest pickles
+    :param function: function that would be called, a :class:`Symbol` in legitimate pickles
     :param args: its arguments
     :param kwargs: its keyword arguments
-    :param state: what the result's ``__setstate__`` would be given
-    :param appended: what would be appended to the result
-    :param pairs: what would be set in the result
+    :param state: argument of the result's ``__setstate__``
+    :param appended: items that would be appended to the result
+    :param pairs: items that would be set in the result
     """
 
     function: Any
@@ -57,8 +59,10 @@ class Call:
 
     def calls(self, *symbols: Symbol) -> bool:
         """
-        :param symbols: symbols
-        :return: whether one of them is what would be called
+        Check whether it calls a known function.
+
+        :param symbols: names of functions
+        :return: whether one of them would be called
         """
         return isinstance(self.function, Symbol) and self.function in symbols
 
@@ -66,7 +70,7 @@ class Call:
 @dataclass(frozen=True, eq=False, slots=True)
 class Persistent:
     """
-    What stands outside of the pickle, in torch files a tensor's storage.
+    An object stored outside the pickle, such as a tensor's storage in torch files.
 
     :param pid: its persistent id
     """
@@ -76,8 +80,10 @@ class Persistent:
 
 def describe(value: Any) -> str:
     """
-    :param value: a decoded value, maybe deeper or larger than can be printed
-    :return: a few words for an error's message
+    Describe a decoded value in a few words.
+
+    :param value: decoded value, possibly too deep or large to print
+    :return: text for an error message
     """
     if isinstance(value, Call):
         return f"a call of {describe(value.function)}"

@@ -1,8 +1,8 @@
 """
-Decode pickles into plain values: a pickle machine that never imports and never calls.
+Decodes pickles into plain values with a pickle machine that never imports and never calls.
 
-``pickletools.genops`` of the standard library reads the opcodes and their arguments; here their effect on the stack is
-followed. Where Python would import, there stands a ``Symbol``; where it would call, a ``Call``.
+``pickletools.genops`` of the standard library reads the opcodes and their arguments; this module applies their effect
+on the stack. An import becomes a ``Symbol``, and a call a ``Call``.
 """
 
 import io
@@ -14,21 +14,21 @@ from typing import Any
 from sb3_ca2e.priors.reader.errors import Unreadable
 from sb3_ca2e.priors.reader.pickle_values import Call, Persistent, Symbol
 
-#: Opcodes of one pickle. The largest of the RL Zoo's agents has 1336.
+#: Most opcodes of one pickle; the largest of the RL Zoo's agents has 1336.
 MAX_OPCODES = 30_000
 
-#: Bits of an integer. The largest honest ones are states of random number generators.
+#: Most bits of an integer; the largest legitimate ones are states of random generators.
 MAX_INTEGER_BITS = 1024
 
 
 @dataclass(frozen=True)
 class Decoded:
     """
-    A pickle.
+    A decoded pickle.
 
-    :param value: what it holds: plain values, ``Symbol``, ``Call`` and ``Persistent``
-    :param end: where it ended, in bytes
-    :param outside: what it says stands outside of it
+    :param value: its value, made of plain values, ``Symbol``, ``Call`` and ``Persistent``
+    :param end: offset of its end, in bytes
+    :param outside: objects stored outside the pickle
     """
 
     value: Any
@@ -38,30 +38,30 @@ class Decoded:
 
 def decode(data: bytes, known: Collection[Symbol], what: str) -> Decoded:
     """
-    Decode one pickle that must end where the data ends.
+    Decode a pickle that must end where the data ends.
 
     :param data: the pickle
-    :param known: symbols that may stand in it
-    :param what: what it holds, for messages
-    :return: what is in it
-    :raises Unreadable: if it names something else, is damaged or too large
+    :param known: symbols that are allowed
+    :param what: description of its content, for messages
+    :return: the decoded pickle
+    :raises Unreadable: if it names another symbol, is damaged or too large
     """
     pickle = decode_first(data, known, what)
     if pickle.end != len(data):
-        raise Unreadable(f"its {what} goes on after the pickle's end")
+        raise Unreadable(f"its {what} continues after the pickle's end")
     return pickle
 
 
 def decode_first(data: bytes, known: Collection[Symbol], what: str, start: int = 0) -> Decoded:
     """
-    Decode the pickle that begins somewhere in the data.
+    Decode a pickle that begins at some offset of the data.
 
-    :param data: what the pickle is in
-    :param known: symbols that may stand in it
-    :param what: what it holds, for messages
-    :param start: where it begins, in bytes
-    :return: what is in it
-    :raises Unreadable: if it names something else, is damaged or too large
+    :param data: data with the pickle
+    :param known: symbols that are allowed
+    :param what: description of its content, for messages
+    :param start: offset of its begin, in bytes
+    :return: the decoded pickle
+    :raises Unreadable: if it names another symbol, is damaged or too large
     """
     machine = _Machine()
     damage: Exception | None = None
@@ -71,18 +71,18 @@ def decode_first(data: bytes, known: Collection[Symbol], what: str, start: int =
         damage = error
     if unknown := [str(symbol)[:120] for symbol in machine.symbols if symbol not in known]:
         more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
-        raise Unreadable(f"its {what} names {', '.join(unknown[:8])}{more}, which has no known use there") from damage
+        raise Unreadable(f"its {what} names {', '.join(unknown[:8])}{more}, which is not allowed there") from damage
     if damage is not None:
-        raise Unreadable(f"its {what} is no whole pickle ({str(damage)[:200]})") from damage
+        raise Unreadable(f"its {what} is not a complete pickle ({str(damage)[:200]})") from damage
     return Decoded(machine.result, machine.end, machine.outside)
 
 
 class _Machine:
-    """The stack and the memo of one pickle. Nothing here is recursive, however deep the pickle nests."""
+    """Stack and memo of one pickle. Nothing here is recursive, however deep the pickle nests."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
-        self.below: list[list[Any]] = []  # what lies under each mark
+        self.below: list[list[Any]] = []  # the stack below each mark
         self.memo: dict[int, Any] = {}
         self.symbols: dict[Symbol, None] = {}
         self.outside: list[Persistent] = []
@@ -91,8 +91,10 @@ class _Machine:
 
     def run(self, data: bytes, start: int) -> None:
         """
-        :param data: what the pickle is in
-        :param start: where it begins, in bytes
+        Apply the opcodes of a pickle.
+
+        :param data: data with the pickle
+        :param start: offset of its begin, in bytes
         """
         file = io.BytesIO(data)
         file.seek(start)
@@ -110,34 +112,40 @@ class _Machine:
 
     def pop_to_mark(self) -> list[Any]:
         """
-        :return: what was on the stack above the last mark
+        Pop all values above the last mark.
+
+        :return: the values
         """
         above, self.stack = self.stack, self.below.pop()
         return above
 
     def symbol(self, module: Any, name: Any) -> None:
         """
-        :param module: of what would be imported
-        :param name: of what would be imported
+        Push a symbol instead of importing.
+
+        :param module: name of the module
+        :param name: name in the module
         """
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise ValueError("a global whose name is no text")
+            raise ValueError("a global whose name is not a string")
         symbol = Symbol.canonical(module, name)
         self.symbols[symbol] = None
         self.stack.append(symbol)
 
     def call(self, function: Any, args: Any, kwargs: Any = None) -> None:
         """
-        :param function: what would be called
+        Push a description instead of calling.
+
+        :param function: function that would be called
         :param args: its arguments
         :param kwargs: its keyword arguments
         """
         if not isinstance(args, tuple) or not isinstance(kwargs, dict | None):
-            raise ValueError("arguments of a call that are none")
+            raise ValueError("a call whose arguments are not a tuple")
         self.stack.append(Call(function, args, kwargs or {}))
 
     def global_(self, argument: str) -> None:
-        """GLOBAL: module and name stand in the opcode; no known module has a space in its name."""
+        """GLOBAL: the opcode contains module and name; no known module has a space in its name."""
         self.symbol(*argument.split(" ", 1))
 
     def stack_global(self, _: None) -> None:
@@ -170,21 +178,21 @@ class _Machine:
         """BUILD"""
         state, target = self.stack.pop(), self.stack[-1]
         if not isinstance(target, Call) or target.state is not None:
-            raise ValueError("a state for what has or takes none")
+            raise ValueError("a state for a value that has one already or takes none")
         target.state = state
 
     def append(self, values: list[Any]) -> None:
         """APPEND and APPENDS"""
         target = self.stack[-1]
         if not isinstance(target, list | Call):
-            raise ValueError("items for what takes none")
+            raise ValueError("items for a value that takes none")
         (target.appended if isinstance(target, Call) else target).extend(values)
 
     def set_items(self, values: list[Any]) -> None:
         """SETITEM and SETITEMS"""
         target = self.stack[-1]
         if not isinstance(target, dict | Call):
-            raise ValueError("keys for what takes none")
+            raise ValueError("keys for a value that takes none")
         (target.pairs if isinstance(target, Call) else target).update(_pairs(values))
 
     def add_items(self, _: None) -> None:
@@ -192,7 +200,7 @@ class _Machine:
         values = self.pop_to_mark()
         target = self.stack[-1]
         if not isinstance(target, set):
-            raise ValueError("members for what takes none")
+            raise ValueError("members for a value that takes none")
         target.update(_keys(values))
 
     def persistent(self, pid: Any) -> None:
@@ -214,7 +222,7 @@ class _Machine:
         self.stack = []
 
     def pop(self, _: None) -> None:
-        """POP, which takes a mark where that is on top"""
+        """POP, which also removes a mark on top"""
         if self.stack:
             self.stack.pop()
         else:
@@ -228,7 +236,7 @@ class _Machine:
         """STOP"""
         (self.result,) = self.stack
         if self.below:
-            raise ValueError("a mark that is left")
+            raise ValueError("an unused mark")
 
 
 def _limited(value: Any) -> Any:
@@ -238,11 +246,11 @@ def _limited(value: Any) -> Any:
 
 
 def _keys(values: list[Any]) -> list[Any]:
-    """What may be hashed: scalars and short tuples of them. Hashing recurses in C, without a limit on the depth."""
+    """Check that values may be hashed: scalars and short tuples of them. Hashing recurses in C without a limit."""
     for value in values:
         scalars = value if isinstance(value, tuple) else (value,)
         if not all(isinstance(scalar, str | int | float | bytes | Symbol | None) for scalar in scalars):
-            raise ValueError("a key that is neither text nor number")
+            raise ValueError("a key that is neither a string nor a number")
     return values
 
 
@@ -268,7 +276,7 @@ def _marked(make: Callable[[list[Any]], Any]) -> Callable[[_Machine, Any], None]
 def _tuple_of(size: int) -> Callable[[_Machine, Any], None]:
     def effect(machine: _Machine, _: None) -> None:
         if len(machine.stack) < size:
-            raise ValueError("a tuple of more than there is")
+            raise ValueError("a tuple of more values than there are")
         machine.stack[-size:] = [tuple(machine.stack[-size:])]
 
     return effect
@@ -279,7 +287,7 @@ def _two(machine: _Machine) -> list[Any]:
     return [key, value]
 
 
-#: Opcodes whose argument is their value
+#: Opcodes that push their argument
 _LITERALS = frozenset(
     name
     for names in (
@@ -290,8 +298,8 @@ _LITERALS = frozenset(
     for name in names
 )
 
-#: What the others do. Missing, and so refused: EXT1, EXT2, EXT4 (a registry of this process), NEXT_BUFFER and
-#: READONLY_BUFFER (data that travels beside the pickle)
+#: Effects of the other opcodes. Missing, and therefore refused: EXT1, EXT2, EXT4 (a registry of this process),
+#: NEXT_BUFFER and READONLY_BUFFER (data outside the pickle)
 _EFFECTS: dict[str, Callable[[_Machine, Any], None]] = {
     "PROTO": lambda machine, _: None,
     "FRAME": lambda machine, _: None,

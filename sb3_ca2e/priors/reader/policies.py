@@ -1,4 +1,4 @@
-"""The policies that can be rebuilt from a file: their classes, and the arguments that are taken over."""
+"""The policies that can be rebuilt from a file: their classes and arguments."""
 
 import importlib
 import math
@@ -32,12 +32,12 @@ class Family:
     Policies that are built alike.
 
     :param algorithms: names of the algorithms that use them
-    :param classes: their names, by module
-    :param fields: entries of ``policy_kwargs`` that are taken over
-    :param sde_of_model: whether ``use_sde`` stands in the model and not in ``policy_kwargs``
-    :param for_learning: arguments that spare them work that only matters for learning
-    :param learns: whether they take a learning rate and an optimiser
-    :param renamed: names that tensors had in earlier versions, and later ones
+    :param classes: names of the classes by module
+    :param fields: entries of ``policy_kwargs`` that are used
+    :param sde_of_model: whether ``use_sde`` is an attribute of the model instead of an entry of ``policy_kwargs``
+    :param for_learning: arguments that save work needed only for learning
+    :param learns: whether they take a learning rate and an optimizer
+    :param renamed: old names of tensors and their current names
     """
 
     algorithms: tuple[str, ...]
@@ -123,7 +123,7 @@ EXTRACTORS: dict[Symbol, type[nn.Module]] = {
     for each in (FlattenExtractor, NatureCNN, CombinedExtractor, LayerNormCNN)
 }
 
-#: Entries of ``policy_kwargs`` that only matter for learning, or for the machine it was done on
+#: Entries of ``policy_kwargs`` that only matter for learning, or on the machine of training
 _IGNORED = frozenset(("optimizer_class", "optimizer_kwargs", "ortho_init", "device"))
 
 _OPTIMIZERS = frozenset(
@@ -139,7 +139,7 @@ _OPTIMIZERS = frozenset(
     }.items()
 )
 
-#: Symbols that stand in pickles of ``policy_class`` and of ``policy_kwargs``
+#: Symbols allowed in pickles of ``policy_class`` and of ``policy_kwargs``
 CLASS_SYMBOLS = frozenset(_FAMILY_OF)
 KWARGS_SYMBOLS = (
     frozenset(ACTIVATIONS)
@@ -155,10 +155,12 @@ MAX_CRITICS = 16
 
 def family_of(policy_class: Any, algorithm: str | None) -> Family:
     """
-    :param policy_class: a decoded class
-    :param algorithm: the algorithm that it must belong to; None for any
-    :return: the family of the policy
-    :raises Unreadable: if it is no known policy, or one of another algorithm
+    Return the family of a policy class.
+
+    :param policy_class: decoded class
+    :param algorithm: algorithm that it must belong to; None for any
+    :return: the family
+    :raises Unreadable: if the class is unknown or belongs to another algorithm
     """
     family = _FAMILY_OF.get(policy_class) if isinstance(policy_class, Symbol) else None
     if family is None:
@@ -173,11 +175,13 @@ def family_of(policy_class: Any, algorithm: str | None) -> Family:
 
 def import_policy(policy_class: Symbol) -> type[BasePolicy]:
     """
-    :param policy_class: a class that :func:`family_of` knows
-    :return: it
+    Import a known policy class.
+
+    :param policy_class: symbol that :func:`family_of` knows
+    :return: the class
     :raises ImportError: if SB3-Contrib is needed and missing
     """
-    assert policy_class in CLASS_SYMBOLS, "only what is in the table is imported"
+    assert policy_class in CLASS_SYMBOLS, "only classes in the table are imported"
     with needing("zoo", f"An agent with a {policy_class} needs sb3-contrib"):
         found: type[BasePolicy] = getattr(importlib.import_module(policy_class.module), policy_class.name)
     return found
@@ -185,16 +189,18 @@ def import_policy(policy_class: Symbol) -> type[BasePolicy]:
 
 def policy_arguments(kwargs: Any, family: Family) -> dict[str, Any]:
     """
+    Check the arguments that describe the network.
+
     :param kwargs: decoded ``policy_kwargs``
-    :param family: the policy's family
-    :return: those that say what the network is, checked
-    :raises Unreadable: naming what is unknown or no value of its kind
+    :param family: family of the policy
+    :return: the checked arguments
+    :raises Unreadable: if an argument is unknown or its value invalid
     """
     if not isinstance(kwargs, dict):
         raise Unreadable(f"its policy_kwargs are {describe(kwargs)}")
     unknown = [describe(name) for name in kwargs if name not in family.fields and name not in _IGNORED]
     if unknown:
-        raise Unreadable(f"its policy_kwargs have {', '.join(unknown[:8])}, which its policy is not known to take")
+        raise Unreadable(f"its policy_kwargs have {', '.join(unknown[:8])}, which are unknown for its policy")
     return {name: _FIELDS[name](name, value) for name, value in kwargs.items() if name not in _IGNORED}
 
 
@@ -241,7 +247,7 @@ def _layers(name: str, value: Any) -> list[int]:
 
 
 def _architecture(name: str, value: Any) -> list[int] | dict[str, list[int]] | None:
-    """Layers, or layers for each network; before SB3 1.8 the latter in a list."""
+    """Check layers, or layers for each network; before SB3 1.8 the latter were in a list."""
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
         (value,) = value
     if isinstance(value, dict):

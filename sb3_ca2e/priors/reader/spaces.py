@@ -1,4 +1,4 @@
-"""Observation and action spaces in decoded pickles, of Gymnasium and of the Gym before it."""
+"""Observation and action spaces in decoded pickles of Gymnasium and Gym."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,21 +14,23 @@ from sb3_ca2e.priors.reader.pickle_values import Call, Symbol, describe
 
 ORDERED_DICT = Symbol("collections", "OrderedDict")
 
-#: Entries of a dictionary space
+#: Most entries of a dictionary space
 MAX_ENTRIES = 64
 
-#: Entries of a multi-discrete space
+#: Most entries of a multi-discrete space
 MAX_ACTIONS = 4096
 
-#: Numbers of one observation or action
+#: Most elements of one observation or action
 MAX_SIZE = 2**22
 
 
 def space_of(value: Any) -> spaces.Space:
     """
+    Rebuild a decoded space with Gymnasium.
+
     :param value: a decoded space
-    :return: the space, rebuilt with Gymnasium
-    :raises Unreadable: if it is none that SB3 can learn in
+    :return: the space
+    :raises Unreadable: if it is not a space that SB3 supports
     """
     if isinstance(value, Call) and value.calls(_DICT):
         return _dict(_state(value))
@@ -37,7 +39,7 @@ def space_of(value: Any) -> spaces.Space:
 
 def _plain_space_of(value: Any) -> spaces.Space:
     if not isinstance(value, Call) or value.function not in _BUILDERS:
-        raise Unreadable(f"{describe(value)} stands where a space belongs")
+        raise Unreadable(f"{describe(value)} is not a valid space")
     return _BUILDERS[value.function](_state(value))
 
 
@@ -51,7 +53,7 @@ def _box(state: dict[Any, Any]) -> spaces.Space:
     dtype = dtype_of(state["dtype"])
     low, high = array_of(state["low"]).astype(dtype), array_of(state["high"]).astype(dtype)
     if low.shape != high.shape or low.size > MAX_SIZE or not np.all(low <= high):
-        raise Unreadable("the bounds of a Box are none")
+        raise Unreadable("the bounds of a Box are invalid")
     return spaces.Box(low, high, low.shape, dtype.type)
 
 
@@ -62,7 +64,7 @@ def _discrete(state: dict[Any, Any]) -> spaces.Space:
 def _multi_discrete(state: dict[Any, Any]) -> spaces.Space:
     nvec = array_of(state["nvec"])
     if nvec.dtype.kind not in "iu" or nvec.size > MAX_ACTIONS or not np.all((nvec > 0) & (nvec <= MAX_SIZE)):
-        raise Unreadable("the numbers of a MultiDiscrete are none")
+        raise Unreadable("the sizes of a MultiDiscrete are invalid")
     start = array_of(state["start"]) if "start" in state else None
     return spaces.MultiDiscrete(nvec, dtype_of(state["dtype"]).type, start=start)
 
@@ -77,17 +79,17 @@ def _dict(state: dict[Any, Any]) -> spaces.Space:
     if isinstance(entries, Call) and entries.calls(ORDERED_DICT):
         entries = entries.pairs
     if not isinstance(entries, dict) or len(entries) > MAX_ENTRIES:
-        raise Unreadable(f"a Dict space has {describe(entries)} for its entries, or over {MAX_ENTRIES} of them")
+        raise Unreadable(f"a Dict space has {describe(entries)} for its entries, or more than {MAX_ENTRIES} of them")
     if not all(isinstance(key, str) for key in entries):
-        raise Unreadable("a Dict space has a key that is no text")
+        raise Unreadable("a Dict space has a key that is not a string")
     in_saved_order = OrderedDict((key, _plain_space_of(entry)) for key, entry in entries.items())
-    return spaces.Dict(in_saved_order)  # of a plain dictionary it would sort the keys, and with them the features
+    return spaces.Dict(in_saved_order)  # for a plain dictionary it would sort the keys, and so the features
 
 
 def _positive(value: Any) -> int:
     number = number_of(value)
     if not 0 < number <= MAX_SIZE:
-        raise Unreadable(f"{describe(number)} is no size of a space")
+        raise Unreadable(f"{describe(number)} is not a valid size of a space")
     return int(number)
 
 
@@ -100,5 +102,5 @@ _BUILDERS: dict[Any, Callable[[dict[Any, Any]], spaces.Space]] = {
     Symbol("gymnasium.spaces.multi_binary", "MultiBinary"): _multi_binary,
 }
 
-#: Symbols that stand in pickles of spaces
+#: Symbols allowed in pickles of spaces
 SYMBOLS = ARRAY_SYMBOLS | frozenset(_BUILDERS) | {_DICT, ORDERED_DICT}

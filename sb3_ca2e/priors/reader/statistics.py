@@ -1,4 +1,4 @@
-"""The statistics of a saved ``VecNormalize``, read without executing anything in the file."""
+"""Reads the statistics of a saved ``VecNormalize`` without executing anything in the file."""
 
 import math
 import pathlib
@@ -27,10 +27,10 @@ MAX_FILE = MIB
 @dataclass(frozen=True)
 class Moments:
     """
-    A running mean and variance; the arrays can't be written to.
+    A running mean and variance in read-only arrays.
 
-    :param mean: of each number
-    :param var: of each number
+    :param mean: mean of each element
+    :param var: variance of each element
     """
 
     mean: np.ndarray
@@ -39,7 +39,7 @@ class Moments:
     def __post_init__(self) -> None:
         finite = np.isfinite(self.mean).all() and np.isfinite(self.var).all()
         if self.mean.shape != self.var.shape or not finite or (self.var < 0).any():
-            raise Unreadable("its running means and variances are none")
+            raise Unreadable("its running means and variances are invalid")
         self.mean.setflags(write=False)
         self.var.setflags(write=False)
 
@@ -47,13 +47,13 @@ class Moments:
 @dataclass(frozen=True)
 class NormalizationStatistics:
     """
-    What SB3's ``VecNormalize`` normalises with, frozen.
+    Fixed statistics and settings of SB3's ``VecNormalize``.
 
-    :param observations: of the observations, by key where they are dictionaries; None if they are left as they are
-    :param returns: of the discounted returns, by which rewards are scaled; None if they are left as they are
+    :param observations: moments of observations, by key for dictionaries; None if they are not normalised
+    :param returns: moments of discounted returns, which scale rewards; None if they are not scaled
     :param clip_obs: largest absolute value of a normalised observation
     :param clip_reward: largest absolute value of a normalised reward
-    :param epsilon: added to variances, against division by zero
+    :param epsilon: added to variances to avoid division by zero
     :param gamma: discount of the returns
     """
 
@@ -71,15 +71,15 @@ class NormalizationStatistics:
 
     @property
     def norm_obs_keys(self) -> list[str] | None:
-        """Keys of the entries that are normalised, of dictionaries."""
+        """Normalised keys of dictionary observations."""
         return list(self.observations) if isinstance(self.observations, Mapping) else None
 
     def normalize_obs(self, observation: Any) -> Any:
         """
-        Normalise as ``VecNormalize.normalize_obs`` does.
+        Normalise observations as ``VecNormalize.normalize_obs`` does.
 
         :param observation: ``(batch, *shape)`` raw observations, or a dictionary of them
-        :return: the same, normalised
+        :return: the normalised observations
         """
         if self.observations is None:
             return observation
@@ -94,11 +94,11 @@ class NormalizationStatistics:
 
 def read_vec_normalize(path: pathlib.Path) -> NormalizationStatistics:
     """
-    Read the statistics that ``VecNormalize.save`` left. Nothing in the file is executed, whoever wrote it.
+    Read the statistics in a file of ``VecNormalize.save`` without executing anything in it.
 
-    :param path: the ``vecnormalize.pkl``
+    :param path: path of the ``vecnormalize.pkl``
     :return: the statistics
-    :raises UntrustedAgentError: if it can't be read so, naming what is in the way
+    :raises UntrustedAgentError: if it can't be read this way; the message names the offending content
     :raises OSError: if the file can't be opened
     """
     with refusing(path):
@@ -127,13 +127,13 @@ def _observation_moments(state: dict[str, Any]) -> Moments | Mapping[str, Moment
 
 def _moments_of(value: Any) -> Moments:
     if not (isinstance(value, Call) and value.calls(RUNNING_MEAN_STD) and isinstance(value.state, dict)):
-        raise Unreadable(f"{describe(value)} stands where a RunningMeanStd belongs")
+        raise Unreadable(f"{describe(value)} is not a valid RunningMeanStd")
     mean, var = (_floats(value.state[name]) for name in ("mean", "var"))
     return Moments(mean, var)
 
 
 def _floats(value: Any) -> np.ndarray:
-    """Updates of a scalar mean leave plain numbers, those of an array arrays."""
+    """Convert to an array: updates of a scalar mean leave plain numbers."""
     array = np.asarray(value) if isinstance(value, int | float) else array_of(value)
     return array.astype(np.float64)
 

@@ -1,4 +1,4 @@
-"""Files of ``torch.save``, in the zip format and in the one before torch 1.6: decoded, not unpickled."""
+"""Files of ``torch.save``, in the zip format and in the format before torch 1.6, decoded without unpickling."""
 
 import functools
 import struct
@@ -33,16 +33,16 @@ STORAGES = {
     }.items()
 }
 
-#: Symbols that stand in files of tensors
+#: Symbols allowed in files of tensors
 SYMBOLS = frozenset(STORAGES) | {REBUILD_TENSOR, REBUILD_PARAMETER, ORDERED_DICT}
 
-#: Members of a file, and so nearly its tensors
+#: Most members of a file, and so roughly of its tensors
 MAX_MEMBERS = 4096
 
-#: Bytes of a pickle without its tensors
+#: Most bytes of a pickle without its tensors
 MAX_PICKLE = 4 * MIB
 
-#: Bytes of a file of the earlier format, which is read at once. Nobody trained anything large with it
+#: Most bytes of a file in the old format, which is read at once; no large agents were saved in it
 MAX_LEGACY = 64 * MIB
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -54,11 +54,11 @@ _MARKS = ("data.pkl", "version", "byteorder", ".format_version", ".storage_align
 @dataclass(frozen=True)
 class Storage:
     """
-    What several tensors of a file may share.
+    Storage of one or more tensors of a file.
 
     :param key: its name in the file
-    :param dtype: of its entries
-    :param n_entries: how many there are
+    :param dtype: dtype of its elements
+    :param n_entries: number of elements
     """
 
     key: str
@@ -67,32 +67,34 @@ class Storage:
 
     @property
     def n_bytes(self) -> int:
-        """Its size."""
+        """Size in bytes."""
         return self.n_entries * self.dtype.itemsize
 
     @classmethod
     def of(cls, value: Any, what: str) -> "Storage":
         """
-        :param value: what stands where a tensor's storage belongs
-        :param what: the file's name, for messages
+        Interpret a decoded storage.
+
+        :param value: decoded value
+        :param what: name of the file, for messages
         :return: the storage
-        :raises Unreadable: if it is none
+        :raises Unreadable: if it is not a storage
         """
         pid = value.pid if isinstance(value, Persistent) else None
         if isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and pid[5:] in ((), (None,)):
             _, kind, key, _, n = pid[:5]
             if isinstance(kind, Symbol) and kind in STORAGES and isinstance(key, str) and type(n) is int and n >= 0:
                 return cls(key, STORAGES[kind], n)
-        raise Unreadable(f"{what} has {describe(value)} where a tensor's storage belongs")
+        raise Unreadable(f"{what} has {describe(value)} where a tensor's storage is expected")
 
 
 @dataclass(frozen=True)
 class TorchFile:
     """
-    What was given to ``torch.save``.
+    The content of a file of ``torch.save``.
 
-    :param value: the decoded value
-    :param read: reads a storage that it names, as a flat tensor
+    :param value: decoded value
+    :param read: function that reads a storage as a flat tensor
     """
 
     value: Any
@@ -101,10 +103,12 @@ class TorchFile:
 
 def open_torch_file(file: Window, what: str) -> TorchFile:
     """
+    Open a file of ``torch.save``.
+
     :param file: the file
-    :param what: its name, for messages
-    :return: what is in it; tensors are read when they are asked for, while the file is open
-    :raises Unreadable: if it holds anything but tensors and plain values, or is damaged
+    :param what: name of the file, for messages
+    :return: its content; storages are read on demand, while the file is open
+    :raises Unreadable: if it contains anything but tensors and plain values, or is damaged
     """
     start = file.read(2)
     return _open_zip(file, what) if start == b"PK" else _open_legacy(file, what)
@@ -138,7 +142,9 @@ def _expected(name: str) -> bool:
 
 
 def _open_legacy(file: Window, what: str) -> TorchFile:
-    """Five pickles (magic number, version, sizes of C's types, the value, keys of storages), then the storages."""
+    """
+    Open the old format: five pickles (magic number, version, sizes of C types, value, keys of storages), then storages.
+    """
     if file.size > MAX_LEGACY:
         raise Unreadable(f"{what} has {file.size} bytes in torch's early format, over {MAX_LEGACY}")
     file.seek(0)
@@ -148,28 +154,28 @@ def _open_legacy(file: Window, what: str) -> TorchFile:
         pickles.append(decode_first(data, SYMBOLS, what, end))
         end = pickles[-1].end
         if pickles[0].value != _LEGACY_MAGIC:
-            raise Unreadable(f"{what} is no file of torch.save")
+            raise Unreadable(f"{what} is not a file of torch.save")
     _, version, system, value, keys = (pickle.value for pickle in pickles)
     little = isinstance(system, dict) and system.get("little_endian") is True
     if version != _LEGACY_VERSION or not little or not isinstance(keys, list):
-        raise Unreadable(f"{what} is in no format that torch wrote on a machine of this byte order")
+        raise Unreadable(f"{what} has a format that torch did not write on a machine of this byte order")
 
     named = {storage.key: storage for storage in (Storage.of(each, what) for each in pickles[3].outside)}
     flat: dict[Storage, th.Tensor] = {}
     for key in keys:
         storage = named.pop(key, None)
         if storage is None or end + 8 > len(data) or struct.unpack_from("<q", data, end) != (storage.n_entries,):
-            raise Unreadable(f"the storage {describe(key)} of {what} has no tensor or not its tensors' size")
+            raise Unreadable(f"the storage {describe(key)} of {what} has no tensor or not the size of its tensors")
         start, end = end + 8, end + 8 + storage.n_bytes
         if end > len(data):
             raise Unreadable(f"{what} ends within the storage {describe(key)}")
         flat[storage] = _flat(data[start:end], storage.dtype)
     if named or end != len(data):
-        raise Unreadable(f"{what} has not just the storages that its tensors need")
+        raise Unreadable(f"{what} has other storages than its tensors need")
     return TorchFile(value, flat.__getitem__)
 
 
 def _flat(data: bytes, dtype: th.dtype) -> th.Tensor:
     if not data:
         return th.empty(0, dtype=dtype)
-    return th.frombuffer(bytearray(data), dtype=dtype)  # bytes could not be written to, which torch warns of
+    return th.frombuffer(bytearray(data), dtype=dtype)  # torch warns of read-only bytes

@@ -106,7 +106,7 @@ class ActorProcess:
 
     def lost(self, now: float) -> bool:
         """
-        Tell whether it has ended unreported.
+        Check whether it has ended unreported.
 
         :param now: current ``time.monotonic()``
         :return: whether it has ended and the server will not report how
@@ -128,7 +128,7 @@ class ActorProcess:
 
     def stalls(self, silence: float) -> bool:
         """
-        Tell whether the others should continue without it; they do wait while environments are first created.
+        Check whether the others should continue without it; they do wait while environments are first created.
 
         :param silence: seconds since its last heartbeat
         :return: True to continue without it
@@ -139,7 +139,7 @@ class ActorProcess:
 
     def hung(self, now: float, silence: float) -> bool:
         """
-        Tell whether it counts as hung: silent for too long at two checks in a row, as all processes may have been
+        Check whether it counts as hung: silent for too long at two checks in a row, as all processes may have been
         suspended.
 
         :param now: current ``time.monotonic()``

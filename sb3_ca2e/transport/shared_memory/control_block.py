@@ -130,7 +130,7 @@ class ControlBlock:
 
     def retired(self, slot: int) -> bool:
         """
-        Tell whether the prior agent of a slot has been retired.
+        Check whether the prior agent of a slot has been retired.
 
         :param slot: index of the slot
         :return: True if it must be replaced

@@ -8,7 +8,7 @@ import signal
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cloudpickle
@@ -31,6 +31,27 @@ from sb3_ca2e.transport.shared_memory.parking import lease, park
 from sb3_ca2e.transport.shared_memory.restarts import GRACE, KILLED, RestartBudget
 
 
+@dataclass
+class _Process:
+    """
+    A process of the pool through all its lives.
+
+    :param spec: what it runs
+    :param payload: the same, pickled
+    :param budget: how often it may be replaced
+    :param life: the running process, None while it is down
+    :param position: position at which its last life ended
+    :param due: time at which to start it again
+    """
+
+    spec: WorkerSpec
+    payload: bytes
+    budget: RestartBudget
+    life: ActorProcess | None = None
+    position: int = 0
+    due: float = 0.0
+
+
 class AsyncActors:
     """
     Actor processes, forked from a server and replaced when they end or hang.
@@ -47,20 +68,17 @@ class AsyncActors:
 
     def __init__(self, specs: Sequence[WorkerSpec], rate_limit: bool = True, inference: InferenceServer | None = None):
         check_descriptors(len(specs), n_more=len(specs) if inference is not None else 0)
-        self._specs, self._rate_limit, self._inference = list(specs), rate_limit, inference
-        exchange = cloudpickle.dumps(inference.layout if inference is not None else None)
-        self._payloads = [exchange + cloudpickle.dumps(spec) for spec in specs]
+        self._rate_limit, self._inference = rate_limit, inference
+        layout = cloudpickle.dumps(inference.layout if inference is not None else None)
+        restarts = specs[0].supervision.restarts
+        self._processes = [_Process(spec, layout + cloudpickle.dumps(spec), RestartBudget(restarts)) for spec in specs]
         self._selector = selectors.DefaultSelector()
         self._ready: collections.deque[tuple[ActorProcess, Handover] | ActorError] = collections.deque()
         self._handed_out: ActorProcess | None = None
         self._n_lives = 0
         self._serials: dict[int, ActorProcess] = {}
-        self._lives: list[ActorProcess | None] = [None] * len(specs)
-        #: position of each process when it ended, and time at which to start it again
-        self._positions, self._due = [0] * len(specs), [0.0] * len(specs)
-        restarts = specs[0].supervision.restarts
-        self._budgets, self._server_budget = [RestartBudget(restarts) for _ in specs], RestartBudget(restarts)
         self._server: ForkServer | None = None
+        self._server_budget = RestartBudget(restarts)
         self._server_due = self._looked = 0.0
         first = specs[0]
         self._board_fd: int | None = shared_file(ControlBlock.size(first.n_slots, first.n_parameters), "board")
@@ -76,12 +94,16 @@ class AsyncActors:
 
     @property
     def n_processes(self) -> int:
-        return len(self._specs)
+        return len(self._processes)
 
     @property
     def restarts(self) -> dict[int, int]:
-        processes = zip(self._specs, self._budgets, strict=True)
-        return {slot: budget.used for spec, budget in processes if budget.used for slot in spec.slots}
+        return {slot: each.budget.used for each in self._processes if each.budget.used for slot in each.spec.slots}
+
+    @property
+    def _lives(self) -> list[ActorProcess]:
+        """The processes that are up."""
+        return [each.life for each in self._processes if each.life is not None]
 
     @property
     def version(self) -> int:
@@ -108,31 +130,31 @@ class AsyncActors:
                 self._server = ForkServer(NICENESS) if self._server_budget.used else lease()
                 self._selector.register(self._server, selectors.EVENT_READ)
                 for life in self._lives:
-                    if life is not None and life.handle is not None:
+                    if life.handle is not None:
                         self._server.adopt(life.handle)
-            for process, life in enumerate(self._lives):
-                if self._server is not None and life is None and now >= self._due[process]:
+            for process in self._processes:
+                if self._server is not None and process.life is None and now >= process.due:
                     self._spawn(process, self._server)
         except ServerGone:
             self._server_ended("")
 
-    def _spawn(self, process: int, server: ForkServer) -> None:
-        spec = self._specs[process]
-        position = max([self._positions[process], *self._slowest(process)])
+    def _spawn(self, process: _Process, server: ForkServer) -> None:
+        spec = process.spec
+        position = max([process.position, *self._slowest(spec.process)])
         made = position * spec.block_size * spec.n_slots
-        changes: dict[str, Any] = {"life": self._budgets[process].used, "warmup": spec.warmup - made}
-        payload = self._payloads[process] + cloudpickle.dumps(changes)
+        changes: dict[str, Any] = {"life": process.budget.used, "warmup": spec.warmup - made}
+        payload = process.payload + cloudpickle.dumps(changes)
         assert self._board_fd is not None
         self._n_lives += 1
-        self._board.grant(process, 0)
-        fds = [self._board_fd, *(self._inference.connect(process) if self._inference is not None else ())]
+        self._board.grant(spec.process, 0)
+        fds = [self._board_fd, *(self._inference.connect(spec.process) if self._inference is not None else ())]
         try:
             life = ActorProcess.begin(server, self._n_lives, replace(spec, **changes), payload, fds)
         finally:
             if self._inference is not None:
                 os.close(fds[-1])
         life.excused = position
-        self._lives[process] = self._serials[self._n_lives] = life
+        process.life = self._serials[self._n_lives] = life
         self._selector.register(life.messages, selectors.EVENT_READ, life)
         self._grant()
 
@@ -162,18 +184,16 @@ class AsyncActors:
 
     def _slowest(self, but: int = -1) -> list[int]:
         """Return the position of the slowest process that the others wait for, or nothing."""
-        others = [life.position for life in self._lives if life and not life.lags and life.spec.process != but]
+        others = [life.position for life in self._lives if not life.lags and life.spec.process != but]
         return [min(others)] if others else []
 
     def _grant(self) -> None:
         """Let each process run as far as allowed."""
         slowest = self._slowest() if self._rate_limit else []
-        for process, life in enumerate(self._lives):
-            if life is None:
-                continue
+        for life in self._lives:
             credit = min([life.consumed, *(position - life.excused for position in slowest)]) + BUFFERS
-            if credit > self._board.credit(process):
-                self._board.grant(process, credit)
+            if credit > self._board.credit(life.spec.process):
+                self._board.grant(life.spec.process, credit)
                 life.granted_at = time.monotonic()
                 _poke(life.wake)
 
@@ -184,7 +204,7 @@ class AsyncActors:
             elif isinstance(key.data, InferenceServer):
                 self._selector.unregister(key.fileobj)
                 self._ready.append(ActorError(key.data.error))
-            elif self._lives[key.data.spec.process] is key.data:  # not yet replaced
+            elif key.data in self._lives:  # not yet replaced
                 self._take(key.data)
 
     def _take(self, life: ActorProcess) -> None:
@@ -197,7 +217,7 @@ class AsyncActors:
                 return
             else:
                 life.received += 1
-                self._budgets[message.process].worked()
+                self._processes[message.process].budget.worked()
                 self._ready.append((life, message))
                 if life.received == 1:
                     self._set_lag(life, False)
@@ -229,9 +249,8 @@ class AsyncActors:
         if now - self._looked >= LOOK:
             self._looked = now
             for life in self._lives:
-                if life is not None:
-                    self._look_at(life, now)
-        if None in self._lives or self._server is None:
+                self._look_at(life, now)
+        if self._server is None or any(process.life is None for process in self._processes):
             self._start_due(now)
 
     def _look_at(self, life: ActorProcess, now: float) -> None:
@@ -257,32 +276,30 @@ class AsyncActors:
     def _ended(self, life: ActorProcess, code: int | None) -> None:
         """Take what an ended process had announced, and replace it."""
         self._take(life)
-        if self._lives[life.spec.process] is life:
+        if life in self._lives:
             self._failed(life, how_it_ended(code), code)
 
     def _failed(self, life: ActorProcess, what: str, code: int | None = None) -> None:
         """Give up a process and start another one, unless it failed too often."""
-        process, now = life.spec.process, time.monotonic()
+        process, now = self._processes[life.spec.process], time.monotonic()
         description = life.description(what) if life.failure is None else life.spec.told(life.failure)
         self._give_up(life)
         if life.failure is not None and life.failure.hopeless:
-            self._due[process] = float("inf")
+            process.due = float("inf")
             self._ready.append(ActorError(f"{description}\nRestarting it would not help.{_kept(code)}"))
             return
-        budget = self._budgets[process]
-        delay = budget.failed(now, raised=life.failure is not None)
+        delay = process.budget.failed(now, raised=life.failure is not None)
         if delay is None:
-            self._due[process] = float("inf")
-            self._ready.append(ActorError(f"{description}\nThis was {budget.history}.{_kept(code)}"))
+            process.due = float("inf")
+            self._ready.append(ActorError(f"{description}\nThis was {process.budget.history}.{_kept(code)}"))
             return
-        self._due[process] = now + delay
-        message = f"{description}\nIt is replaced (replacement {budget.used}); its episodes start anew.{_kept(code)}"
-        warnings.warn(message, ActorWarning, stacklevel=2)
+        process.due = now + delay
+        replaced = f"It is replaced (replacement {process.budget.used}); its episodes start anew.{_kept(code)}"
+        warnings.warn(f"{description}\n{replaced}", ActorWarning, stacklevel=2)
 
     def _give_up(self, life: ActorProcess) -> None:
-        process = life.spec.process
-        self._positions[process] = life.excused + life.received
-        self._lives[process] = None
+        process = self._processes[life.spec.process]
+        process.position, process.life = life.excused + life.received, None
         self._serials = {serial: each for serial, each in self._serials.items() if each is not life}
         self._unregister(life)
         life.end()
@@ -298,13 +315,11 @@ class AsyncActors:
         assert server is not None
         self._selector.unregister(server)
         code, now = server.kill(), time.monotonic()
-        for process, life in enumerate(self._lives):
-            if life is None:
-                continue
+        for life in self._lives:
             life.orphan = True
             if life.handle is None:
                 self._give_up(life)
-                self._due[process] = now
+                self._processes[life.spec.process].due = now
         if server.expired:
             self._server_due = now
             return
@@ -323,7 +338,7 @@ class AsyncActors:
     def stop(self, keep_server: bool = False) -> None:
         self._board.stop()
         self._selector.close()
-        lives = [life for life in self._lives if life is not None]
+        lives = self._lives
         for life in lives:
             _poke(life.wake)
         server, self._server = self._server, None
@@ -331,7 +346,8 @@ class AsyncActors:
         for life in lives:
             life.handle = None
             life.end()  # an actor that is writing an announcement fails then: nobody would read it
-        self._lives = [None] * len(self._specs)
+        for process in self._processes:
+            process.life = None
         if self._board_fd is not None:
             os.close(self._board_fd)
             self._board_fd = None

@@ -44,9 +44,9 @@ def _of_pickles(members: dict[str, bytes]) -> Iterator[Attack]:
     """Bombs, and names that look like those of spaces."""
     doubling = b"".join(b"(h%ch%cl\x940" % (each, each) for each in range(200))  # a list of the last one twice
     dtype, huge = opcodes.pickle_of_dtype("f8"), b"\x8a\x08" + (2**60).to_bytes(8, "little")
-    too_many, broken = "its observation_space is no whole pickle .over 30000 opcodes", "is no whole pickle"
+    too_many, broken = "its observation_space is not a complete pickle .over 30000 opcodes", "is not a complete pickle"
     no_array = "an array's 0 bytes don't fill its shape"
-    unknown, no_space = "which has no known use there", "stands where a space belongs"
+    unknown, no_space = "which is not allowed there", "is not a valid space"
     bombs = {
         "opcodes without end": (b"N0" * 6_000_000 + b"N", too_many),
         "marks without end": (b"(" * 12_000_000, too_many),
@@ -62,7 +62,7 @@ def _of_pickles(members: dict[str, bytes]) -> Iterator[Attack]:
         "an array of 0 times 2**60 numbers": (_box(_empty_array(dtype, b"K\x00" + huge + b"\x86"), dtype), no_array),
         "a dtype of a gigabyte": (
             _box(b"N", call(name("numpy", "dtype"), text("S1000000000"), b"\x89", b"\x88")),
-            "the dtype 'S1000000000' is no plain number",
+            "the dtype 'S1000000000' is not a plain number type",
         ),
         "names that look like a space": (call(name("gym.spaces.box.Box", "__init__")), unknown),
         "a space of another package": (call(name("gym.spaces.boxes", "Box")), unknown),
@@ -100,7 +100,7 @@ def _of_tensors(members: dict[str, bytes]) -> Iterator[Attack]:
         "strides that lead back": (("0", 4, 3, (4,), (-1,)), "has no shape"),
         "a storage repeated 2**40 times": (("0", 4, 0, (2**20, 2**20), (0, 0)), beyond),
         "a storage of 2**60 numbers": (("0", 2**60, 0, (2**60,), (1,)), size),
-        "a storage of -1 numbers": (("0", -1, 0, (1,), (1,)), "where a tensor's storage belongs"),
+        "a storage of -1 numbers": (("0", -1, 0, (1,), (1,)), "where a tensor's storage is expected"),
         "a storage that is missing": (("99", 4, 0, (4,), (1,)), "policy.pth has no archive/data/99"),
         "a storage in another folder": (("../../data", 4, 0, (4,), (1,)), "policy.pth has no archive/data/../../data"),
     }
@@ -115,11 +115,11 @@ def _of_tensors(members: dict[str, bytes]) -> Iterator[Attack]:
     yield agent("the other byte order", members | {"policy.pth": edited}, "the other byte order")
     for title, unexpected in {"code of TorchScript": "code/__torch__.py", "constants": "constants.pkl"}.items():
         edited = torch_file(members, "policy.pth", lambda inner, path=unexpected: inner | {path: b"N."})
-        yield agent(f"{title} beside the weights", members | {"policy.pth": edited}, "has no place there")
+        yield agent(f"{title} beside the weights", members | {"policy.pth": edited}, "is not expected there")
     yield agent(
         "numbers for weights", with_torch_pickle(members, "policy.pth", whole(b"K\x01")), "policy.pth holds 1, not"
     )
-    yield Attack("480 MiB of weights that no network needs", "agent", _sparse_weights(members), "has not the weights")
+    yield Attack("480 MiB of weights that no network needs", "agent", _sparse_weights(members), "not have the weights")
 
 
 class _SparseFile(io.FileIO):
@@ -152,14 +152,14 @@ def _sparse_weights(members: dict[str, bytes]) -> Write:
 
 def _of_data(members: dict[str, bytes]) -> Iterator[Attack]:
     """The JSON, and networks that no memory holds."""
-    no_json = "its data is no JSON"
+    no_json = "its data is not JSON"
     texts = {
         "JSON of a hundred thousand brackets": (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", no_json),
         "JSON of five million empty lists": (b'{"a":[' + b"[]," * 5_000_000 + b"[]]}", "over 500000 values"),
         "JSON with a number of a million digits": (b'{"a":' + b"9" * 10**6 + b"}", no_json),
         "JSON that is none": (b"{", no_json),
-        "JSON with a key twice": (members["data"][:-1] + b', "policy_class": {}}', "a key stands there twice"),
-        "JSON that is a list": (b"[]", "its data is no JSON object"),
+        "JSON with a key twice": (members["data"][:-1] + b', "policy_class": {}}', "a key appears twice"),
+        "JSON that is a list": (b"[]", "its data is not a JSON object"),
         "JSON that is no text": (b'{"a": "\xff\xfe"}', no_json),
         "JSON without a model": (b"{}", "its data has no policy_class"),
         "data of 17 MiB": (b'{"a": "' + b"a" * (17 * 2**20) + b'"}', "bytes, over 16777216"),
@@ -186,7 +186,7 @@ def _of_data(members: dict[str, bytes]) -> Iterator[Attack]:
         yield agent(title, with_attributes(members, policy_kwargs=kwargs), reason)
     without = {name: data for name, data in members.items() if name != "policy.pth"}
     yield agent("no policy", without, "the archive has no policy.pth")
-    yield agent("no spaces", with_attributes(members, observation_space=None), "None stands where a space belongs")
+    yield agent("no spaces", with_attributes(members, observation_space=None), "None is not a valid space")
     yield agent("a policy class as text", with_attributes(members, policy_class="os.system"), "is 'os.system', none of")
     yield agent(
         "a policy class that is none",
@@ -200,18 +200,18 @@ def _of_data(members: dict[str, bytes]) -> Iterator[Attack]:
 def _of_zips(members: dict[str, bytes]) -> Iterator[Attack]:
     """Archives that are larger inside, have places outside, or are no archives."""
     for path in ("../canary", "/tmp/canary", "..\\canary", "data/../../canary", "C:\\canary", "__main__.py"):
-        yield agent(f"a member named {path!r}", members | {path: b"here"}, "the archive has no place there")
+        yield agent(f"a member named {path!r}", members | {path: b"here"}, "the archive is not expected there")
     for path in ("../data.pkl", "/data.pkl", "data/../../0", "code/x.py"):
         edited = torch_file(members, "policy.pth", lambda inner, path=path: inner | {path: b"here"})
         weights = members | {"policy.pth": edited}
-        yield agent(f"a member of the weights named {path!r}", weights, "policy.pth has no place there")
+        yield agent(f"a member of the weights named {path!r}", weights, "policy.pth is not expected there")
     honest = zip_of(members)
     patched = {
-        "a link": ({"attributes": 0o120777 << 16}, "is no plain file but a link"),
-        "a device": ({"attributes": 0o060666 << 16}, "is no plain file but a link"),
+        "a link": ({"attributes": 0o120777 << 16}, "is not a regular file but a link"),
+        "a device": ({"attributes": 0o060666 << 16}, "is not a regular file but a link"),
         "encryption": ({"flags": 1}, "is encrypted"),
-        "an unknown packing": ({"method": 99}, "is packed in a way"),
-        "LZMA": ({"method": zipfile.ZIP_LZMA}, "is packed in a way"),
+        "an unknown packing": ({"method": 99}, "uses a compression"),
+        "LZMA": ({"method": zipfile.ZIP_LZMA}, "uses a compression"),
         "a size that is too large": ({"size": 400 * 2**20, "packed": 400 * 2**20}, "ends within a member"),
         "a sum that is too large": ({"size": 600 * 2**20, "packed": 600 * 2**20}, "unpacks to .* bytes, over"),
         "two sizes": ({"size": 2**31}, "has two sizes"),
@@ -227,12 +227,12 @@ def _of_zips(members: dict[str, bytes]) -> Iterator[Attack]:
     hidden = zip_of({**members, "datab": members["data"]}).replace(b"datab", b"data\0")
     yield Attack("data twice, once with a zero after its name", "agent", writing(hidden), "has two members 'data'")
     for title, data in {"nothing": b"", "a text": b"model", "half a zip": honest[: len(honest) // 2]}.items():
-        yield Attack(f"{title} for a zip", "agent", writing(data), "the archive is no whole zip")
+        yield Attack(f"{title} for a zip", "agent", writing(data), "the archive is not a complete zip")
     yield Attack("a directory alone", "agent", writing(_directory_only(0)), "the archive has no data")
-    yield agent("no zip in the zip", members | {"policy.pth": b"PK\x03\x04"}, "policy.pth is no whole zip")
+    yield agent("no zip in the zip", members | {"policy.pth": b"PK\x03\x04"}, "policy.pth is not a complete zip")
     for kind in ("agent", "statistics", "config"):
-        yield Attack(f"a pipe for {kind}", kind, lambda path, canary: os.mkfifo(path), "it is no regular file")
-    yield Attack("a device", "agent", lambda path, canary: path.symlink_to("/dev/zero"), "it is no regular file")
+        yield Attack(f"a pipe for {kind}", kind, lambda path, canary: os.mkfifo(path), "it is not a regular file")
+    yield Attack("a device", "agent", lambda path, canary: path.symlink_to("/dev/zero"), "it is not a regular file")
 
 
 def _bombs(members: dict[str, bytes]) -> Iterator[Attack]:
@@ -283,7 +283,7 @@ def _of_configs() -> Iterator[Attack]:
         "dictionaries that multiply": (f"m0: &m0 {{a: 1}}\n{merged}", aliases),
         "a text of a megabyte": ("a: " + "a" * 2**20, "it has 1048579 bytes, over 65536"),
         "a number of sixty thousand digits": ("a: " + "9" * 60_000, "it is damaged .ValueError"),
-        "no text": ("a: \x00\x01", "it is no plain YAML"),
+        "no text": ("a: \x00\x01", "it is not plain YAML"),
         "an alias of itself": ("a: &a [*a]", aliases),
     }
     for title, (content, reason) in texts.items():

@@ -26,7 +26,7 @@ def that_execute(agent: pathlib.Path, statistics: pathlib.Path) -> list[Attack]:
 def _that_call(members: dict[str, bytes], statistics: bytes) -> Iterator[Attack]:
     """Every way to call in one place, and one way to call in every place."""
 
-    def calling(title, kind, build, reason="names .*, which has no known use there"):
+    def calling(title, kind, build, reason="names .*, which is not allowed there"):
         def write(path, canary):
             pathlib.Path(f"{canary.with_suffix('')}.py").write_text(f"open({str(canary)!r}, 'w')")  # to be imported
             path.write_bytes(build(canary))
@@ -106,7 +106,7 @@ def _that_call(members: dict[str, bytes], statistics: bytes) -> Iterator[Attack]
 
 
 def _reason_of(way: str) -> str:
-    return f"the opcode {way}" if way.startswith("EXT") else "names .*, which has no known use there"
+    return f"the opcode {way}" if way.startswith("EXT") else "names .*, which is not allowed there"
 
 
 def _space_with_generator(members: dict[str, bytes], canary: pathlib.Path) -> bytes:

@@ -43,7 +43,7 @@ def test_python_in_texts_remains_text(tmp_path):
         ("", "it holds no dictionary"),
         ("- 1\n- 2", "it holds no dictionary"),
         ("1: a", "it holds no dictionary of named entries"),
-        ("a: [1", "it is no plain YAML"),
+        ("a: [1", "it is not plain YAML"),
         ("a: !!python/object/apply:os.system ['exit 1']", "os.system"),
         ("a: !!python/object/apply:collections.deque [[]]", "collections.deque"),
         ("!!python/object/apply:collections.OrderedDict\n- - [a, 1, 2]", "OrderedDict has no pairs"),

@@ -77,9 +77,9 @@ def test_statistics_can_not_be_changed(tmp_path):
         (lambda normalize: normalize.obs_rms.var.fill(-1), "means and variances"),
         (lambda normalize: setattr(normalize.obs_rms, "var", np.ones(4)), "means and variances"),
         (lambda normalize: setattr(normalize, "epsilon", 0.0), "its epsilon is 0.0"),
-        (lambda normalize: setattr(normalize, "clip_obs", "10"), "'10' stands where an array belongs"),
+        (lambda normalize: setattr(normalize, "clip_obs", "10"), "'10' is not a valid array"),
         (lambda normalize: setattr(normalize, "norm_obs", 1), "its norm_obs is 1"),
-        (lambda normalize: setattr(normalize, "obs_rms", None), "None stands where a RunningMeanStd belongs"),
+        (lambda normalize: setattr(normalize, "obs_rms", None), "None is not a valid RunningMeanStd"),
         (lambda normalize: setattr(normalize, "callback", np.linalg.norm), r"VecNormalize names numpy.linalg.norm"),
     ],
 )

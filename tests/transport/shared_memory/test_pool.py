@@ -189,7 +189,7 @@ def test_what_was_handed_over_before_a_failure_is_delivered():
 
     pool = AsyncActors(specs_of([lambda: FailsLater(lengths=(BLOCK,))], 1, supervision=ONCE))
     try:
-        while pool._lives != [None]:  # until it has ended, after all that it sent
+        while pool._processes[0].life is not None:  # until it has ended, after all that it sent
             pool._receive(1.0)
         _, (block,) = pool.collect()
         assert len(block) == BLOCK
@@ -205,7 +205,7 @@ def test_environments_are_closed_though_an_announcement_is_half_sent(tmp_path):
     specs = specs_of([lambda file=file: Watched(file) for file in closed], 1, info_keys=("bulk",))
     pool = AsyncActors(specs)
     try:
-        select.select([pool._lives[0].messages], [], [])
+        select.select([pool._processes[0].life.messages], [], [])
     finally:
         pool.stop()
     assert all(file.exists() for file in closed)

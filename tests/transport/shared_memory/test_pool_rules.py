@@ -54,7 +54,7 @@ def test_an_actor_that_was_not_waited_for_goes_on_where_the_others_are(tmp_path)
     pool, made = pool_with_a_late_one(gate := tmp_path / "gate"), [0, 0]
     try:
         pool._looked = float("inf")  # however slow the machine is, nobody else is found to stand still
-        pool._set_lag(pool._lives[1], True)
+        pool._set_lag(pool._processes[1].life, True)
         while made[0] < 10:
             made[pool.collect()[0].process] += 1
         gate.open("w").close()
@@ -120,10 +120,10 @@ def test_an_actor_that_starts_when_others_are_through_the_warm_up_has_none(tmp_p
     try:
         with pytest.warns(ActorWarning, match="was killed by SIGKILL in a step of slot 1"):
             await_its_end(pool, 1)
-        pool._due[1] = float("inf")
+        pool._processes[1].due = float("inf")
         greedy = [of_network(specs[0].modules["q_net"], pool.collect()[1][0]).mean() for _ in range(4)]
         assert [share == 1.0 for share in greedy] == [False, False, True, True]
-        pool._due[1] = 0.0
+        pool._processes[1].due = 0.0
         blocks: list[Block] = []
         while not blocks or blocks[0].slot == 0:
             _, blocks = pool.collect()
@@ -233,7 +233,7 @@ def test_environments_in_this_process_are_closed_too(tmp_path):
 
 
 def await_its_end(pool: AsyncActors, process: int = 0) -> None:
-    while pool._lives[process] is not None:
+    while pool._processes[process].life is not None:
         pool._receive(1.0)
 
 
