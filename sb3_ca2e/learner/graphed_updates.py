@@ -10,8 +10,8 @@ from typing import Any
 import torch as th
 
 from sb3_ca2e.learner.cuda_graph import CudaGraph, Run
-from sb3_ca2e.replay.device_rows import DeviceRows
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
+from sb3_ca2e.replay.rows import Rows
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 
 #: Updates that one launch may make. Each number in use has a recording of its own.
@@ -59,7 +59,7 @@ class FusedUpdates:
         self._batch: PrioritizedReplaySamples | None = None
 
     @property
-    def _storage(self) -> DeviceRows:
+    def _storage(self) -> Rows:
         storage = self._memory.device_storage
         assert storage is not None
         return storage

@@ -11,10 +11,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ca2e.common.transfers import moved
 from sb3_ca2e.replay.block import TRANSITION, Block, ObservationColumn, described, observation_columns, plain
-from sb3_ca2e.replay.device_rows import DeviceRows
 from sb3_ca2e.replay.face import PublicFace
 from sb3_ca2e.replay.normalization import normalize_observations
 from sb3_ca2e.replay.prefetch import Prefetch
+from sb3_ca2e.replay.rows import Rows, Terms
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 from sb3_ca2e.replay.steps import Observations, StepBlocks
 from sb3_ca2e.replay.storage import SEGMENT_LENGTH, SegmentStorage, rows_on
@@ -268,10 +268,10 @@ class PrioritizedReplayBuffer(PublicFace):
         return self._drawn(batch_size, env).to(self._device)
 
     @property
-    def device_storage(self) -> DeviceRows | None:
+    def device_storage(self) -> Rows | None:
         """What is stored, if that is where samples go, and all that is done to it there are operations on tensors."""
         rows = None if self._storage is None else self._storage.rows
-        if not isinstance(rows, DeviceRows) or rows.device != self._device or self.size() == 0:
+        if rows is None or not rows.recordable or rows.device != self._device or self.size() == 0:
             return None
         own = PrioritizedReplayBuffer.sample, PrioritizedReplayBuffer.update_priorities
         return rows if (type(self).sample, type(self).update_priorities) == own else None
@@ -321,8 +321,8 @@ class PrioritizedReplayBuffer(PublicFace):
         """The same where the memory is."""
         assert self._storage is not None
         rows, normalize = self._storage.rows, None if env is None else env.normalize_reward
-        beta = self.beta if beta is None else beta
-        observed, fields = rows.multi_steps(indices, self.n_steps, self.gamma, beta, normalize)
+        terms = Terms(self.n_steps, self.gamma, self.beta if beta is None else beta, normalize)
+        observed, fields = rows.multi_steps(indices, terms)
         tensors = rows.observations(observed)
         if env is not None:
             ages = rows.ages.take(observed).cpu().numpy()

@@ -8,7 +8,6 @@ import numpy as np
 import torch as th
 
 from sb3_ca2e.replay.block import ENDED, PRIOR, TERMINATED, TRANSITION, TRUNCATED, Block, ObservationColumn, lead_frames
-from sb3_ca2e.replay.device_rows import DeviceRows
 from sb3_ca2e.replay.rows import Rows
 
 #: Data rows of a segment. Its lead and tail are the price of never reading a frame across segments.
@@ -23,7 +22,7 @@ def rows_on(device: th.device | str) -> type[Rows]:
     :return: the class of its rows
     """
     if th.device(device).type != "cpu":
-        return DeviceRows
+        return Rows
     # Processes without a replay memory, an actor's for instance, never import numba.
     from sb3_ca2e.replay.host_rows import HostRows
 
@@ -115,7 +114,6 @@ class SegmentStorage:
         :param device: torch device
         """
         before, self.rows = self.rows, self.rows.on(device, rows_on(device))
-        self.rows.count(self.n_committed)
         self._note(*before.look_at_written())
 
     def generations_of(self, rows: th.Tensor) -> th.Tensor:
@@ -165,7 +163,7 @@ class SegmentStorage:
             while self.size > self.buffer_size:
                 self._free_oldest()
         self.n_committed = n_committed
-        self.rows.count(n_committed)
+        self.rows.n_committed.fill_(n_committed)
 
     def _check(self, block: Block) -> None:
         """Refuse a block that does not fit before anything of it is written."""
@@ -338,7 +336,7 @@ class SegmentStorage:
         storage.__dict__.update(description)
         storage.rows = rows_on("cpu").empty(storage.segment_rows, *storage._row_arguments, "cpu")
         storage.rows.generations.copy_(storage.__dict__.pop("generations"))
-        storage.rows.count(storage.n_committed)
+        storage.rows.n_committed.fill_(storage.n_committed)
         return storage
 
     def __getstate__(self) -> dict[str, Any]:
