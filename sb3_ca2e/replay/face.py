@@ -11,10 +11,9 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ca2e.replay.block import OBSERVATION, Block, ObservationColumn
+from sb3_ca2e.replay.block import OBSERVATION, Block, ObservationColumn, plain
 from sb3_ca2e.replay.plain import blocks_of, check_readable, check_writable
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
-from sb3_ca2e.replay.steps import Observations
 from sb3_ca2e.replay.storage import SegmentStorage
 
 #: Bytes of the largest array that is copied: what SB3's users do with arrays, they do to small memories.
@@ -174,7 +173,7 @@ class PublicFace(ReplayBuffer):
             for key, values in self._raw(rows.ravel()[start : start + CHUNK] + later).items():
                 arrays[key][start : start + CHUNK] = values
         shaped = {key: _frozen(array.reshape(*rows.shape, *array.shape[1:])) for key, array in arrays.items()}
-        return shaped if isinstance(self.observation_space, spaces.Dict) else shaped[OBSERVATION]
+        return plain(shaped)
 
     def _raw(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """``(n, *obs_shape)`` observations of rows of the storage as SB3 stores them, for each key."""
@@ -286,9 +285,8 @@ class PublicFace(ReplayBuffer):
         """What SB3's ``add`` takes, for each of ``(n, n_envs)`` rows of the storage."""
         n_envs = rows.shape[1]
 
-        def shaped(raw: dict[str, np.ndarray], i: int) -> Observations:
-            parts = {key: values[i * n_envs : (i + 1) * n_envs] for key, values in raw.items()}
-            return parts if isinstance(self.observation_space, spaces.Dict) else parts[OBSERVATION]
+        def shaped(raw: dict[str, np.ndarray], i: int) -> Any:
+            return plain({key: values[i * n_envs : (i + 1) * n_envs] for key, values in raw.items()})
 
         for start in range(0, len(rows), chunk := max(CHUNK // n_envs, 1)):
             part = rows[start : start + chunk]

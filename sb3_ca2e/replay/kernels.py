@@ -69,22 +69,6 @@ def find(sums: np.ndarray, values: np.ndarray) -> np.ndarray:
     return nodes - size
 
 
-@_compiled("UniTuple(float64, 2)(float64[::1])")
-def extremes(values: np.ndarray) -> tuple[float, float]:
-    """
-    The smallest and the largest of values.
-
-    :param values: ``(n,)``
-    :return: both, NaN if there is one among the values; infinity and 0 of none
-    """
-    low, high = np.inf, 0.0
-    for value in values:
-        if np.isnan(value):
-            return value, value
-        low, high = min(low, value), max(high, value)
-    return low, high
-
-
 @_compiled("UniTuple(float64, 2)(float64[::1], int64[::1], float64[::1])")
 def set_leaves(sums: np.ndarray, leaves: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     """
@@ -93,9 +77,13 @@ def set_leaves(sums: np.ndarray, leaves: np.ndarray, values: np.ndarray) -> tupl
     :param sums: as of :func:`sum_up`
     :param leaves: ``(n,)``; the largest of the values of a leaf counts
     :param values: ``(n,)``
-    :return: the extremes of the values
+    :return: the smallest and the largest of the values, NaN if there is one among them; infinity and 0 of none
     """
-    low, high = extremes(values)
+    low, high = np.inf, 0.0
+    for value in values:
+        if np.isnan(value):
+            return value, value
+        low, high = min(low, value), max(high, value)
     if not (low >= 0.0 and high < np.inf):
         return low, high
     width = len(sums) // 2

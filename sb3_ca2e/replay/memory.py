@@ -110,25 +110,24 @@ class PrioritizedReplayBuffer(PublicFace):
         self._device = th.empty(0, device=get_device(device)).device
         self._prefetch = Prefetch(self._device) if self._device.type == "cuda" else None
         if self._storage is not None:
-            self._storage.to(self._place(self._storage.nbytes))
+            self._storage.to(self._place(self._storage.rows.nbytes))
 
     def _place(self, nbytes: int) -> th.device:
         """Where a memory of that size is to be."""
         if self.storage_device != "auto":
             return get_device(self.storage_device)
-        if self._device.type == "cuda":
-            if self._storage is not None and self._storage.rows.device == self._device:
-                return self._device
-            # The rest is for networks, activations and whoever else uses the device.
-            return self._device if nbytes < 0.8 * th.cuda.mem_get_info(self._device)[0] else th.device("cpu")
-        return th.device("cpu")  # MPS too: it has no float64 for the sums of priorities
+        is_there = self._storage is not None and self._storage.rows.device == self._device
+        # The rest of a GPU is for networks, activations and whoever else uses it. MPS has no float64 for the sums.
+        if self._device.type == "cuda" and (is_there or nbytes < 0.8 * th.cuda.mem_get_info(self._device)[0]):
+            return self._device
+        return th.device("cpu")
 
     def _new_storage(self) -> SegmentStorage:
         layout = (self._columns, self.action_dim, self.action_dtype, self.segment_length)
         n_slots = max(self.n_slots, self.n_envs)
         # One segment tells how large all of them will be.
         n_segments = -(-self.capacity // self.segment_length) + n_slots
-        device = self._place(n_segments * SegmentStorage(1, *layout, n_slots=0).nbytes)
+        device = self._place(n_segments * SegmentStorage(1, *layout, n_slots=0).rows.nbytes)
         return SegmentStorage(self.capacity, *layout, n_slots, device)
 
     def set_random_seed(self, seed: int) -> None:
@@ -142,7 +141,7 @@ class PrioritizedReplayBuffer(PublicFace):
     @property
     def nbytes(self) -> int:
         """Bytes reserved, none before the first transition."""
-        return 0 if self._storage is None else self._storage.nbytes
+        return 0 if self._storage is None else self._storage.rows.nbytes
 
     @property
     def prior_fraction(self) -> float:
@@ -261,11 +260,15 @@ class PrioritizedReplayBuffer(PublicFace):
         """
         if self.size() == 0:
             raise ValueError("Cannot sample from an empty memory: add transitions first (see `learning_starts`).")
-        assert self._storage is not None
-        if self._prefetch is not None and self._storage.rows.device != self._device:
-            key = batch_size, id(env), self.n_steps, self.gamma, self._storage
-            return self._prefetch.take(key, lambda: self._drawn(batch_size, env))
-        return self._drawn(batch_size, env).to(self._device)
+        storage = self._storage
+        assert storage is not None
+
+        def draw() -> PrioritizedReplaySamples:
+            return self._formed(storage.rows.priorities.sample(batch_size, self._generator), env)
+
+        if self._prefetch is None or storage.rows.device == self._device:
+            return draw().to(self._device)
+        return self._prefetch.take((batch_size, id(env), self.n_steps, self.gamma, storage), draw)
 
     @property
     def device_storage(self) -> Rows | None:
@@ -299,11 +302,6 @@ class PrioritizedReplayBuffer(PublicFace):
         """
         assert self._storage is not None
         return self._formed(self._storage.rows.priorities.find(draws), beta=beta)
-
-    def _drawn(self, batch_size: int, env: VecNormalize | None) -> PrioritizedReplaySamples:
-        """A batch where the memory is."""
-        assert self._storage is not None
-        return self._formed(self._storage.rows.priorities.sample(batch_size, self._generator), env)
 
     def samples_at(self, indices: th.Tensor, env: VecNormalize | None = None) -> PrioritizedReplaySamples:
         """

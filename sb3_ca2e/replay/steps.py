@@ -46,44 +46,34 @@ class StepBlocks:
         :return: for each environment its block, without priorities yet, and whether it goes on where the last one ended
         """
         before, after = self._arrays(obs), self._arrays(next_obs)
-        action = np.asarray(action).reshape((self.n_envs, self.action_dim))
+        actions = np.asarray(action).reshape((self.n_envs, self.action_dim))
         blocks = []
         for slot in range(self.n_envs):
-            ended = np.uint8(0)
-            if done[slot]:
-                timeout = self.handle_timeouts and infos[slot].get("TimeLimit.truncated", False)
-                ended = TRUNCATED if timeout else TERMINATED
             first = {key: values[slot] for key, values in before.items()}
             last = {key: values[slot] for key, values in after.items()}
             newest = self._newest.pop(slot, None)
             # SB3 does not tell its buffer when learn() starts anew; the observations do.
             continues = newest is None or all(np.array_equal(newest[key], first[key]) for key in first)
-            blocks.append((_block(slot, first, last, action[slot], reward[slot], ended), continues))
-            if not ended:
+            ended = np.uint8(0)
+            if done[slot]:
+                timeout = self.handle_timeouts and infos[slot].get("TimeLimit.truncated", False)
+                ended = TRUNCATED if timeout else TERMINATED
+            else:
                 self._newest[slot] = {key: np.array(value) for key, value in last.items()}
+            # Behind an episode's last frame stands a copy of it, in the place of a frame not known yet.
+            n_rows = 2 if ended else 1
+            block = Block(
+                slot=slot,
+                frames={key: np.stack([first[key], *[last[key]] * n_rows]) for key in first},
+                actions=np.stack([actions[slot]] * n_rows),
+                rewards=np.array([reward[slot], 0.0][:n_rows], dtype=np.float32),
+                flags=np.array([TRANSITION | ended, 0][:n_rows], dtype=np.uint8),
+                ages=np.zeros(n_rows + 1, dtype=np.uint8),
+                priorities=np.ones(n_rows),
+            )
+            blocks.append((block, continues))
         return blocks
 
     def _arrays(self, obs: Observations) -> dict[str, np.ndarray]:
         arrays = obs if isinstance(obs, dict) else {OBSERVATION: obs}
         return {key: np.reshape(arrays[key], (self.n_envs, *c.frame_shape)) for key, c in self.columns.items()}
-
-
-def _block(
-    slot: int,
-    first: dict[str, np.ndarray],
-    last: dict[str, np.ndarray],
-    action: np.ndarray,
-    reward: float,
-    ended: np.uint8,
-) -> Block:
-    """One step. Behind an episode's last frame stands a copy of it, in the place of a frame not known yet."""
-    n_rows = 2 if ended else 1
-    return Block(
-        slot=slot,
-        frames={key: np.stack([first[key], *[last[key]] * n_rows]) for key in first},
-        actions=np.stack([action] * n_rows),
-        rewards=np.array([reward, 0.0][:n_rows], dtype=np.float32),
-        flags=np.array([TRANSITION | ended, 0][:n_rows], dtype=np.uint8),
-        ages=np.zeros(n_rows + 1, dtype=np.uint8),
-        priorities=np.ones(n_rows),
-    )

@@ -102,11 +102,6 @@ class SegmentStorage:
         #: priorities that were not written as they were no finite numbers, as far as is known
         self.n_refused = 0
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes reserved."""
-        return self.rows.nbytes
-
     def to(self, device: th.device | str) -> None:
         """
         Move everything.

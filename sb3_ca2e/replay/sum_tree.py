@@ -68,7 +68,7 @@ class SumTree:
         """
         if len(indices) == 0:
             return
-        check_priorities(*extremes(values))
+        check_priorities(*th.stack(th.aminmax(values)).tolist())  # read from their device at once
         self.write(indices, values)
 
     def write(self, indices: th.Tensor, values: th.Tensor) -> None:
@@ -138,28 +138,16 @@ def _children_at(sums: th.Tensor, values: th.Tensor) -> th.Tensor:
     return th.minimum(children, th.searchsorted(sums, sums[..., -1:].contiguous()))
 
 
-def extremes(values: th.Tensor) -> tuple[float, float]:
-    """
-    The smallest and the largest of values, read from their device at once.
-
-    :param values: ``(n,)``, not empty
-    :return: both, NaN if there is one among the values
-    """
-    low, high = th.stack(th.aminmax(values)).tolist()
-    return low, high
-
-
-def check_priorities(low: float, high: float, origin: str = "the learner") -> None:
+def check_priorities(low: float, high: float) -> None:
     """
     Refuse values that would poison the sums.
 
     :param low: the smallest priority, NaN if there is one among them
     :param high: the largest
-    :param origin: where they come from
     :raises ValueError: unless they are finite and not negative
     """
     if not (low >= 0.0 and high < float("inf")):
         raise ValueError(
-            f"Priorities must be finite and not negative, {origin} gave values from {low} to {high}. "
+            f"Priorities must be finite and not negative, the learner gave values from {low} to {high}. "
             "Look for NaN or infinity in the rewards, observations or network parameters they were computed from."
         )
