@@ -1,4 +1,4 @@
-"""The memory's rows on the CPU, read and written by compiled code. Importing this module imports numba."""
+"""The memory's rows on the CPU, with compiled code. Importing this module imports numba."""
 
 from functools import lru_cache
 from typing import Any
@@ -12,14 +12,14 @@ from sb3_ca2e.replay.rows import Rows, Terms
 
 
 class HostRows(Rows):
-    """The backend of the CPU; parameters as of :class:`~sb3_ca2e.replay.rows.Rows`."""
+    """The backend for the CPU; parameters as in :class:`~sb3_ca2e.replay.rows.Rows`."""
 
     recordable = False
     priorities: BinarySumTree
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        # Tensors as compiled code takes them: to make arrays of them anew for each batch takes time.
+        # Arrays are what compiled code takes. Creating them for each batch would take time.
         self._arrays = {name: column.numpy() for name, column in self.columns.items()}
         self._generations, self._n_committed = self.generations.numpy(), self.n_committed.numpy()
         arrays = self._arrays
@@ -28,8 +28,8 @@ class HostRows(Rows):
 
     @staticmethod
     def _zeros(shape: tuple[int, ...], dtype: np.dtype, device: th.device | str) -> th.Tensor:
-        # NumPy asks for large pages, PyTorch does not, and rows drawn at random are read faster from them. Pages that
-        # are never written are never used.
+        # Unlike PyTorch, NumPy asks for large pages, from which random rows are read faster. A page takes up RAM when
+        # it is first written.
         return th.from_numpy(np.zeros(shape, dtype))
 
     def _empty_tree(self) -> BinarySumTree:
@@ -47,8 +47,8 @@ class HostRows(Rows):
 
     def multi_steps(self, indices: th.Tensor, terms: Terms) -> tuple[th.Tensor, dict[str, th.Tensor]]:
         n_steps, gamma, beta, normalize = terms
-        batch_size = indices.shape[0]  # Tensor.__len__ is Python, as long as an operation
-        # Few arrays: to make one, and a tensor of it, takes as long as to fill it for a small batch.
+        batch_size = indices.shape[0]  # Tensor.__len__ is slow Python code
+        # Few arrays, because creating one and its tensor takes as long as filling it for a small batch.
         floats, integers = np.empty((4, batch_size, 1), np.float32), np.empty((5, batch_size), np.int64)
         prior, step_rewards = np.empty(batch_size, np.bool_), np.empty((batch_size, n_steps), np.float32)
         powers, written = _powers(gamma, n_steps), (floats, integers, prior, step_rewards)
@@ -64,7 +64,7 @@ class HostRows(Rows):
     def reprioritize(
         self, rows: th.Tensor, generations: th.Tensor, priorities: th.Tensor, alpha: float
     ) -> tuple[float, int]:
-        # NumPy's own way to an array of a tensor takes longer.
+        # NumPy's own conversion of tensors is slower.
         batch = rows.contiguous().numpy(), generations.contiguous().numpy(), priorities.contiguous().numpy()
         return kernels.reprioritize(self.priorities.sums, *batch, alpha, self._generations, self.segment_rows)
 
@@ -72,11 +72,11 @@ class HostRows(Rows):
 @lru_cache
 def _powers(gamma: float, n_steps: int) -> np.ndarray:
     """
-    Powers of gamma, computed as by ``Rows.multi_steps``.
+    Compute powers of gamma in the same way as ``Rows.multi_steps``.
 
     :param gamma: discount factor of one step
-    :param n_steps: steps in a return
-    :return: ``(2, n_steps + 1)`` float32, to multiply rewards and values with
+    :param n_steps: number of steps in a return
+    :return: ``(2, n_steps + 1)`` float32, factors of rewards and of values
     """
     exponents = th.arange(n_steps + 1)
     return th.stack([(gamma ** exponents.double()).float(), (gamma**exponents).float()]).numpy()

@@ -1,4 +1,4 @@
-"""Multi-step returns: of a sampled batch, and of the consecutive rows for which an actor needs priorities."""
+"""Multi-step returns of a sampled batch, and of consecutive rows, from which actors compute priorities."""
 
 import numpy as np
 import torch as th
@@ -10,11 +10,11 @@ def n_step_return(
     rewards: th.Tensor, ended: th.Tensor, available: th.Tensor, gamma: float
 ) -> tuple[th.Tensor, th.Tensor]:
     """
-    Discounted sum of the rewards up to the end of the episode, of the window or of what is known.
+    Compute the discounted sum of the rewards up to the end of the episode, of the window or of the available steps.
 
     :param rewards: ``(batch, n_steps)`` rewards of consecutive steps of one slot
-    :param ended: ``(batch, n_steps)`` bool, the episode ended with that step
-    :param available: ``(batch, n_steps)`` bool, the step has been made; the first always has
+    :param ended: ``(batch, n_steps)`` bool, whether the episode ended with that step
+    :param available: ``(batch, n_steps)`` bool, whether the step is stored; the first always is
     :param gamma: discount factor of one step
     :return: ``(batch,)`` returns R = sum of gamma^k r_{t+k+1} and ``(batch,)`` int64 number of steps in each
     """
@@ -26,11 +26,11 @@ def n_step_return(
 
 def n_step_returns(rewards: np.ndarray, flags: np.ndarray, n_steps: int, gamma: float) -> tuple[np.ndarray, np.ndarray]:
     """
-    :func:`n_step_return` of each of consecutive rows; a row that is no transition ends what is known.
+    Compute :func:`n_step_return` for each of consecutive rows. A row without a transition ends the available steps.
 
     :param rewards: ``(n_rows,)``
-    :param flags: ``(n_rows,)`` uint8; the last row is no transition
-    :param n_steps: steps in a return
+    :param flags: ``(n_rows,)`` uint8; the last row is not a transition
+    :param n_steps: number of steps in a return
     :param gamma: discount factor of one step
     :return: ``(n_rows,)`` returns and ``(n_rows,)`` int64 number of steps in each, 1 where there is no transition
     """
@@ -47,5 +47,5 @@ def n_step_returns(rewards: np.ndarray, flags: np.ndarray, n_steps: int, gamma: 
     return returns, length
 
 
-#: Added to absolute TD errors, so that every transition keeps a chance.
+#: Added to absolute TD errors, so that every transition can be drawn.
 PRIORITY_FLOOR = 1e-6

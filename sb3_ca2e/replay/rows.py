@@ -1,4 +1,4 @@
-"""The rows of the memory: columns of tensors, and what is read from them and written to them."""
+"""The rows of the memory, in columns of tensors, and the operations on them."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Self
@@ -14,12 +14,12 @@ from sb3_ca2e.replay.sum_tree import SumTree
 
 class Terms(NamedTuple):
     """
-    How transitions are formed of single steps.
+    How multi-step transitions are formed from single steps.
 
-    :param n_steps: steps in a return
+    :param n_steps: number of steps in a return
     :param gamma: discount factor of one step
-    :param beta: exponent of the importance-sampling weights, a scalar tensor where it changes within a recording
-    :param normalize: applied to rewards before they are summed, as ``VecNormalize.normalize_reward``
+    :param beta: exponent of the importance-sampling weights; a scalar tensor if it varies within a recorded CUDA graph
+    :param normalize: a function applied to rewards before they are summed, such as ``VecNormalize.normalize_reward``
     """
 
     n_steps: int
@@ -30,22 +30,22 @@ class Terms(NamedTuple):
 
 class Rows:
     """
-    Columns of rows, and their priorities. The frame that follows the step of row p is that of row p + 1.
+    Columns of rows and their priorities. Row p + 1 holds the frame that follows the step of row p.
 
-    The last row, the sentinel, has zero frames and is no transition: where a chain of steps or a stack of frames goes
-    no further.
+    The last row is the sentinel, which ends chains of steps and stacks of frames: it has zero frames and no transition.
 
-    This is the backend of a device such as a GPU: operations on tensors, for which the CPU never waits unless it asks
-    for an array. They work on the CPU too, where :class:`~sb3_ca2e.replay.host_rows.HostRows` is faster.
+    This is the backend for GPUs. It uses operations on tensors, and the CPU waits for the device only to read arrays.
+    It also works on the CPU, where :class:`~sb3_ca2e.replay.host_rows.HostRows` overrides what compiled code does
+    faster.
 
-    :param segment_rows: rows of a segment
+    :param segment_rows: number of rows of a segment
     :param observation_columns: how observations are stored
     :param columns: ``(n_rows + 1, *shape)`` tensors by name
     :param generations: ``(n_segments,)`` int64, how often each segment has been freed
     :param n_committed: ``(1,)`` int64, the number of transitions ever committed
     """
 
-    #: Whether a CUDA graph can hold what is done to them.
+    #: Whether a CUDA graph can record sampling and setting priorities.
     recordable = True
 
     def __init__(
@@ -61,17 +61,17 @@ class Rows:
         self.frames = {key: columns[f"frames.{key}"] for key in observation_columns}
         self.actions, self.rewards, self.flags = columns["actions"], columns["rewards"], columns["flags"]
         self.ages = columns["ages"]
-        #: number of transitions ever committed when the row was
+        #: ``n_committed`` when the row was written
         self.inserted_at = columns["inserted_at"]
         #: rows of the next step of the same slot
         self.successors = columns["successors"]
         self.sentinel, self.device = len(self.flags) - 1, self.flags.device
         self._flag_bits = th.tensor([TRANSITION, ENDED, TERMINATED, PRIOR], dtype=th.uint8, device=self.device)
-        #: priority^alpha, zero unless the row is a transition
+        #: priority^alpha, zero for rows without a transition
         self.priorities = self._empty_tree()
-        #: the largest of the priorities written, and how many were left out
+        #: largest priority written, and number of invalid ones
         self.tally = th.zeros(2, dtype=th.float64, device=self.device)
-        #: the tally where the CPU reads it: a GPU copies it there while nobody waits
+        #: the tally's copy in CPU memory, to which a GPU writes asynchronously
         pin = self.device.type == "cuda"
         self.written = th.zeros(2, dtype=th.float64, device="cpu" if pin else self.device, pin_memory=pin)
         self._n_refused_known = 0
@@ -89,12 +89,12 @@ class Rows:
         """
         Reserve rows.
 
-        :param segment_rows: rows of a segment
-        :param n_rows: rows of all segments
+        :param segment_rows: number of rows of a segment
+        :param n_rows: number of rows of all segments
         :param observation_columns: how observations are stored
-        :param action_dim: elements of an action
-        :param action_dtype: their dtype
-        :param device: torch device
+        :param action_dim: number of elements of an action
+        :param action_dtype: dtype of actions
+        :param device: PyTorch device
         :return: rows without transitions
         """
 
@@ -117,11 +117,11 @@ class Rows:
 
     def on(self, device: th.device | str, backend: "type[Rows]") -> "Rows":
         """
-        Move the rows.
+        Move the rows to a device.
 
-        :param device: torch device
-        :param backend: the class for it
-        :return: the same rows there; these are not to be used any more
+        :param device: PyTorch device
+        :param backend: the class for that device
+        :return: the rows on the device; do not use the old ones afterwards
         """
         columns = {name: column.to(device) for name, column in self.columns.items()}
         counts = self.generations.to(device), self.n_committed.to(device)
@@ -131,19 +131,19 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        """Bytes reserved."""
+        """Number of bytes reserved."""
         tensors = [*self.columns.values(), self.generations]
         return sum(int(tensor.nbytes) for tensor in tensors) + self.priorities.nbytes
 
-    # Arrays: for these the CPU waits.
+    # Arrays. Reading them waits for the device, writing does not.
 
     def look_up(self, name: str, rows: np.ndarray) -> np.ndarray:
         """
         Read rows of a column.
 
-        :param name: of the column
+        :param name: name of the column
         :param rows: int64 array of any shape
-        :return: a copy, of that shape and the column's
+        :return: ``(*rows.shape, *shape)`` copies
         """
         values: np.ndarray = self.columns[name][th.from_numpy(rows).to(self.device)].cpu().numpy()
         return values
@@ -153,21 +153,22 @@ class Rows:
         Read all columns of consecutive rows, to save them.
 
         :param start: the first row
-        :param stop: behind the last row
-        :return: an array for each column, a view of it on the CPU
+        :param stop: the row after the last one
+        :return: ``(stop - start, *shape)`` array for each column and the priorities; on the CPU, views
         """
         columns = {**self.columns, "priorities": self.priorities[:]}
         return {name: column[start:stop].cpu().numpy() for name, column in columns.items()}
 
     def write(self, start: int, columns: dict[str, np.ndarray]) -> None:
         """
-        Write consecutive rows. Nothing waits for the device.
+        Write consecutive rows.
 
         :param start: the first row
-        :param columns: ``(n, *shape)`` values of some or all columns that :meth:`read` gives, free to change afterwards
+        :param columns: ``(n, *shape)`` values of any of the columns that :meth:`read` returns; they may be changed
+            afterwards
         """
         self._copy(start, {name: values for name, values in columns.items() if name != "priorities"})
-        # Rows become transitions that can be drawn when all their fields are there.
+        # Priorities come last, so that only complete rows can be drawn.
         if "priorities" in columns:
             self.priorities.assign(start, columns["priorities"])
 
@@ -214,23 +215,23 @@ class Rows:
         return observations
 
     def _stacks(self, rows: th.Tensor, n_stack: int) -> th.Tensor:
-        """Rows of the frames of stacks, ``(batch, n_stack)``, the oldest first."""
+        """Return the ``(batch, n_stack)`` rows of the frames of stacks, the oldest first."""
         back = th.arange(n_stack - 1, -1, -1, device=rows.device)
-        # Before an episode's first frame come zeros, and those are the sentinel's.
+        # The sentinel's zeros stand for frames before the episode's start.
         in_episode = back <= self.ages.take(rows).unsqueeze(1)
         return th.where(in_episode, rows.unsqueeze(1) - back, self.sentinel)
 
     def multi_steps(self, indices: th.Tensor, terms: Terms) -> tuple[th.Tensor, dict[str, th.Tensor]]:
         """
-        Form the multi-step transitions that begin with the steps of rows.
+        Form the multi-step transitions that begin in given rows.
 
         :param indices: ``(batch,)`` int64 rows
-        :param terms: how
-        :return: ``(2 batch,)`` int64 rows of the observations, then of the next observations; and the fields of
-            ``PrioritizedReplaySamples`` but for observations, actions and indices
+        :param terms: how to form them
+        :return: ``(2 batch,)`` int64 rows of the observations, then of the next observations; and all fields of
+            ``PrioritizedReplaySamples`` except observations, actions and indices
         """
         n_steps, gamma, beta, normalize = terms
-        # From the first row on that is no transition, the rows of a window mean nothing.
+        # In a window, the rows after the first one without a transition have no meaning.
         steps = [indices]
         for _ in range(n_steps - 1):
             steps.append(self.successors.take(steps[-1]))
@@ -260,45 +261,47 @@ class Rows:
         self, rows: th.Tensor, generations: th.Tensor, priorities: th.Tensor, alpha: float
     ) -> tuple[float, int]:
         """
-        Set priorities of sampled rows, leaving out those that have been overwritten since. Where a priority is NaN,
-        infinite or negative the row keeps the one that it has, and that is counted.
+        Set priorities of sampled rows. Rows that have been overwritten since are skipped. A priority that is NaN,
+        infinite or negative is counted, and its row keeps the old one.
 
         :param rows: ``(batch,)`` int64
-        :param generations: ``(batch,)`` int64, of the rows when they were sampled
+        :param generations: ``(batch,)`` int64, generations of the rows when they were sampled
         :param priorities: ``(batch,)`` float64
         :param alpha: exponent of the priorities
-        :return: as of :meth:`look_at_written`
+        :return: as from :meth:`look_at_written`
         """
         self.write_priorities(rows, generations, priorities, alpha)
         self.report_written()
-        return 0.0, 0  # look_at_written() tells later
+        return 0.0, 0  # look_at_written() reports them later
 
     def write_priorities(self, rows: th.Tensor, generations: th.Tensor, priorities: th.Tensor, alpha: float) -> None:
-        """:meth:`reprioritize` by operations on tensors alone, which a CUDA graph can hold."""
+        """Do what :meth:`reprioritize` does without reporting it. A CUDA graph can record this."""
         powers = priorities**alpha
         sound = (priorities >= 0.0) & (priorities < float("inf")) & (powers < float("inf"))
         largest = th.maximum(self.tally[0], th.where(sound, priorities, 0.0).max())
         self.tally.copy_(th.stack([largest, self.tally[1] + (~sound).sum()]))
         is_current = (self.generations_of(rows) == generations) & sound
-        # The sentinel, no transition, takes the place of overwritten rows, and keeps its priority of zero.
+        # The sentinel replaces overwritten rows, and keeps its priority of zero.
         rows = th.where(is_current, rows, self.sentinel)
         self.priorities.write(rows, th.where(is_current, powers, 0.0))
 
     def priority_tensors(self) -> list[th.Tensor]:
         """
-        :return: what :meth:`write_priorities` writes
+        List the tensors that :meth:`write_priorities` writes.
+
+        :return: the tensors
         """
         return [self.priorities.leaves, self.priorities.nodes, self.tally]
 
     def report_written(self) -> None:
-        """Have the tally of the priorities written sent to where :meth:`look_at_written` reads it."""
+        """Send the tally to the CPU, where :meth:`look_at_written` reads it."""
         self.written.copy_(self.tally, non_blocking=True)
 
     def look_at_written(self) -> tuple[float, int]:
         """
-        Look at the tally of the priorities written, as far as the device has come: nothing waits for it.
+        Read the tally that the device has sent so far, without waiting for it.
 
-        :return: the largest, and the number of those left out that have not been told of yet
+        :return: the largest priority written, and the number of invalid ones since the last call
         """
         largest, refused = self.written.tolist()
         n_new, self._n_refused_known = int(refused) - self._n_refused_known, int(refused)

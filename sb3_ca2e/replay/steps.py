@@ -1,4 +1,4 @@
-"""From SB3's step-by-step interface of replay buffers to blocks."""
+"""Conversion of single steps, as SB3's ``ReplayBuffer.add`` takes them, to blocks."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ Observations = np.ndarray | dict[str, np.ndarray]
 
 class StepBlocks:
     """
-    Makes a block of each environment's step, and notices steps that do not continue the one before.
+    Makes a block of each environment's step, and detects steps that do not continue the previous one.
 
-    :param columns: how observations are stored, whole
-    :param n_envs: number of environments, each is a slot
-    :param action_dim: elements of an action
-    :param handle_timeouts: tell an episode that a time limit cut from one that terminated
+    :param columns: how observations are stored, without stacking
+    :param n_envs: number of environments; each is a slot
+    :param action_dim: number of elements of an action
+    :param handle_timeouts: distinguish episodes that a time limit cut from those that terminated
     """
 
     def __init__(self, columns: dict[str, ObservationColumn], n_envs: int, action_dim: int, handle_timeouts: bool):
@@ -24,11 +24,11 @@ class StepBlocks:
         self.n_envs = n_envs
         self.action_dim = action_dim
         self.handle_timeouts = handle_timeouts
-        #: the observation in which each slot's last step ended, unless an episode did
+        #: the observation after each slot's last step, unless an episode ended with it
         self._newest: dict[int, dict[str, np.ndarray]] = {}
 
     def forget(self) -> None:
-        """Take nothing as a continuation."""
+        """Treat the next step of every slot as the continuation of nothing."""
         self._newest.clear()
 
     def blocks(
@@ -41,9 +41,9 @@ class StepBlocks:
         infos: list[dict[str, Any]],
     ) -> list[tuple[Block, bool]]:
         """
-        The blocks of a step; parameters as of SB3's ``ReplayBuffer.add``.
+        Make the blocks of a step; parameters as in SB3's ``ReplayBuffer.add``.
 
-        :return: for each environment its block, without priorities yet, and whether it goes on where the last one ended
+        :return: for each environment its block, without priorities yet, and whether it continues the last one
         """
         before, after = self._arrays(obs), self._arrays(next_obs)
         actions = np.asarray(action).reshape((self.n_envs, self.action_dim))
@@ -52,7 +52,7 @@ class StepBlocks:
             first = {key: values[slot] for key, values in before.items()}
             last = {key: values[slot] for key, values in after.items()}
             newest = self._newest.pop(slot, None)
-            # SB3 does not tell its buffer when learn() starts anew; the observations do.
+            # SB3 does not tell its buffer when learn() starts again, but the observations show it.
             continues = newest is None or all(np.array_equal(newest[key], first[key]) for key in first)
             ended = np.uint8(0)
             if done[slot]:
@@ -60,7 +60,7 @@ class StepBlocks:
                 ended = TRUNCATED if timeout else TERMINATED
             else:
                 self._newest[slot] = {key: np.array(value) for key, value in last.items()}
-            # Behind an episode's last frame stands a copy of it, in the place of a frame not known yet.
+            # After an episode's last frame, a copy of it takes the place of the unknown closing frame.
             n_rows = 2 if ended else 1
             block = Block(
                 slot=slot,
