@@ -11,6 +11,9 @@ from sb3_ca2e.replay.block import ENDED, PRIOR, TERMINATED, TRANSITION, Observat
 from sb3_ca2e.replay.n_step import n_step_return
 from sb3_ca2e.replay.sum_tree import SumTree
 
+#: Number of rows of all segments, how observations are stored, number of elements of an action, dtype of actions.
+Layout = tuple[int, dict[str, ObservationColumn], int, np.dtype]
+
 
 class Terms(NamedTuple):
     """
@@ -77,26 +80,16 @@ class Rows:
         self._n_refused_known = 0
 
     @classmethod
-    def empty(
-        cls,
-        segment_rows: int,
-        n_rows: int,
-        observation_columns: dict[str, ObservationColumn],
-        action_dim: int,
-        action_dtype: np.dtype,
-        device: th.device | str,
-    ) -> Self:
+    def empty(cls, segment_rows: int, layout: Layout, device: th.device | str) -> Self:
         """
         Reserve rows.
 
         :param segment_rows: number of rows of a segment
-        :param n_rows: number of rows of all segments
-        :param observation_columns: how observations are stored
-        :param action_dim: number of elements of an action
-        :param action_dtype: dtype of actions
+        :param layout: number of rows, columns and actions
         :param device: PyTorch device
         :return: rows without transitions
         """
+        n_rows, observation_columns, action_dim, action_dtype = layout
 
         def zeros(dtype: np.dtype | type, *shape: int) -> th.Tensor:
             return cls._zeros((n_rows + 1, *shape), np.dtype(dtype), device)

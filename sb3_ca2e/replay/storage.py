@@ -88,7 +88,7 @@ class SegmentStorage:
         # Every slot keeps a segment open, in addition to the full ones.
         n_segments = -(-buffer_size // segment_length) + n_slots
         self._row_arguments = (n_segments * self.segment_rows, columns, action_dim, action_dtype)
-        self.rows = rows_on(device).empty(self.segment_rows, *self._row_arguments, device)
+        self.rows = rows_on(device).empty(self.segment_rows, self._row_arguments, device)
         #: segments in use, oldest first
         self.segments: dict[int, Segment] = {}
         self._unused = list(range(n_segments))[::-1]
@@ -217,9 +217,8 @@ class SegmentStorage:
         }
         frames = {f"frames.{key}": block.frames[key][seen] for key in self.rows.frames}
         self.rows.write(segment.start + segment.fill, frames | columns)
-        is_transition = flags & TRANSITION > 0
-        n_transitions = int(np.count_nonzero(is_transition))
-        n_prior = int(np.count_nonzero(is_transition & (flags & PRIOR > 0)))
+        n_transitions = int(np.count_nonzero(flags & TRANSITION))
+        n_prior = int(np.count_nonzero((flags & TRANSITION > 0) & (flags & PRIOR > 0)))
         segment.fill += len(flags)
         segment.last_flags = int(flags[-1])
         segment.cut = False
@@ -335,7 +334,7 @@ class SegmentStorage:
         """
         storage = cls.__new__(cls)
         storage.__dict__.update(description)
-        storage.rows = rows_on("cpu").empty(storage.segment_rows, *storage._row_arguments, "cpu")
+        storage.rows = rows_on("cpu").empty(storage.segment_rows, storage._row_arguments, "cpu")
         storage.rows.generations.copy_(storage.__dict__.pop("generations"))
         storage.rows.n_committed.fill_(storage.n_committed)
         return storage
