@@ -11,6 +11,9 @@ TRANSITION = np.uint8(1)
 TERMINATED = np.uint8(2)
 TRUNCATED = np.uint8(4)
 PRIOR = np.uint8(8)
+ENDED = TERMINATED | TRUNCATED
+
+Frames = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -131,18 +134,9 @@ class Block:
             return self
         n_rows = int(starts[n_transitions])
         lead = len(next(iter(self.frames.values()))) - len(self.flags) - 1
-        return replace(
-            self,
-            frames={key: frames[: lead + n_rows + 1] for key, frames in self.frames.items()},
-            actions=self.actions[:n_rows],
-            rewards=self.rewards[:n_rows],
-            flags=self.flags[:n_rows],
-            ages=self.ages[: n_rows + 1],
-            priorities=self.priorities[:n_rows],
-        )
-
-
-Frames = dict[str, np.ndarray]
+        frames = {key: frames[: lead + n_rows + 1] for key, frames in self.frames.items()}
+        columns = {name: getattr(self, name)[:n_rows] for name in ("actions", "rewards", "flags", "priorities")}
+        return replace(self, frames=frames, ages=self.ages[: n_rows + 1], **columns)
 
 
 def plain(observations: dict[str, Any]) -> Any:
@@ -153,6 +147,3 @@ def plain(observations: dict[str, Any]) -> Any:
     :return: a dictionary, or the only array
     """
     return observations.get(OBSERVATION, observations)
-
-
-ENDED = TERMINATED | TRUNCATED

@@ -12,8 +12,8 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ca2e.replay.block import OBSERVATION, Block, ObservationColumn, plain
-from sb3_ca2e.replay.plain import blocks_of, check_readable, check_writable
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
+from sb3_ca2e.replay.sb3_buffers import blocks_of, check_readable, check_writable
 from sb3_ca2e.replay.storage import SegmentStorage
 
 #: Size in bytes of the largest array that is copied.

@@ -88,19 +88,19 @@ def blocks_of(buffer: ReplayBuffer, columns: dict[str, ObservationColumn], n_mos
     :return: each block, without priorities yet, and whether it continues the last one of its slot
     :raises ValueError: if the columns can't store the observations
     """
-    plain = _Plain(buffer, columns)
-    positions = plain.positions[-max(-(-n_most // buffer.n_envs), 1) :]
+    contents = _Contents(buffer, columns)
+    positions = contents.positions[-max(-(-n_most // buffer.n_envs), 1) :]
     for start in range(0, len(positions), BLOCK_STEPS):
         part = positions[start : start + BLOCK_STEPS]
         for slot in range(buffer.n_envs):
-            goes_on = plain.goes_on(part, positions[np.arange(start, start + len(part)) - 1], slot)
+            goes_on = contents.goes_on(part, positions[np.arange(start, start + len(part)) - 1], slot)
             goes_on[0] &= start > 0
             edges = [0, *np.flatnonzero(~goes_on[1:]) + 1, len(part)]
             for first, last in pairwise(edges):
-                yield plain.block(part[first:last], slot), bool(goes_on[first])
+                yield contents.block(part[first:last], slot), bool(goes_on[first])
 
 
-class _Plain:
+class _Contents:
     """
     A buffer's transitions by position and environment.
 
