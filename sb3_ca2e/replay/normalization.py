@@ -23,8 +23,7 @@ def normalized(
     :param clip: largest absolute value of the result
     :return: ``(batch, *shape)`` float32
     """
-    clipped: np.ndarray = np.clip((values - mean) / np.sqrt(variance + epsilon), -clip, clip).astype(np.float32)
-    return clipped
+    return np.asarray(np.clip((values - mean) / np.sqrt(variance + epsilon), -clip, clip), np.float32)
 
 
 def observation_statistics(normalize: VecNormalize) -> dict[str, RunningMeanStd]:

@@ -138,8 +138,7 @@ class Rows:
         :param rows: int64 array of any shape
         :return: ``(*rows.shape, *shape)`` copies
         """
-        values: np.ndarray = self.columns[name][th.from_numpy(rows).to(self.device)].cpu().numpy()
-        return values
+        return np.asarray(self.columns[name][th.from_numpy(rows).to(self.device)].cpu())
 
     def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """
