@@ -15,7 +15,7 @@ import torch as th
 from hypothesis import settings
 
 from sb3_ca2e.replay import storage
-from sb3_ca2e.replay.device_rows import DeviceRows
+from sb3_ca2e.replay.rows import Rows
 from sb3_ca2e.transport.shared_memory import actor_process as life
 from sb3_ca2e.transport.shared_memory import fork_client as forking
 from sb3_ca2e.transport.shared_memory import parking
@@ -133,4 +133,4 @@ def _forkserver() -> None:
 @pytest.fixture
 def _tensors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memories on the CPU work as on any other device."""
-    monkeypatch.setattr(storage, "rows_on", lambda device: DeviceRows)
+    monkeypatch.setattr(storage, "rows_on", lambda device: Rows)

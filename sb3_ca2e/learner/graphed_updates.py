@@ -9,8 +9,8 @@ from typing import Any
 import torch as th
 
 from sb3_ca2e.learner.cuda_graph import CudaGraph, Run
-from sb3_ca2e.replay.device_rows import DeviceRows
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
+from sb3_ca2e.replay.rows import Rows
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 
 #: Possible numbers of updates in one launch; each number in use has its own recording.
@@ -60,7 +60,7 @@ class FusedUpdates:
         self._batch: PrioritizedReplaySamples | None = None
 
     @property
-    def _storage(self) -> DeviceRows:
+    def _storage(self) -> Rows:
         storage = self._memory.device_storage
         assert storage is not None
         return storage

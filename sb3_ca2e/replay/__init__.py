@@ -1,4 +1,4 @@
-"""Replay memory: prioritized, multi-step, one copy of each frame."""
+"""The replay memory: prioritized, multi-step, with each frame stored once."""
 
 from sb3_ca2e.replay.block import Block, ObservationColumn, lead_frames, observation_columns
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer

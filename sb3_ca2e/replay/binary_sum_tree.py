@@ -1,4 +1,4 @@
-"""Proportional sampling on the CPU, compiled."""
+"""Proportional sampling on the CPU, by compiled code."""
 
 import numpy as np
 import torch as th
@@ -9,11 +9,11 @@ from sb3_ca2e.replay.sum_tree import SumTree, check_priorities
 
 class BinarySumTree(SumTree):
     """
-    A sum tree on the CPU whose nodes have two children: to set a leaf or to find one takes a step for each of twenty
-    levels, which compiled code makes faster than one operation on tensors.
+    A sum tree on the CPU whose nodes have two children. Setting or finding a leaf takes one step for each of about
+    twenty levels, which compiled code does faster than a single operation on tensors.
 
-    Leaves stand in the order of its parent class: the same random numbers draw the same leaves, but for draws as near
-    to the border of two leaves as the sums are rounded.
+    The leaves have the same order as in the parent class, so the same random numbers draw the same leaves, except for
+    draws that lie within rounding error of the border between two leaves.
 
     :param capacity: number of leaves, all zero at first
     """
@@ -41,7 +41,7 @@ class BinarySumTree(SumTree):
         check_priorities(*kernels.set_leaves(self.sums, np.ascontiguousarray(indices), np.ascontiguousarray(values)))
 
     def write(self, indices: th.Tensor, values: th.Tensor) -> None:
-        self.update(indices, values)  # a look at the values costs nothing here
+        self.update(indices, values)  # checking the values costs nothing here
 
     def sample(self, batch_size: int, generator: th.Generator) -> th.Tensor:
         draws = th.rand(batch_size, dtype=th.float64, generator=generator).numpy()

@@ -1,4 +1,4 @@
-"""The rows that a slot hands over, in the layout in which the memory keeps them."""
+"""The rows that a slot hands over, in the layout of the memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,17 +14,20 @@ TRANSITION = np.uint8(1)
 TERMINATED = np.uint8(2)
 TRUNCATED = np.uint8(4)
 PRIOR = np.uint8(8)
+ENDED = TERMINATED | TRUNCATED
+
+Frames = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class ObservationColumn:
     """
-    How one observation array is stored: a frame a row, ``n_stack`` frames an observation.
+    How one observation array is stored: one frame per row, ``n_stack`` frames per observation.
 
-    :param frame_shape: shape of what one environment step adds
-    :param dtype: its dtype
-    :param n_stack: frames in an observation; older frames come first, zeros before an episode's start
-    :param axis: axis along which frames are concatenated, not counting the batch
+    :param frame_shape: shape of the frame that one environment step adds
+    :param dtype: dtype of the frame
+    :param n_stack: frames in an observation; older frames come first, zeros stand for frames before the episode's start
+    :param axis: axis along which frames are concatenated, not counting the batch axis
     """
 
     frame_shape: tuple[int, ...]
@@ -34,7 +37,7 @@ class ObservationColumn:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of a whole observation."""
+        """Shape of an observation with all its frames."""
         shape = list(self.frame_shape)
         if self.n_stack > 1:
             shape[self.axis] *= self.n_stack
@@ -42,7 +45,7 @@ class ObservationColumn:
 
     @property
     def batch_axis(self) -> int:
-        """The same axis of a batch of observations."""
+        """The axis of the frames in a batch of observations."""
         return self.axis % max(len(self.frame_shape), 1) + 1
 
     def __str__(self) -> str:
@@ -50,19 +53,19 @@ class ObservationColumn:
         return f"{stack}frames {self.frame_shape} of {self.dtype}"
 
 
-#: The key of the only column of an observation space that is not a ``Dict``; in brackets, as "observation" is a key of
-#: every environment with goals.
+#: The key of the only column if the observation space is not a ``Dict``. It has brackets because goal environments use
+#: the key "observation".
 OBSERVATION = "<observation>"
 
 
 def observation_columns(space: spaces.Space, n_stack: int = 1, axis: int = 0) -> dict[str, ObservationColumn]:
     """
-    The columns in which observations of a space are stored.
+    Return the columns that store the observations of a space.
 
-    :param space: the learner's observation space (frames already stacked)
-    :param n_stack: number of frames that each observation concatenates
-    :param axis: axis of that concatenation, not counting the batch
-    :return: a column for each key; :data:`OBSERVATION` alone unless the space is a ``Dict``
+    :param space: the learner's observation space (with stacked frames)
+    :param n_stack: number of frames in an observation
+    :param axis: axis along which they are concatenated, not counting the batch axis
+    :return: one column per key; the only key is :data:`OBSERVATION` unless the space is a ``Dict``
     """
     boxes = space.spaces if isinstance(space, spaces.Dict) else {OBSERVATION: space}
     columns = {}
@@ -77,34 +80,36 @@ def observation_columns(space: spaces.Space, n_stack: int = 1, axis: int = 0) ->
 
 def described(columns: dict[str, ObservationColumn]) -> str:
     """
+    Describe columns for a message.
+
     :param columns: by key
-    :return: what a message says of them
+    :return: the description
     """
     return ", ".join(f"{column}" if key == OBSERVATION else f"{key!r}: {column}" for key, column in columns.items())
 
 
 def lead_frames(columns: dict[str, ObservationColumn]) -> int:
-    """Frames that must precede a row so that its whole stack can be rebuilt."""
+    """Return the number of frames that must precede a row so that its stack can be rebuilt."""
     return max(column.n_stack for column in columns.values()) - 1
 
 
 @dataclass
 class Block:
     """
-    Consecutive steps of one slot, whole episodes or parts of them.
+    Consecutive steps of one slot: whole episodes or parts of them.
 
-    A row is a frame together with the step taken from it. An episode that ends inside the block adds
-    a row without :data:`TRANSITION`, which holds its last frame; one that breaks off because the next step
-    was refused has such a row and no flag of an end. The frame after the last row, where the slot stands now,
-    closes the block; the next block of the slot begins with it.
+    A row holds a frame and the step taken from it. An episode that ends inside the block adds a row without
+    :data:`TRANSITION`, which holds its last frame. An episode that breaks off because its next step was invalid has
+    such a row too, but no flag that marks an end. The closing frame follows the last row; it is the slot's current
+    frame, and the slot's next block begins with it.
 
     :param slot: the slot that made the steps
-    :param frames: for each key ``(lead + n_rows + 1, *frame_shape)``: the lead frames, one frame a
-        row, and the closing frame
+    :param frames: for each key ``(lead + n_rows + 1, *frame_shape)``: the lead frames, one frame per row, and the
+        closing frame
     :param actions: ``(n_rows, action_dim)``, as the learner stores them
     :param rewards: ``(n_rows,)`` float32, raw
     :param flags: ``(n_rows,)`` uint8
-    :param ages: ``(n_rows + 1,)`` uint8: frames of the same episode that precede the row, counted up to ``lead``
+    :param ages: ``(n_rows + 1,)`` uint8: number of frames of the same episode that precede the row, at most ``lead``
     :param priorities: ``(n_rows,)`` float64, positive for transitions
     """
 
@@ -117,14 +122,14 @@ class Block:
     priorities: np.ndarray
 
     def __len__(self) -> int:
-        """Number of transitions."""
+        """Count the transitions."""
         return int(np.count_nonzero(self.flags & TRANSITION))
 
     def first(self, n_transitions: int) -> "Block":
         """
-        The block cut off after its first transitions.
+        Return the part of the block that holds its first transitions.
 
-        :param n_transitions: how many to keep, at most ``len(self)``
+        :param n_transitions: number of transitions to keep; with ``len(self)`` or more, all of them
         :return: a view of this block
         """
         starts = np.flatnonzero(self.flags & TRANSITION)
@@ -132,29 +137,19 @@ class Block:
             return self
         n_rows = int(starts[n_transitions])
         lead = len(next(iter(self.frames.values()))) - len(self.flags) - 1
-        return replace(
-            self,
-            frames={key: frames[: lead + n_rows + 1] for key, frames in self.frames.items()},
-            actions=self.actions[:n_rows],
-            rewards=self.rewards[:n_rows],
-            flags=self.flags[:n_rows],
-            ages=self.ages[: n_rows + 1],
-            priorities=self.priorities[:n_rows],
-        )
-
-
-Frames = dict[str, np.ndarray]
+        frames = {key: frames[: lead + n_rows + 1] for key, frames in self.frames.items()}
+        columns = {name: getattr(self, name)[:n_rows] for name in ("actions", "rewards", "flags", "priorities")}
+        return replace(self, frames=frames, ages=self.ages[: n_rows + 1], **columns)
 
 
 def plain(observations: dict[str, Any]) -> Any:
     """
+    Convert observations to the form that SB3's policies take.
+
     :param observations: by key
-    :return: as SB3's policies take them: a dictionary, or the only array
+    :return: a dictionary, or the only array
     """
     return observations.get(OBSERVATION, observations)
-
-
-ENDED = TERMINATED | TRUNCATED
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What SB3's users expect of a replay buffer beside ``add`` and ``sample``: its arrays, and other buffers' contents."""
+"""SB3's replay buffer interface beyond ``add`` and ``sample``: its arrays, and conversion from and to SB3's buffers."""
 
 import math
 from abc import abstractmethod
@@ -11,38 +11,37 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ca2e.replay.block import OBSERVATION, Block, ObservationColumn
-from sb3_ca2e.replay.plain import blocks_of, check_readable, check_writable
+from sb3_ca2e.replay.block import OBSERVATION, Block, ObservationColumn, plain
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
-from sb3_ca2e.replay.steps import Observations
+from sb3_ca2e.replay.sb3_buffers import blocks_of, check_readable, check_writable
 from sb3_ca2e.replay.storage import SegmentStorage
 
-#: Bytes of the largest array that is copied: what SB3's users do with arrays, they do to small memories.
+#: Size in bytes of the largest array that is copied.
 LARGEST_COPY = 2**30
-#: Transitions copied at once.
+#: Number of transitions that are copied at once.
 CHUNK = 4096
 
 
 class PublicFace(ReplayBuffer):
     """
-    The attributes of SB3's ``ReplayBuffer`` for a memory that stores transitions in another way.
+    The attributes of SB3's ``ReplayBuffer``, for a memory with another layout.
 
-    Arrays are read-only copies of the transitions held, as SB3 stores them: raw, with frame stacks rebuilt, and actions
-    of a ``Box`` scaled to [-1, 1]. Each access makes a copy, so access them once. One above 1 GiB is refused with an
-    ``AttributeError``.
+    Arrays are read-only copies of the stored transitions in SB3's format: raw, with complete frame stacks, and with
+    ``Box`` actions scaled to [-1, 1]. Each access makes a copy, so access an array once and keep it. An array larger
+    than 1 GiB raises ``AttributeError``.
 
-    Transitions stand in the order in which they were added, ``n_envs`` in a row; the newest that do not fill a row yet
-    are left out. Columns are not environments, as actors hand over many steps at once, except where :meth:`add` brought
-    all transitions and none has been freed.
+    Transitions are in the order in which they were added, ``n_envs`` per row. The newest transitions are left out until
+    they fill a row. Columns correspond to environments only if :meth:`add` added all transitions and none has been
+    freed, because actors hand over many steps at once.
 
-    Every row holds transitions: there are ``pos`` rows, or ``buffer_size`` rows and ``pos == 0`` if ``full``; the
-    newest is ``pos - 1``. SB3's ring overwrites the oldest row. This memory frees many of the oldest transitions at
-    once, and all others move up: ``pos`` then falls, and ``full`` turns False.
+    There are ``pos`` rows, or ``buffer_size`` rows and ``pos == 0`` if the memory is ``full``. The newest row is
+    ``pos - 1``. SB3's buffer overwrites its oldest row. This memory frees many of the oldest transitions at once and
+    moves the others up: ``pos`` then decreases and ``full`` becomes False.
     """
 
     _storage: SegmentStorage | None
     _columns: dict[str, ObservationColumn]
-    #: number of transitions that is never exceeded; ``buffer_size`` counts rows of ``n_envs``, as in SB3
+    #: largest number of transitions; ``buffer_size`` counts rows of ``n_envs`` transitions, as in SB3
     capacity: int
     max_priority: float
 
@@ -60,20 +59,20 @@ class PublicFace(ReplayBuffer):
 
     def size(self) -> int:
         """
-        Count the transitions held. SB3's counts rows of ``n_envs`` transitions.
+        Count the stored transitions. SB3's buffer counts rows of ``n_envs`` transitions instead.
 
-        :return: their number
+        :return: number of transitions
         """
         return 0 if self._storage is None else self._storage.size
 
     @property
     def n_rows(self) -> int:
-        """Rows in each of the arrays."""
+        """Number of rows in each array."""
         return 0 if self._storage is None else self._storage.size // self.n_envs
 
     @property
     def pos(self) -> int:
-        """Row that the next transitions go to: behind those held, 0 if the memory is full."""
+        """Row of the next transitions; 0 if the memory is full."""
         return self.n_rows % self.buffer_size
 
     @pos.setter
@@ -82,7 +81,7 @@ class PublicFace(ReplayBuffer):
 
     @property
     def full(self) -> bool:
-        """Whether all ``buffer_size`` rows are held. Not for long: the next transition frees many of the oldest."""
+        """Whether all ``buffer_size`` rows are in use. The next transition frees many of the oldest ones."""
         return self.n_rows == self.buffer_size
 
     @full.setter
@@ -93,22 +92,22 @@ class PublicFace(ReplayBuffer):
 
     @property
     def observations(self) -> Any:  # type: ignore[override]
-        """``(rows, n_envs, *obs_shape)`` of the observation space's dtype; for each key if it is a ``Dict``."""
+        """``(rows, n_envs, *obs_shape)`` with the observation space's dtype; one array per key of a ``Dict``."""
         return self._observation_arrays("observations", 0)
 
     @property
     def next_observations(self) -> Any:  # type: ignore[override]
-        """The same after the step; at the end of an episode its last observation."""
+        """The observations after the steps; at the end of an episode, its last observation."""
         return self._observation_arrays("next_observations", 1)
 
     @property
     def actions(self) -> np.ndarray:  # type: ignore[override]
-        """``(rows, n_envs, action_dim)`` of the action space's dtype, float32 for a ``Box``."""
+        """``(rows, n_envs, action_dim)`` with the action space's dtype, float32 for a ``Box``."""
         return self._column("actions", self.action_dtype, self.action_dim)
 
     @property
     def rewards(self) -> np.ndarray:  # type: ignore[override]
-        """``(rows, n_envs)`` float32, of single steps."""
+        """``(rows, n_envs)`` float32, rewards of single steps."""
         return self._column("rewards", np.dtype(np.float32))
 
     @property
@@ -116,8 +115,8 @@ class PublicFace(ReplayBuffer):
         """
         ``(rows, n_envs)`` float32, 1 where an episode ended with that step.
 
-        With ``optimize_memory_usage``, SB3 marks the newest step in it, so that this copy can be written to. The memory
-        itself needs no mark, see :meth:`add`.
+        With ``optimize_memory_usage``, SB3 marks the newest step in this array, so the copy is writable. The memory
+        itself does not need the mark, see :meth:`add`.
         """
         terminated, truncated = self._ends("dones")
         return _frozen((terminated | truncated).astype(np.float32), but_for_sb3=self.optimize_memory_usage)
@@ -125,18 +124,18 @@ class PublicFace(ReplayBuffer):
     @property
     def timeouts(self) -> np.ndarray:  # type: ignore[override]
         """
-        ``(rows, n_envs)`` float32, 1 where that end was no termination: by a time limit, because the step after it was
-        refused, or as ``learn`` returned or the memory was saved.
+        ``(rows, n_envs)`` float32, 1 where the episode ended without terminating: by a time limit, because the next
+        step was invalid, because ``learn`` returned, or because the memory was saved.
         """
         return _frozen(self._ends("timeouts")[1].astype(np.float32))
 
     @property
     def action_dtype(self) -> np.dtype:
-        """Of the actions stored. Those of a ``Box`` are scaled to [-1, 1], also if the environment's are integers."""
+        """The dtype of stored actions; float32 for any ``Box``, whose actions are scaled to [-1, 1]."""
         return np.dtype(np.float32 if isinstance(self.action_space, spaces.Box) else self.action_space.dtype)
 
     def _rows_held(self) -> np.ndarray:
-        """``(rows, n_envs)`` int64, where the storage has what the arrays show."""
+        """``(rows, n_envs)`` int64, the storage's rows of what the arrays show."""
         held = np.empty(0, np.int64) if self._storage is None else self._storage.in_order()
         return held[: self.n_rows * self.n_envs].reshape(-1, self.n_envs)
 
@@ -156,16 +155,18 @@ class PublicFace(ReplayBuffer):
         return terminated.reshape(rows.shape), truncated.reshape(rows.shape)
 
     def _spaces(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Shape and dtype of observations as SB3 stores them, for each key."""
+        """Return SB3's shape and dtype of observations for each key."""
         if isinstance(self.observation_space, spaces.Dict):
             return {key: (self.obs_shape[key], np.dtype(s.dtype)) for key, s in self.observation_space.items()}  # type: ignore[call-overload]
         return {OBSERVATION: (self.obs_shape, np.dtype(self.observation_space.dtype))}
 
     def _observation_arrays(self, name: str, later: int) -> Any:
         """
-        :param name: of the attribute
-        :param later: 1 for the observations after the steps
-        :return: array, or a dict of such
+        Copy observations.
+
+        :param name: name of the attribute
+        :param later: 1 for the observations after the steps, otherwise 0
+        :return: an array or a dict of arrays
         """
         self._refuse_large(name, sum(math.prod(shape) * dtype.itemsize for shape, dtype in self._spaces().values()))
         rows = self._rows_held()
@@ -174,10 +175,10 @@ class PublicFace(ReplayBuffer):
             for key, values in self._raw(rows.ravel()[start : start + CHUNK] + later).items():
                 arrays[key][start : start + CHUNK] = values
         shaped = {key: _frozen(array.reshape(*rows.shape, *array.shape[1:])) for key, array in arrays.items()}
-        return shaped if isinstance(self.observation_space, spaces.Dict) else shaped[OBSERVATION]
+        return plain(shaped)
 
     def _raw(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """``(n, *obs_shape)`` observations of rows of the storage as SB3 stores them, for each key."""
+        """Read ``(n, *obs_shape)`` observations of the storage's rows in SB3's format, for each key."""
         assert self._storage is not None
         tensors = self._storage.rows.observations(th.from_numpy(rows).to(self._storage.rows.device))
         return {
@@ -186,7 +187,7 @@ class PublicFace(ReplayBuffer):
         }
 
     def _refuse_large(self, name: str, nbytes: int) -> None:
-        """Refuse an array of so many bytes a transition."""
+        """Refuse an array with that many bytes per transition if it is too large."""
         total = self.n_rows * self.n_envs * nbytes
         if total > LARGEST_COPY:
             raise AttributeError(
@@ -200,37 +201,37 @@ class PublicFace(ReplayBuffer):
         self, batch_inds: np.ndarray, env: VecNormalize | None = None
     ) -> PrioritizedReplaySamples:
         """
-        Return the samples that begin with given rows of the arrays, each in a random column as in SB3.
+        Return the samples that begin in given rows of the arrays, each in a random column as in SB3.
 
-        This takes a time in proportion to all transitions held; :meth:`samples_at` does not.
+        The time needed is proportional to the number of stored transitions; :meth:`samples_at` is fast.
 
-        :param batch_inds: ``(batch,)`` integers, from 0 to ``n_rows - 1``
-        :param env: as of :meth:`sample`
+        :param batch_inds: ``(batch,)`` integers from 0 to ``n_rows - 1``
+        :param env: as in :meth:`sample`
         :return: the samples
-        :raises IndexError: if there is no such row
+        :raises IndexError: if a row does not exist
         """
         rows, inds = self._rows_held(), np.asarray(batch_inds)
         if not np.issubdtype(inds.dtype, np.integer) or inds.ndim != 1:
-            raise IndexError(f"_get_samples() takes an array of row numbers, not one of {inds.dtype}, {inds.shape}.")
+            raise IndexError(f"_get_samples() expects a 1-d array of integers, got {inds.dtype}, {inds.shape}.")
         if len(outside := inds[(inds < 0) | (inds >= len(rows))]) > 0 or self._storage is None:
             raise IndexError(
-                f"_get_samples() got rows {outside[:3]}, and the memory holds {len(rows)} rows, from 0 on."
+                f"_get_samples() got rows {outside[:3]}, but the memory holds {len(rows)} rows, counted from 0."
             )
         columns = np.random.randint(0, high=self.n_envs, size=len(inds))
         return self.samples_at(th.from_numpy(rows[inds, columns]).to(self._storage.rows.device), env)
 
     def add_from(self, buffer: ReplayBuffer) -> int:
         """
-        Append what a buffer of SB3's holds, with the largest priority seen so far.
+        Append the transitions of an SB3 buffer, with the largest priority seen so far.
 
-        Each of its environments is a slot, whose newest step counts as truncated unless an episode ended with it. If
-        there is more than fits, the newest transitions are kept. ``model.load_replay_buffer`` does this with a file.
+        Each of its environments becomes a slot. The slot's newest step counts as truncated unless an episode ended with
+        it. If not all transitions fit, the newest are kept. ``model.load_replay_buffer`` does the same with a file.
 
         :param buffer: ``ReplayBuffer``, ``DictReplayBuffer`` or ``NStepReplayBuffer``
-        :return: number of transitions taken from it
-        :raises TypeError: if it is of another class, which may store other things
-        :raises ValueError: if its spaces are others, or if its observations can't be stored as frames; nothing has been
-            appended then
+        :return: number of transitions appended
+        :raises TypeError: if the buffer has another class
+        :raises ValueError: if its spaces differ, or if its observations can't be stored as frames; nothing is appended
+            then
         """
         check_readable(buffer, self.observation_space, self.action_space)
         for _ in blocks_of(buffer, self._columns, self.capacity):
@@ -247,8 +248,8 @@ class PublicFace(ReplayBuffer):
         """
         Append a block, with the largest priority seen so far.
 
-        :param block: with a priority of 1 for each transition
-        :param continues: it goes on where the last block of its slot ended
+        :param block: a block whose transitions all have priority 1
+        :param continues: whether it continues the slot's last block
         """
         if not continues:
             self.end_stream(block.slot)
@@ -257,15 +258,15 @@ class PublicFace(ReplayBuffer):
 
     def add_to(self, buffer: ReplayBuffer) -> int:
         """
-        Append the transitions held to a buffer of SB3's with its ``add``, in the order in which they came.
+        Append the stored transitions to an SB3 buffer with its ``add``, in the order in which they were stored.
 
-        They are single steps without priorities. The columns of a buffer with ``n_envs > 1`` are not environments then,
-        and the oldest transitions are left out if all do not fill its rows.
+        They are single steps without priorities. With ``n_envs > 1``, the buffer's columns do not correspond to
+        environments, and the oldest transitions are left out if they do not fill a row.
 
         :param buffer: ``ReplayBuffer`` or ``DictReplayBuffer``
         :return: number of transitions written, the newest that fit
-        :raises TypeError: if it is of another class
-        :raises ValueError: if its spaces are others, or if it can't hold what the memory does
+        :raises TypeError: if the buffer has another class
+        :raises ValueError: if its spaces differ, or if it can't represent the transitions
         """
         check_writable(buffer, self.observation_space, self.action_space)
         storage = self._storage
@@ -275,20 +276,19 @@ class PublicFace(ReplayBuffer):
         rows = storage.in_order()[storage.size - n_rows * buffer.n_envs :].reshape(n_rows, buffer.n_envs)
         if not buffer.handle_timeout_termination and storage.ends(rows.ravel())[1].any():
             raise ValueError(
-                "The memory holds steps with which episodes were truncated, and the buffer, made with "
-                "handle_timeout_termination=False, would take them for terminations. Leave that argument at True."
+                "The memory holds truncated episodes, which a buffer with handle_timeout_termination=False would treat "
+                "as terminated. Create the buffer with handle_timeout_termination=True."
             )
         for arguments in self._arguments(storage, rows):
             buffer.add(*arguments)
         return int(rows.size)
 
     def _arguments(self, storage: SegmentStorage, rows: np.ndarray) -> Iterator[tuple[Any, ...]]:
-        """What SB3's ``add`` takes, for each of ``(n, n_envs)`` rows of the storage."""
+        """Yield the arguments of SB3's ``add`` for each row of an ``(n, n_envs)`` array of the storage's rows."""
         n_envs = rows.shape[1]
 
-        def shaped(raw: dict[str, np.ndarray], i: int) -> Observations:
-            parts = {key: values[i * n_envs : (i + 1) * n_envs] for key, values in raw.items()}
-            return parts if isinstance(self.observation_space, spaces.Dict) else parts[OBSERVATION]
+        def shaped(raw: dict[str, np.ndarray], i: int) -> Any:
+            return plain({key: values[i * n_envs : (i + 1) * n_envs] for key, values in raw.items()})
 
         for start in range(0, len(rows), chunk := max(CHUNK // n_envs, 1)):
             part = rows[start : start + chunk]
@@ -302,12 +302,12 @@ class PublicFace(ReplayBuffer):
 
 
 def _frozen(copy: np.ndarray, but_for_sb3: bool = False) -> np.ndarray:
-    """A copy to which nobody writes in the belief that it is the memory."""
+    """Make a copy read-only, so that nobody writes to it instead of the memory."""
     copy.setflags(write=but_for_sb3)
     return copy
 
 
 def _refuse_to_set(name: str, now: object, value: object) -> None:
-    """SB3's constructor and ``reset`` set what is so already."""
+    """Refuse any other value. SB3's constructor and ``reset`` assign the current one."""
     if value != now:
-        raise AttributeError(f"{name} follows from the transitions held, it can't be set. To forget them: reset().")
+        raise AttributeError(f"{name} follows from the stored transitions. To delete them, call reset().")

@@ -1,4 +1,4 @@
-"""A memory in a file: pickles one after the other, so that neither side ever holds a second copy of it."""
+"""Files that hold a memory: a series of pickles, so that neither side needs a second copy of it in RAM."""
 
 import io
 import pickle
@@ -9,7 +9,7 @@ from sb3_ca2e.replay.storage import SegmentStorage
 
 
 class Writes(Protocol):
-    """What takes bytes."""
+    """An object that bytes can be written to."""
 
     def write(self, data: bytes, /) -> object: ...
 
@@ -19,7 +19,7 @@ def write_memory(memory: PrioritizedReplayBuffer, file: Writes) -> None:
     Write a memory, a segment at a time.
 
     :param memory: the memory
-    :param file: where to
+    :param file: the file to write to
     """
     storage = memory._storage
     state = {**memory.__getstate__(), "_storage": None}
@@ -32,11 +32,11 @@ def write_memory(memory: PrioritizedReplayBuffer, file: Writes) -> None:
 
 def read_memory(file: BinaryIO | io.BufferedIOBase) -> Any:
     """
-    Read what :func:`write_memory` wrote. The streams of its slots can go on where they were; whoever has no use for
-    that cuts them, see :meth:`PrioritizedReplayBuffer.end_streams`.
+    Read what :func:`write_memory` wrote. The slots' streams can continue; to cut them, call
+    :meth:`PrioritizedReplayBuffer.end_streams`.
 
-    :param file: from where
-    :return: the memory; of another file, what was pickled first
+    :param file: the file to read
+    :return: the memory, or the first pickled object of another file
     """
     first = pickle.load(file)
     if not (isinstance(first, tuple) and len(first) == 3):  # a memory that pickle itself wrote, for instance
@@ -49,5 +49,5 @@ def read_memory(file: BinaryIO | io.BufferedIOBase) -> Any:
         for _ in storage.segments:
             storage.rows.write(*pickle.load(file))
         memory._storage = storage
-        memory.device = memory.device  # moves it there, where there is room
+        memory.device = memory.device  # moves the memory there if it fits
     return memory

@@ -1,4 +1,4 @@
-"""The memory's rows on the CPU, read and written by compiled code. Importing this module imports numba."""
+"""The memory's rows on the CPU, with compiled code. Importing this module imports numba."""
 
 from functools import lru_cache
 from typing import Any
@@ -8,71 +8,51 @@ import torch as th
 
 from sb3_ca2e.replay import kernels
 from sb3_ca2e.replay.binary_sum_tree import BinarySumTree
-from sb3_ca2e.replay.rows import NormalizeRewards, Rows
+from sb3_ca2e.replay.rows import Rows, Terms
 
 
 class HostRows(Rows):
-    """Parameters as of :class:`~sb3_ca2e.replay.rows.Rows`; all tensors are on the CPU."""
+    """The backend for the CPU; parameters as in :class:`~sb3_ca2e.replay.rows.Rows`."""
 
+    recordable = False
     priorities: BinarySumTree
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        self.priorities = BinarySumTree(len(self.flags))
-        # The columns, as compiled code takes them: to make them anew for each batch takes time.
+        # Arrays are what compiled code takes. Creating them for each batch would take time.
         self._arrays = {name: column.numpy() for name, column in self.columns.items()}
-        self._generations = self.generations.numpy()
-        self._n_committed = 0
+        self._generations, self._n_committed = self.generations.numpy(), self.n_committed.numpy()
+        arrays = self._arrays
+        followed = arrays["flags"], arrays["rewards"], arrays["successors"], arrays["inserted_at"]
+        self._followed = *followed, self.priorities.sums, self._generations, self.segment_rows
 
     @staticmethod
     def _zeros(shape: tuple[int, ...], dtype: np.dtype, device: th.device | str) -> th.Tensor:
-        # NumPy asks for large pages, PyTorch does not, and rows drawn at random are read faster from them. Pages that
-        # are never written are never used.
+        # Unlike PyTorch, NumPy asks for large pages, from which random rows are read faster. A page takes up RAM when
+        # it is first written.
         return th.from_numpy(np.zeros(shape, dtype))
+
+    def _empty_tree(self) -> BinarySumTree:
+        return BinarySumTree(len(self.flags))
 
     def _copy(self, start: int, columns: dict[str, np.ndarray]) -> None:
         for name, values in columns.items():
             self._arrays[name][start : start + len(values)] = values
 
-    def _stacks(self, rows: th.Tensor, n_stack: int) -> th.Tensor:
-        return th.from_numpy(kernels.stacks(rows.numpy(), self._arrays["ages"], n_stack))
-
     def take(self, column: th.Tensor, rows: th.Tensor) -> th.Tensor:
         return th.from_numpy(column.numpy().take(rows.numpy(), axis=0))  # three times as fast as PyTorch's
 
-    def count(self, n_committed: int) -> None:
-        self._n_committed = n_committed
+    def _stacks(self, rows: th.Tensor, n_stack: int) -> th.Tensor:
+        return th.from_numpy(kernels.stacks(rows.numpy(), self._arrays["ages"], n_stack))
 
-    def multi_steps(
-        self,
-        indices: th.Tensor,
-        n_steps: int,
-        gamma: float,
-        beta: float | th.Tensor,
-        normalize: NormalizeRewards | None = None,
-    ) -> tuple[th.Tensor, dict[str, th.Tensor]]:
-        arrays, batch_size = self._arrays, indices.shape[0]  # Tensor.__len__ is Python, as long as an operation
-        # Few arrays: to make one, and a tensor of it, takes as long as to fill it for a small batch.
+    def multi_steps(self, indices: th.Tensor, terms: Terms) -> tuple[th.Tensor, dict[str, th.Tensor]]:
+        n_steps, gamma, beta, normalize = terms
+        batch_size = indices.shape[0]  # Tensor.__len__ is slow Python code
+        # Few arrays, because creating one and its tensor takes as long as filling it for a small batch.
         floats, integers = np.empty((4, batch_size, 1), np.float32), np.empty((5, batch_size), np.int64)
         prior, step_rewards = np.empty(batch_size, np.bool_), np.empty((batch_size, n_steps), np.float32)
-        powers = _powers(gamma, n_steps)
-        kernels.multi_steps(
-            indices.numpy(),
-            arrays["flags"],
-            arrays["rewards"],
-            arrays["successors"],
-            arrays["inserted_at"],
-            self.priorities.sums,
-            self._generations,
-            self.segment_rows,
-            self._n_committed,
-            powers,
-            float(beta),
-            floats,
-            integers,
-            prior,
-            step_rewards,
-        )
+        powers, written = _powers(gamma, n_steps), (floats, integers, prior, step_rewards)
+        kernels.multi_steps(indices.numpy(), *self._followed, self._n_committed[0], powers, float(beta), *written)
         if normalize is not None:
             used = np.arange(n_steps) < integers[4, :, None]
             np.sum(normalize(step_rewards) * used * powers[0, :n_steps], axis=1, out=floats[0, :, 0])
@@ -84,28 +64,19 @@ class HostRows(Rows):
     def reprioritize(
         self, rows: th.Tensor, generations: th.Tensor, priorities: th.Tensor, alpha: float
     ) -> tuple[float, int]:
-        return kernels.reprioritize(
-            self.priorities.sums,
-            rows.contiguous().numpy(),  # NumPy's own way to an array of a tensor takes longer
-            generations.contiguous().numpy(),
-            priorities.contiguous().numpy(),
-            alpha,
-            self._generations,
-            self.segment_rows,
-        )
-
-    def look_at_written(self) -> tuple[float, int]:
-        return 0.0, 0  # reprioritize() has told all
+        # NumPy's own conversion of tensors is slower.
+        batch = rows.contiguous().numpy(), generations.contiguous().numpy(), priorities.contiguous().numpy()
+        return kernels.reprioritize(self.priorities.sums, *batch, alpha, self._generations, self.segment_rows)
 
 
 @lru_cache
 def _powers(gamma: float, n_steps: int) -> np.ndarray:
     """
-    Powers of gamma, computed as by ``DeviceRows.multi_steps``.
+    Compute powers of gamma in the same way as ``Rows.multi_steps``.
 
     :param gamma: discount factor of one step
-    :param n_steps: steps in a return
-    :return: ``(2, n_steps + 1)`` float32, to multiply rewards and values with
+    :param n_steps: number of steps in a return
+    :return: ``(2, n_steps + 1)`` float32, factors of rewards and of values
     """
     exponents = th.arange(n_steps + 1)
     return th.stack([(gamma ** exponents.double()).float(), (gamma**exponents).float()]).numpy()

@@ -1,6 +1,6 @@
 """
-What a memory on the CPU does row by row, compiled by numba. Importing this module compiles it, once a machine: that
-takes seconds, and a fraction of one from numba's cache later.
+Row-by-row operations of a memory on the CPU, compiled by numba. The first import on a machine compiles them, which
+takes seconds; later imports read numba's cache in a fraction of a second.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _compiled(signature: str) -> Callable[[Function], Function]:
-    """Compile for one signature: at import, ahead of the first batch, and for no other types."""
+    """Compile for one signature, at import rather than with the first batch."""
 
     def compiled(function: Function) -> Function:
         options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
         try:
             return cast(Function, numba.njit(signature, cache=True, **options)(function))
-        except RuntimeError:  # there is no folder to write a cache to
+        except RuntimeError:  # there is no writable folder for a cache
             return cast(Function, numba.njit(signature, **options)(function))
 
     return compiled
@@ -48,10 +48,10 @@ def sum_up(sums: np.ndarray, start: int, stop: int) -> None:
 @_compiled("int64[::1](float64[::1], float64[::1])")
 def find(sums: np.ndarray, values: np.ndarray) -> np.ndarray:
     """
-    Find the leaves within whose shares values fall. A leaf of zero is never found.
+    Find the leaves whose shares contain values. A leaf of zero is never found.
 
     :param sums: as of :func:`sum_up`, the root is not zero
-    :param values: ``(n,)`` from 0 to the root, or above it by rounding; overwritten
+    :param values: ``(n,)`` from 0 to the root, or above it due to rounding; overwritten
     :return: ``(n,)`` the leaves
     """
     size, width = len(sums) // 2, 1
@@ -69,22 +69,6 @@ def find(sums: np.ndarray, values: np.ndarray) -> np.ndarray:
     return nodes - size
 
 
-@_compiled("UniTuple(float64, 2)(float64[::1])")
-def extremes(values: np.ndarray) -> tuple[float, float]:
-    """
-    The smallest and the largest of values.
-
-    :param values: ``(n,)``
-    :return: both, NaN if there is one among the values; infinity and 0 of none
-    """
-    low, high = np.inf, 0.0
-    for value in values:
-        if np.isnan(value):
-            return value, value
-        low, high = min(low, value), max(high, value)
-    return low, high
-
-
 @_compiled("UniTuple(float64, 2)(float64[::1], int64[::1], float64[::1])")
 def set_leaves(sums: np.ndarray, leaves: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     """
@@ -93,9 +77,13 @@ def set_leaves(sums: np.ndarray, leaves: np.ndarray, values: np.ndarray) -> tupl
     :param sums: as of :func:`sum_up`
     :param leaves: ``(n,)``; the largest of the values of a leaf counts
     :param values: ``(n,)``
-    :return: the extremes of the values
+    :return: the smallest and the largest of the values, NaN if there is one among them; infinity and 0 of none
     """
-    low, high = extremes(values)
+    low, high = np.inf, 0.0
+    for value in values:
+        if np.isnan(value):
+            return value, value
+        low, high = min(low, value), max(high, value)
     if not (low >= 0.0 and high < np.inf):
         return low, high
     width = len(sums) // 2
@@ -129,7 +117,7 @@ def reprioritize(
     segment_rows: int,
 ) -> tuple[float, int]:
     """
-    Set priorities of sampled rows that have not been overwritten since, but for those that are NaN, infinite or
+    Set priorities of sampled rows. Skip rows that have been overwritten since, and priorities that are NaN, infinite or
     negative.
 
     :param sums: of priority^alpha, as of :func:`sum_up`
@@ -139,7 +127,7 @@ def reprioritize(
     :param alpha: exponent of the priorities
     :param segment_generations: ``(n_segments,)`` how often each segment has been freed
     :param segment_rows: rows of a segment
-    :return: the largest of the priorities, and the number of those that were left out
+    :return: the largest valid priority, and the number of invalid ones
     """
     current, powers = np.empty_like(rows), np.empty_like(priorities)
     n_current, n_refused, largest = 0, 0, 0.0
@@ -181,7 +169,7 @@ def multi_steps(
     step_rewards: np.ndarray,
 ) -> None:
     """
-    Follow the steps from rows on up to the end of the episode, of the window or of what is known.
+    Follow the steps from given rows to the end of the episode, of the window or of the stored steps.
 
     :param rows: ``(batch,)`` rows of the first steps
     :param flags: ``(n_rows + 1,)`` column of the memory, as are ``rewards``, ``successors`` and ``inserted_at``
@@ -194,7 +182,7 @@ def multi_steps(
     :param n_committed: transitions ever committed
     :param powers: ``(2, n_steps + 1)`` powers of gamma, to multiply rewards and values with
     :param beta: exponent of the importance-sampling weights
-    :param floats: ``(4, batch, 1)`` returns, discounts, dones and weights; written, as is all that follows
+    :param floats: ``(4, batch, 1)`` returns, discounts, dones and weights; written, as are all following arguments
     :param integers: ``(5, batch)`` rows of the observations and of the next ones, ages, generations, numbers of steps
     :param prior: ``(batch,)`` made by a prior agent
     :param step_rewards: ``(batch, n_steps)`` rewards of the steps, zero behind the last
@@ -235,12 +223,12 @@ def multi_steps(
 @_compiled("int64[:,::1](int64[::1], uint8[::1], int64)")
 def stacks(rows: np.ndarray, ages: np.ndarray, n_stack: int) -> np.ndarray:
     """
-    The rows of the frames of stacks, the sentinel before an episode's first.
+    Return the rows of the frames of stacks. The sentinel stands for frames before the episode's start.
 
     :param rows: ``(batch,)``
     :param ages: ``(n_rows + 1,)`` column of the memory
     :param n_stack: frames in a stack
-    :return: ``(batch, n_stack)`` the oldest first
+    :return: ``(batch, n_stack)`` rows, the oldest frame first
     """
     frames = np.empty((len(rows), n_stack), dtype=np.int64)
     for i in range(len(rows)):

@@ -1,4 +1,4 @@
-"""Prioritized replay memory with multi-step returns, a Stable-Baselines3 replay buffer."""
+"""A prioritized replay memory with multi-step returns, usable as a Stable-Baselines3 replay buffer."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ca2e.common.transfers import moved
 from sb3_ca2e.replay.block import TRANSITION, Block, ObservationColumn, described, observation_columns, plain
-from sb3_ca2e.replay.device_rows import DeviceRows
 from sb3_ca2e.replay.face import PublicFace
 from sb3_ca2e.replay.normalization import normalize_observations
 from sb3_ca2e.replay.prefetch import Prefetch
+from sb3_ca2e.replay.rows import Rows, Terms
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 from sb3_ca2e.replay.steps import Observations, StepBlocks
 from sb3_ca2e.replay.storage import SEGMENT_LENGTH, SegmentStorage, rows_on
@@ -25,30 +25,31 @@ class PrioritizedReplayBuffer(PublicFace):
     Proportional prioritized replay (https://arxiv.org/abs/1511.05952) of the single steps of many slots.
 
     Multi-step returns and frame stacks are formed when a batch is sampled. Memory is reserved when the
-    first transition comes.
+    first transition is added.
 
-    :param buffer_size: number of transitions, of all slots together, that is never exceeded
+    :param buffer_size: largest number of transitions, of all slots together
     :param observation_space: Observation space
     :param action_space: Action space
     :param device: PyTorch device of the samples
     :param n_envs: Number of parallel environments that :meth:`add` is called for
-    :param optimize_memory_usage: An observation is stored once anyway; SB3 may write to :attr:`dones`
-    :param handle_timeout_termination: Bootstrap from the last observation of episodes that :meth:`add` is
-        told were cut by a time limit
-    :param n_steps: steps in a return
+    :param optimize_memory_usage: Makes :attr:`dones` writable, for SB3; each observation is stored once in any case
+    :param handle_timeout_termination: Bootstrap from the last observation of episodes that ended by a time limit,
+        according to the infos given to :meth:`add`
+    :param n_steps: number of steps in a return
     :param gamma: discount factor of one step
     :param alpha: P(i) is proportional to priority^alpha
-    :param beta: exponent of the importance-sampling weights; assign it to anneal it
-    :param maximum_priority: give new transitions the largest priority seen, not the one that their actor computed
-    :param storage_device: PyTorch device of the memory, ``"auto"``: where the samples go if there is room
-    :param frame_stack: number of frames in an observation, and the axis (not counting the batch) along
+    :param beta: exponent of the importance-sampling weights; assign the attribute to anneal it
+    :param maximum_priority: give new transitions the largest priority seen instead of the one that their actor computed
+    :param storage_device: PyTorch device of the memory; with ``"auto"``, the device of the samples if the memory fits
+    :param frame_stack: number of frames in an observation, and the axis (not counting the batch axis) along
         which they are concatenated
-    :param columns: how observations are stored, where ``frame_stack`` does not say it: raw data of another dtype
-        than the (normalised) observation space, or stacked along another axis for each key
+    :param columns: how observations are stored, if ``frame_stack`` can't express it: raw data with another dtype
+        than the (normalised) observation space, or a different stacking axis per key
     :param normalize_frames: a ``VecNormalize`` given to :meth:`sample` has statistics of single frames, not of stacks
-    :param seed: seed of the draws, ``None``: taken from PyTorch's random numbers
-    :param segment_length: rows that are allotted and freed at once; ``None``: 256, or an eighth of a small buffer
-    :param n_slots: number of slots to expect; more are served with less room for each
+    :param seed: seed of the draws; ``None`` takes one from PyTorch's global generator
+    :param segment_length: number of rows that are allocated and freed together; ``None`` means 256, or an eighth of a
+        small buffer
+    :param n_slots: expected number of slots; with more, each gets less room
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class PrioritizedReplayBuffer(PublicFace):
     ):
         self._storage: SegmentStorage | None = None
         self.storage_device = storage_device
-        # ReplayBuffer's own constructor would allocate.
+        # ReplayBuffer's own constructor would allocate arrays.
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs)
         self.capacity = buffer_size
         self.buffer_size = max(buffer_size // n_envs, 1)
@@ -90,72 +91,71 @@ class PrioritizedReplayBuffer(PublicFace):
         self.frame_stack = frame_stack
         self.segment_length = segment_length or min(SEGMENT_LENGTH, max(1, buffer_size // 8))
         self.n_slots = n_slots
-        #: largest priority seen: that of transitions which come without one
+        #: largest priority seen, given to transitions without a priority
         self.max_priority = 1.0
         self.normalize_frames = normalize_frames
         self._columns = columns or observation_columns(observation_space, *frame_stack)
         self._steps = StepBlocks(self._columns, n_envs, self.action_dim, handle_timeout_termination)
-        # Random numbers are made on the CPU, so that a seed draws the same wherever the memory is.
+        # Random numbers come from the CPU, so that a seed draws the same transitions on every device.
         self._generator = th.Generator()
         self._generator.manual_seed(int(th.randint(2**62, (1,))) if seed is None else seed)
 
     @property
     def device(self) -> th.device:
-        """Where samples go. To assign it moves the memory too if ``storage_device`` is ``"auto"``."""
+        """Device of the samples. Assigning it moves the memory too if ``storage_device`` is ``"auto"``."""
         return self._device
 
     @device.setter
     def device(self, device: th.device | str) -> None:
-        # With its index, as tensors there say where they are: "cuda" equals no "cuda:0".
+        # With its index, as tensors report it: "cuda" does not equal "cuda:0".
         self._device = th.empty(0, device=get_device(device)).device
         self._prefetch = Prefetch(self._device) if self._device.type == "cuda" else None
         if self._storage is not None:
-            self._storage.to(self._place(self._storage.nbytes))
+            self._storage.to(self._place(self._storage.rows.nbytes))
 
     def _place(self, nbytes: int) -> th.device:
-        """Where a memory of that size is to be."""
+        """Choose the device of a memory of that size."""
         if self.storage_device != "auto":
             return get_device(self.storage_device)
-        if self._device.type == "cuda":
-            if self._storage is not None and self._storage.rows.device == self._device:
-                return self._device
-            # The rest is for networks, activations and whoever else uses the device.
-            return self._device if nbytes < 0.8 * th.cuda.mem_get_info(self._device)[0] else th.device("cpu")
-        return th.device("cpu")  # MPS too: it has no float64 for the sums of priorities
+        is_there = self._storage is not None and self._storage.rows.device == self._device
+        # Other parts of a GPU's memory are left to networks, activations and other programs. MPS lacks float64.
+        if self._device.type == "cuda" and (is_there or nbytes < 0.8 * th.cuda.mem_get_info(self._device)[0]):
+            return self._device
+        return th.device("cpu")
 
     def _new_storage(self) -> SegmentStorage:
         layout = (self._columns, self.action_dim, self.action_dtype, self.segment_length)
         n_slots = max(self.n_slots, self.n_envs)
-        # One segment tells how large all of them will be.
+        # The size of one segment gives the size of all.
         n_segments = -(-self.capacity // self.segment_length) + n_slots
-        device = self._place(n_segments * SegmentStorage(1, *layout, n_slots=0).nbytes)
+        device = self._place(n_segments * SegmentStorage(1, *layout, n_slots=0).rows.nbytes)
         return SegmentStorage(self.capacity, *layout, n_slots, device)
 
     def set_random_seed(self, seed: int) -> None:
         """
-        Begin the random numbers of the draws anew.
+        Seed the random numbers of the draws.
 
-        :param seed: of all draws from now on
+        :param seed: seed of all following draws
         """
         self._generator.manual_seed(seed)
 
     @property
     def nbytes(self) -> int:
-        """Bytes reserved, none before the first transition."""
-        return 0 if self._storage is None else self._storage.nbytes
+        """Number of bytes reserved; 0 before the first transition."""
+        return 0 if self._storage is None else self._storage.rows.nbytes
 
     @property
     def prior_fraction(self) -> float:
-        """Share of the transitions held that prior agents made."""
+        """Fraction of the stored transitions that prior agents made."""
         return 0.0 if self._storage is None else self._storage.n_prior / max(self._storage.size, 1)
 
     @property
     def n_refused_priorities(self) -> int:
-        """Priorities that were no finite numbers and are not in the memory, as far as a GPU has told."""
+        """Number of invalid priorities that were not stored; on a GPU, as far as it has reported them."""
         return 0 if self._storage is None else self._storage.n_refused
 
     def reset(self) -> None:
-        """Forget all transitions, and give their memory back."""
+        """Delete all transitions and free their memory."""
         self._storage = None
         if self._prefetch is not None:
             self._prefetch.forget()
@@ -163,27 +163,27 @@ class PrioritizedReplayBuffer(PublicFace):
 
     def check_layout(self, columns: dict[str, ObservationColumn], normalize_frames: bool) -> None:
         """
-        Check that observations of an environment can join those held, and get ready for them.
+        Check that observations of an environment fit the stored ones, and prepare for them.
 
-        Frames are stored raw, so either side of the stack may normalise them: that is taken over.
+        Frames are stored raw, so ``normalize_frames`` may differ from before; the new value applies.
 
-        :param columns: how they are stored
+        :param columns: how the environment's observations are stored
         :param normalize_frames: as in the constructor
-        :raises ValueError: if those held are stored in another way
+        :raises ValueError: if the memory stores observations in another way
         """
         if columns != self._columns:
             raise ValueError(
-                f"The memory's {self.size()} transitions hold {described(self._columns)}, the environment gives "
-                f"{described(columns)}. Stack frames as it was done when they were collected, or forget them first: "
+                f"The memory's {self.size()} transitions hold {described(self._columns)}, the environment returns "
+                f"{described(columns)}. Stack frames as when the transitions were collected, or delete them first with "
                 "model.replay_buffer.reset()."
             )
         self.normalize_frames = normalize_frames
 
     def import_kernels(self) -> None:
         """
-        Get ready for the first block: a second, and more where nothing has been compiled yet.
+        Import what the first block needs. This takes about a second, and longer if numba has no cache yet.
 
-        Never in a thread beside another: numba changes filters of warnings all the time, and they belong to all.
+        Call this only while no other thread runs, because numba changes the process's warning filters.
         """
         rows_on(self._place(0))
 
@@ -191,8 +191,8 @@ class PrioritizedReplayBuffer(PublicFace):
         """
         Append a block to its slot's stream.
 
-        :param block: the rows, with raw priorities; one that is NaN, infinite or negative is counted, and the largest
-            seen so far takes its place, as for transitions that come without one
+        :param block: the rows, with raw priorities. A priority that is NaN, infinite or negative is counted and
+            replaced by the largest one seen so far
         """
         priorities = np.zeros(len(block.flags))
         is_transition = (block.flags & TRANSITION).astype(bool)
@@ -211,7 +211,7 @@ class PrioritizedReplayBuffer(PublicFace):
 
     def end_stream(self, slot: int) -> None:
         """
-        Say that what comes next from a slot does not continue what came last.
+        End a slot's stream: the slot's next block does not continue its last one.
 
         :param slot: the slot
         """
@@ -219,7 +219,7 @@ class PrioritizedReplayBuffer(PublicFace):
             self._storage.end_stream(slot)
 
     def end_streams(self) -> None:
-        """Say it of all slots."""
+        """End the streams of all slots."""
         self._steps.forget()
         if self._storage is not None:
             self._storage.end_streams()
@@ -234,19 +234,19 @@ class PrioritizedReplayBuffer(PublicFace):
         infos: list[dict[str, Any]],
     ) -> None:
         """
-        Append a step of every environment, with the largest priority seen so far.
+        Append one step of every environment, with the largest priority seen so far.
 
         :param obs: ``(n_envs, *obs_shape)``
-        :param next_obs: the same after the step; an episode's last observation where ``done``
+        :param next_obs: the observations after the step; an episode's last observation where ``done``
         :param action: ``(n_envs, action_dim)``
         :param reward: ``(n_envs,)``
         :param done: ``(n_envs,)``
-        :param infos: of the environments, ``TimeLimit.truncated`` is read
+        :param infos: the environments' infos, of which ``TimeLimit.truncated`` is read
         """
         if self.frame_stack[0] > 1:
             raise ValueError(
-                f"add() stores whole observations, this memory stores single frames (frame_stack={self.frame_stack}). "
-                "Leave frame_stack at (1, 0), or hand over blocks with add_block()."
+                f"add() stores whole observations, but this memory stores single frames "
+                f"(frame_stack={self.frame_stack}). Leave frame_stack at (1, 0), or use add_block()."
             )
         for block, continues in self._steps.blocks(obs, next_obs, action, reward, done, infos):
             self._append(block, continues)
@@ -256,33 +256,37 @@ class PrioritizedReplayBuffer(PublicFace):
         Draw transitions with probabilities proportional to priority^alpha.
 
         :param batch_size: Number of transitions, drawn independently
-        :param env: Its statistics normalize observations and the rewards of single steps
+        :param env: Normalizes observations and the rewards of single steps
         :return: the samples
         """
         if self.size() == 0:
-            raise ValueError("Cannot sample from an empty memory: add transitions first (see `learning_starts`).")
-        assert self._storage is not None
-        if self._prefetch is not None and self._storage.rows.device != self._device:
-            key = batch_size, id(env), self.n_steps, self.gamma, self._storage
-            return self._prefetch.take(key, lambda: self._drawn(batch_size, env))
-        return self._drawn(batch_size, env).to(self._device)
+            raise ValueError("Cannot sample from an empty memory. Add transitions first (see `learning_starts`).")
+        storage = self._storage
+        assert storage is not None
+
+        def draw() -> PrioritizedReplaySamples:
+            return self._formed(storage.rows.priorities.sample(batch_size, self._generator), env)
+
+        if self._prefetch is None or storage.rows.device == self._device:
+            return draw().to(self._device)
+        return self._prefetch.take((batch_size, id(env), self.n_steps, self.gamma, storage), draw)
 
     @property
-    def device_storage(self) -> DeviceRows | None:
-        """What is stored, if that is where samples go, and all that is done to it there are operations on tensors."""
+    def device_storage(self) -> Rows | None:
+        """The rows, if a CUDA graph can record sampling from them: on the samples' device, by operations on tensors."""
         rows = None if self._storage is None else self._storage.rows
-        if not isinstance(rows, DeviceRows) or rows.device != self._device or self.size() == 0:
+        if rows is None or not rows.recordable or rows.device != self._device or self.size() == 0:
             return None
         own = PrioritizedReplayBuffer.sample, PrioritizedReplayBuffer.update_priorities
         return rows if (type(self).sample, type(self).update_priorities) == own else None
 
     def draw_uniforms(self, n_batches: int, batch_size: int) -> th.Tensor:
         """
-        All that a device has to be told to draw batches: the random numbers that :meth:`sample` would take, and beta.
+        Send what a device needs to draw batches: the random numbers that :meth:`sample` would use, and beta.
 
         :param n_batches: number of batches
-        :param batch_size: transitions in each
-        :return: ``(n_batches * batch_size + 1,)`` float64, on its way to the device
+        :param batch_size: number of transitions in each batch
+        :return: ``(n_batches * batch_size + 1,)`` float64, possibly still being copied to the device
         """
         numbers = th.empty(n_batches * batch_size + 1, dtype=th.float64)
         numbers[:-1].uniform_(generator=self._generator)
@@ -291,26 +295,21 @@ class PrioritizedReplayBuffer(PublicFace):
 
     def sample_from_uniforms(self, draws: th.Tensor, beta: th.Tensor) -> PrioritizedReplaySamples:
         """
-        What :meth:`sample` gives for its random numbers, by operations on tensors alone, which a CUDA graph can hold.
+        Return what :meth:`sample` does for given random numbers. A CUDA graph can record this.
 
         :param draws: ``(batch,)`` float64 from 0 to 1, on the device
-        :param beta: scalar, the same
+        :param beta: float64 scalar, on the device
         :return: the samples
         """
         assert self._storage is not None
         return self._formed(self._storage.rows.priorities.find(draws), beta=beta)
 
-    def _drawn(self, batch_size: int, env: VecNormalize | None) -> PrioritizedReplaySamples:
-        """A batch where the memory is."""
-        assert self._storage is not None
-        return self._formed(self._storage.rows.priorities.sample(batch_size, self._generator), env)
-
     def samples_at(self, indices: th.Tensor, env: VecNormalize | None = None) -> PrioritizedReplaySamples:
         """
-        Return what :meth:`sample` gives where it draws given transitions.
+        Return the samples of given transitions.
 
-        :param indices: ``(batch,)`` int64, as in the field ``indices`` of samples
-        :param env: as of :meth:`sample`
+        :param indices: ``(batch,)`` int64, as in the samples' field ``indices``
+        :param env: as in :meth:`sample`
         :return: the samples
         """
         return self._formed(indices, env).to(self._device)
@@ -318,18 +317,18 @@ class PrioritizedReplayBuffer(PublicFace):
     def _formed(
         self, indices: th.Tensor, env: VecNormalize | None = None, beta: float | th.Tensor | None = None
     ) -> PrioritizedReplaySamples:
-        """The same where the memory is."""
+        """Form samples on the device of the memory."""
         assert self._storage is not None
         rows, normalize = self._storage.rows, None if env is None else env.normalize_reward
-        beta = self.beta if beta is None else beta
-        observed, fields = rows.multi_steps(indices, self.n_steps, self.gamma, beta, normalize)
+        terms = Terms(self.n_steps, self.gamma, self.beta if beta is None else beta, normalize)
+        observed, fields = rows.multi_steps(indices, terms)
         tensors = rows.observations(observed)
         if env is not None:
             ages = rows.ages.take(observed).cpu().numpy()
             arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}
             arrays = normalize_observations(arrays, ages, self._columns, env, self.normalize_frames)
             tensors = {key: th.from_numpy(array) for key, array in arrays.items()}
-        # SB3 gives a Discrete observation an axis of its own.
+        # As in SB3, a Discrete observation has an axis of its own.
         tensors = {key: tensor if tensor.dim() > 1 else tensor.unsqueeze(1) for key, tensor in tensors.items()}
         half = indices.shape[0]
         return PrioritizedReplaySamples(
@@ -342,18 +341,18 @@ class PrioritizedReplayBuffer(PublicFace):
 
     def update_priorities(self, indices: th.Tensor, generations: th.Tensor, priorities: th.Tensor) -> None:
         """
-        Set the priorities of sampled transitions, leaving out those that have been overwritten since. A priority that
-        is NaN, infinite or negative is counted, and the transition keeps the one that it has.
+        Set the priorities of sampled transitions. Transitions that have been overwritten since are skipped. A priority
+        that is NaN, infinite or negative is counted, and the transition keeps its old one.
 
-        :param indices: ``(batch,)`` of the samples
-        :param generations: ``(batch,)`` of the samples
+        :param indices: ``(batch,)`` as in the samples
+        :param generations: ``(batch,)`` as in the samples
         :param priorities: ``(batch,)`` absolute temporal-difference errors plus a small constant
         """
         assert self._storage is not None
         if not indices.shape[0] == generations.shape[0] == priorities.numel():
             raise ValueError(
                 f"update_priorities() got {len(indices)} indices, {len(generations)} generations and "
-                f"{priorities.numel()} priorities: give one of each for every transition."
+                f"{priorities.numel()} priorities. Pass one of each per transition."
             )
         if self._prefetch is not None:
             self._prefetch.prepare()
@@ -373,5 +372,5 @@ class PrioritizedReplayBuffer(PublicFace):
         self._generator = th.Generator()
         self._generator.set_state(state["_generator"])
         self.device = state["_device"]
-        # Whoever made the transitions is gone.
+        # The slots that made the transitions no longer exist.
         self.end_streams()

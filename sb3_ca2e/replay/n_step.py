@@ -7,11 +7,11 @@ def n_step_return(
     rewards: th.Tensor, ended: th.Tensor, available: th.Tensor, gamma: float
 ) -> tuple[th.Tensor, th.Tensor]:
     """
-    Discounted sum of the rewards up to the end of the episode, of the window or of what is known.
+    Compute the discounted sum of the rewards up to the end of the episode, of the window or of the available steps.
 
     :param rewards: ``(batch, n_steps)`` rewards of consecutive steps of one slot
-    :param ended: ``(batch, n_steps)`` bool, the episode ended with that step
-    :param available: ``(batch, n_steps)`` bool, the step has been made; the first always has
+    :param ended: ``(batch, n_steps)`` bool, whether the episode ended with that step
+    :param available: ``(batch, n_steps)`` bool, whether the step is stored; the first always is
     :param gamma: discount factor of one step
     :return: ``(batch,)`` returns R = sum of gamma^k r_{t+k+1} and ``(batch,)`` int64 number of steps in each
     """
@@ -21,5 +21,5 @@ def n_step_return(
     return (rewards * used * powers.to(rewards.dtype)).sum(dim=1), used.sum(dim=1)
 
 
-#: Added to absolute TD errors, so that every transition keeps a chance.
+#: Added to absolute TD errors, so that every transition can be drawn.
 PRIORITY_FLOOR = 1e-6

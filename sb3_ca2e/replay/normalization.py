@@ -1,4 +1,4 @@
-"""What SB3's ``VecNormalize`` does, with the statistics of the learner, of actors or of prior agents."""
+"""The formula of SB3's ``VecNormalize``, for the statistics of the learner, of actors and of prior agents."""
 
 from functools import partial
 
@@ -16,23 +16,22 @@ def normalized(
     """
     Normalise as ``VecNormalize`` does.
 
-    :param values: ``(batch, *shape)`` raw
-    :param mean: of each number
-    :param variance: of each number
+    :param values: ``(batch, *shape)`` raw values
+    :param mean: mean of each element
+    :param variance: variance of each element
     :param epsilon: keeps divisors positive
     :param clip: largest absolute value of the result
     :return: ``(batch, *shape)`` float32
     """
-    clipped: np.ndarray = np.clip((values - mean) / np.sqrt(variance + epsilon), -clip, clip).astype(np.float32)
-    return clipped
+    return np.asarray(np.clip((values - mean) / np.sqrt(variance + epsilon), -clip, clip), np.float32)
 
 
 def observation_statistics(normalize: VecNormalize) -> dict[str, RunningMeanStd]:
     """
-    Look up the statistics of the observations.
+    Return the statistics of each observation key that is normalised.
 
     :param normalize: the user's wrapper
-    :return: the statistics of each observation key that it normalises
+    :return: statistics by key
     """
     if not normalize.norm_obs:
         return {}
@@ -50,10 +49,10 @@ def normalize_observations(
     Normalise observations as the user's wrapper does.
 
     :param arrays: for each key ``(batch, *shape)`` raw observations
-    :param ages: ``(batch,)`` frames of the episode that precede each
-    :param columns: how they are stacked
+    :param ages: ``(batch,)`` number of frames of the episode that precede each
+    :param columns: how frames are stacked
     :param env: the user's wrapper
-    :param of_frames: its statistics are of single frames, which are stacked afterwards
+    :param of_frames: whether its statistics are of single frames, which are stacked afterwards
     :return: for each key ``(batch, *shape)``, float32 where normalised
     """
     if not of_frames:

@@ -1,4 +1,4 @@
-"""Batches that are copied to a GPU while it learns from the one before, where the memory does not fit beside it."""
+"""Batches copied to a GPU while it learns from the previous one, for a memory that does not fit on the GPU."""
 
 from collections.abc import Callable, Hashable
 
@@ -12,10 +12,10 @@ Draw = Callable[[], PrioritizedReplaySamples]
 
 class Prefetch:
     """
-    Keeps one batch ahead. It is drawn, and on its way, while the device is busy with the one before: so it does not yet
-    know the priorities that come of that, nor what is stored until it is used.
+    Keeps one batch ahead. It is drawn and copied while the device is busy with the previous batch, so it does not take
+    into account the priorities of that batch, nor transitions stored before it is used.
 
-    :param device: where batches go
+    :param device: device of the batches
     """
 
     def __init__(self, device: th.device):
@@ -26,9 +26,11 @@ class Prefetch:
 
     def take(self, key: Hashable, draw: Draw) -> PrioritizedReplaySamples:
         """
-        :param key: what the batch depends on, beside the memory: another one makes a new batch
-        :param draw: how to make one
-        :return: the batch kept ahead, or a new one, on the device
+        Return the batch kept ahead, or a new one.
+
+        :param key: what the batch depends on besides the memory; another key draws a new batch
+        :param draw: draws a batch
+        :return: the batch, on the device
         """
         if self._next is None or self._next[0] != key:
             self._next = key, self._copied(draw())
@@ -37,20 +39,20 @@ class Prefetch:
             learner = th.cuda.current_stream(self.device)
             learner.wait_stream(self._stream)
             for tensor in batch.tensors():
-                tensor.record_stream(learner)  # not to be written to again before the learner has read it
+                tensor.record_stream(learner)  # its memory is not reused before the learner has read it
         return batch
 
     def prepare(self) -> None:
-        """Make the batch that comes next, if it will be like the last: to be called once the device has work."""
+        """Draw the next batch with the key of the last one. Call this when the device has work to do."""
         if self._next is None and self._last is not None:
             key, draw = self._last
             self._next = key, self._copied(draw())
 
     def forget(self) -> None:
-        """What is in the memory has changed: keep nothing."""
+        """Drop the batch kept ahead, because the memory has been reset."""
         self._next = self._last = None
 
     def _copied(self, batch: PrioritizedReplaySamples) -> PrioritizedReplaySamples:
-        """On its way; PyTorch keeps pinned copies until they have been read, and uses them again then."""
+        """Copy a batch without waiting; PyTorch keeps the pinned buffers until the GPU has read them."""
         with th.cuda.stream(self._stream):
             return batch.to(self.device)

@@ -1,4 +1,4 @@
-"""What the prioritized memory gives its learner."""
+"""The batches that the memory returns."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -11,9 +11,9 @@ from sb3_ca2e.common.transfers import moved
 
 class PrioritizedReplaySamples(NamedTuple):
     """
-    Fields of SB3's ``ReplayBufferSamples``, then what prioritized sampling adds.
+    The fields of SB3's ``ReplayBufferSamples``, followed by those of prioritized sampling.
 
-    :param observations: ``(batch, *obs_shape)``, a dict of such for ``Dict`` spaces
+    :param observations: ``(batch, *obs_shape)``, one tensor per key for ``Dict`` spaces
     :param actions: ``(batch, action_dim)``
     :param next_observations: ``(batch, *obs_shape)`` after the last step of the return
     :param dones: ``(batch, 1)`` float32, 1 where the episode terminated with that step (truncation does not count)
@@ -21,9 +21,9 @@ class PrioritizedReplaySamples(NamedTuple):
     :param discounts: ``(batch, 1)`` float32, gamma to the power of the number of steps used
     :param weights: ``(batch, 1)`` float32 importance-sampling weights, the largest is 1
     :param indices: ``(batch,)`` int64 rows, for :meth:`PrioritizedReplayBuffer.update_priorities`
-    :param generations: ``(batch,)`` int64, tells a row from what overwrites it later
-    :param prior: ``(batch,)`` bool, made by a prior agent
-    :param ages: ``(batch,)`` int64 transitions committed since
+    :param generations: ``(batch,)`` int64, distinguish a row from what overwrites it later
+    :param prior: ``(batch,)`` bool, whether a prior agent made the transition
+    :param ages: ``(batch,)`` int64 number of transitions stored since
     """
 
     observations: th.Tensor | TensorDict
@@ -40,17 +40,21 @@ class PrioritizedReplaySamples(NamedTuple):
 
     def to(self, device: th.device) -> "PrioritizedReplaySamples":
         """
+        Move the samples to a device.
+
         :param device: PyTorch device
         :return: the samples on that device
         """
-        # To ask every field where it is takes as long as the return.
+        # Checking the device of every field takes too long.
         if self.rewards.device == device or (self.rewards.is_cpu and device.type == "cpu"):
             return self
         return self.holding(moved(tensor, device) for tensor in self.tensors())
 
     def tensors(self) -> list[th.Tensor]:
         """
-        :return: all fields, those of a dict one by one
+        List the tensors.
+
+        :return: all fields; a dict's tensors one by one
         """
         tensors: list[th.Tensor] = []
         for field in self:
@@ -59,7 +63,9 @@ class PrioritizedReplaySamples(NamedTuple):
 
     def holding(self, tensors: Iterable[th.Tensor]) -> "PrioritizedReplaySamples":
         """
-        :param tensors: others, in the order of :meth:`tensors`
+        Replace the tensors.
+
+        :param tensors: new tensors, in the order of :meth:`tensors`
         :return: samples that hold them
         """
         rest = iter(tensors)

@@ -1,4 +1,4 @@
-"""Frame stacks of consecutive rows, and what is done to each frame of a stack."""
+"""Frame stacks: built from consecutive rows, and changed frame by frame."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,11 @@ from sb3_ca2e.replay.block import ObservationColumn
 
 def stacked(frames: np.ndarray, ages: np.ndarray, column: ObservationColumn) -> np.ndarray:
     """
-    The observations of consecutive rows: older frames first, zeros before an episode's first.
+    Build the observations of consecutive rows: older frames first, zeros for frames before the episode's start.
 
-    :param frames: ``(n_stack - 1 + n_rows, *frame_shape)`` frames of the rows and those before
-    :param ages: ``(n_rows,)`` frames of the episode that precede each row
-    :param column: how they are stacked
+    :param frames: ``(n_stack - 1 + n_rows, *frame_shape)`` frames of the rows, preceded by the lead frames
+    :param ages: ``(n_rows,)`` number of frames of the episode that precede each row
+    :param column: how frames are stacked
     :return: ``(n_rows, *shape)``
     """
     lead, n_rows = column.n_stack - 1, len(ages)
@@ -27,12 +27,12 @@ def each_frame(
     change: Callable[[np.ndarray], np.ndarray], observations: np.ndarray, ages: np.ndarray, column: ObservationColumn
 ) -> np.ndarray:
     """
-    Change the frames of stacks one by one; what stands for frames before an episode's first stays zero.
+    Change the frames of stacks one by one; zeros for frames before the episode's start stay zero.
 
     :param change: takes and returns ``(batch, *frame_shape)``
     :param observations: ``(batch, *shape)``
-    :param ages: ``(batch,)`` frames of the episode that precede each observation
-    :param column: how they are stacked
+    :param ages: ``(batch,)`` number of frames of the episode that precede each observation
+    :param column: how frames are stacked
     :return: ``(batch, *shape)``
     """
     if column.n_stack == 1:
@@ -44,6 +44,6 @@ def each_frame(
 
 
 def _known(frames: np.ndarray, ages: np.ndarray, back: int) -> np.ndarray:
-    """Frames so many steps back, zero where the episode had not begun."""
+    """Zero the frames, ``back`` steps before the observation, where the episode had not begun."""
     known = (ages >= back).reshape(-1, *[1] * (frames.ndim - 1))
     return np.where(known, frames, 0).astype(frames.dtype)

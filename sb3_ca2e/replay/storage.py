@@ -1,4 +1,4 @@
-"""First in, first out: segments of rows, each owned by one slot and freed as a whole."""
+"""First-in, first-out storage in segments of rows, each owned by one slot and freed as a whole."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,23 +8,22 @@ import numpy as np
 import torch as th
 
 from sb3_ca2e.replay.block import ENDED, PRIOR, TERMINATED, TRANSITION, TRUNCATED, Block, ObservationColumn, lead_frames
-from sb3_ca2e.replay.device_rows import DeviceRows
 from sb3_ca2e.replay.rows import Rows
 
-#: Data rows of a segment. Its lead and tail are the price of never reading a frame across segments.
+#: Data rows of a segment. A lead and a tail come on top, so that stacks never span two segments.
 SEGMENT_LENGTH = 256
 
 
 def rows_on(device: th.device | str) -> type[Rows]:
     """
-    Choose the backend of a memory.
+    Choose the backend for a device.
 
-    :param device: torch device
-    :return: the class of its rows
+    :param device: PyTorch device of the memory
+    :return: the class of the memory's rows
     """
     if th.device(device).type != "cpu":
-        return DeviceRows
-    # Processes without a replay memory, an actor's for instance, never import numba.
+        return Rows
+    # Processes without a replay memory, such as actors, never import numba.
     from sb3_ca2e.replay.host_rows import HostRows
 
     return HostRows
@@ -33,16 +32,16 @@ def rows_on(device: th.device | str) -> type[Rows]:
 @dataclass
 class Segment:
     """
-    What is known of a segment in use without asking the device.
+    What the CPU knows of a segment in use.
 
     :param slot: the slot that owns it
     :param start: its first data row
-    :param fill: rows written from there; one more than there are data rows if the tail holds the last
+    :param fill: number of rows written from there; one more than there are data rows if the tail holds the last
         frame of an episode
     :param last_flags: flags of the last row written
-    :param cut: what comes next continues nothing
-    :param n_transitions: rows that are transitions
-    :param n_prior: those of them that a prior agent made
+    :param cut: whether the slot's stream ended here
+    :param n_transitions: number of transitions
+    :param n_prior: number of transitions that a prior agent made
     """
 
     slot: int
@@ -56,19 +55,19 @@ class Segment:
 
 class SegmentStorage:
     """
-    Holds the newest transitions of all slots.
+    Stores the newest transitions of all slots.
 
-    A segment is made of the ``lead`` frames that its first stacks need, ``segment_length`` data rows, and
-    a tail row for the frame that comes after them. An episode's last frame takes a row, so that very
-    short episodes leave room for fewer than ``buffer_size`` transitions.
+    A segment consists of the ``lead`` frames that its first stacks need, ``segment_length`` data rows, and
+    a tail row for the frame after them. An episode's last frame takes a row, so with very short episodes the
+    storage holds fewer than ``buffer_size`` transitions.
 
-    :param buffer_size: number of transitions that is never exceeded
+    :param buffer_size: largest number of transitions
     :param columns: how observations are stored
-    :param action_dim: elements of an action
-    :param action_dtype: their dtype
-    :param segment_length: data rows of a segment
-    :param n_slots: expected number of slots; more are served with less room for each
-    :param device: torch device
+    :param action_dim: number of elements of an action
+    :param action_dtype: dtype of actions
+    :param segment_length: number of data rows of a segment
+    :param n_slots: expected number of slots; with more, each gets less room
+    :param device: PyTorch device
     """
 
     def __init__(
@@ -82,40 +81,34 @@ class SegmentStorage:
         device: th.device | str = "cpu",
     ):
         self.buffer_size = buffer_size
-        # A longer one would have to be freed before it is full, with all that there is.
+        # A longer segment would have to be freed before it is full, leaving nothing.
         self.segment_length = segment_length = min(segment_length, buffer_size)
         self.lead = lead_frames(columns)
         self.segment_rows = self.lead + segment_length + 1
-        # Every slot keeps a segment open, on top of those that are full.
+        # Every slot keeps a segment open, in addition to the full ones.
         n_segments = -(-buffer_size // segment_length) + n_slots
         self._row_arguments = (n_segments * self.segment_rows, columns, action_dim, action_dtype)
-        self.rows = rows_on(device).empty(self.segment_rows, *self._row_arguments, device)
+        self.rows = rows_on(device).empty(self.segment_rows, self._row_arguments, device)
         #: segments in use, oldest first
         self.segments: dict[int, Segment] = {}
         self._unused = list(range(n_segments))[::-1]
-        #: the segment that each slot wrote to last
+        #: the segment that each slot last wrote to
         self._newest: dict[int, int] = {}
         self.size = 0
         self.n_prior = 0
         self.n_committed = 0
-        #: largest priority written, as far as is known
+        #: largest priority written, as far as the device has reported it
         self.largest = 0.0
-        #: priorities that were not written as they were no finite numbers, as far as is known
+        #: number of invalid priorities that were not written, as far as the device has reported it
         self.n_refused = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes reserved."""
-        return self.rows.nbytes
 
     def to(self, device: th.device | str) -> None:
         """
-        Move everything.
+        Move the rows to a device.
 
-        :param device: torch device
+        :param device: PyTorch device
         """
         before, self.rows = self.rows, self.rows.on(device, rows_on(device))
-        self.rows.count(self.n_committed)
         self._note(*before.look_at_written())
 
     def generations_of(self, rows: th.Tensor) -> th.Tensor:
@@ -128,11 +121,11 @@ class SegmentStorage:
         return self.rows.generations_of(rows)
 
     def reprioritize(self, rows: th.Tensor, generations: th.Tensor, priorities: th.Tensor, alpha: float) -> None:
-        """See :meth:`Rows.reprioritize`; the tally is kept here."""
+        """Set priorities of sampled rows, see :meth:`Rows.reprioritize`."""
         self._note(*self.rows.reprioritize(rows, generations, priorities, alpha))
 
     def look_at_written(self) -> None:
-        """Look at the tally of the priorities written, as far as the device has come: nothing waits for it."""
+        """Update the tally of priorities with what the device has reported so far, without waiting for it."""
         self._note(*self.rows.look_at_written())
 
     def _note(self, largest: float, n_refused: int) -> None:
@@ -141,10 +134,10 @@ class SegmentStorage:
 
     def commit(self, block: Block, priorities: np.ndarray) -> None:
         """
-        Append the rows of a block to its slot's stream, and free the oldest segments where there are too many.
+        Append the rows of a block to its slot's stream, and free the oldest segments if there are too many transitions.
 
         :param block: the rows
-        :param priorities: ``(n_rows,)`` float64 that rows are sampled in proportion to, zero unless transitions
+        :param priorities: ``(n_rows,)`` float64 to sample rows in proportion to, zero for rows without a transition
         """
         self._check(block)
         row, n_rows = 0, len(block.flags)
@@ -155,7 +148,7 @@ class SegmentStorage:
                 segment_id = self._open(block, row)
             segment = self.segments[segment_id]
             if segment.fill == self.segment_length:
-                # The episode ended with the last data row: its last frame is in the tail already.
+                # The episode ended with the last data row, so its last frame is already in the tail.
                 segment.fill, segment.last_flags = segment.fill + 1, 0
                 row += 1
                 continue
@@ -165,10 +158,10 @@ class SegmentStorage:
             while self.size > self.buffer_size:
                 self._free_oldest()
         self.n_committed = n_committed
-        self.rows.count(n_committed)
+        self.rows.n_committed.fill_(n_committed)
 
     def _check(self, block: Block) -> None:
-        """Refuse a block that does not fit before anything of it is written."""
+        """Refuse a block of the wrong shape before any of it is written."""
         n_rows = len(block.flags)
         frames = {
             f"frames[{key!r}]": (block.frames[key], (self.lead + n_rows + 1, *column.frame_shape))
@@ -180,18 +173,18 @@ class SegmentStorage:
             if array.shape != shape:
                 raise ValueError(
                     f"A block of {n_rows} rows from slot {block.slot} has {name} of shape {array.shape}, "
-                    f"expected {shape}. The slot and the memory must be made for the same spaces and frame stack."
+                    f"expected {shape}. The slot and the memory must have the same spaces and frame stack."
                 )
 
     def _takes(self, segment: Segment, block: Block, row: int) -> bool:
-        """Whether a row of a block can go into the segment that its slot wrote to last."""
+        """Return whether a segment, the last one of the slot, can take a row of a block."""
         if segment.cut and block.ages[row] > 0:
-            return False  # its stack reaches back to frames that are not there
+            return False  # the row's stack needs frames that the segment lacks
         is_transition = bool(block.flags[row] & TRANSITION)
         return segment.fill < self.segment_length or (segment.fill == self.segment_length and not is_transition)
 
     def _open(self, block: Block, row: int) -> int:
-        """Begin a segment with the lead frames of a row of a block."""
+        """Open a segment with the lead frames of a row of a block."""
         if not self._unused:
             self._free_oldest()
         segment_id = self._unused.pop()
@@ -199,7 +192,7 @@ class SegmentStorage:
         lead = {f"frames.{key}": block.frames[key][row : row + self.lead] for key in self.rows.frames}
         self.rows.write(start - self.lead, lead)
         previous = self._newest.get(block.slot)
-        # A tail that is a row of its own ends what came before it, also where no flag of an end says so.
+        # A tail that holds an episode's last frame ends the chain of steps, even without a flag that marks an end.
         if previous is not None and self.segments[previous].fill <= self.segment_length:
             self._link(self.segments[previous], start)
         self.segments[segment_id] = Segment(block.slot, start)
@@ -207,11 +200,11 @@ class SegmentStorage:
         return segment_id
 
     def _link(self, segment: Segment, successor: int) -> None:
-        """Set the row of the step that follows the last data row of a segment."""
+        """Set the row of the step after the last data row of a segment."""
         self.rows.successors[segment.start + self.segment_length - 1] = successor
 
     def _write(self, segment: Segment, block: Block, part: slice, priorities: np.ndarray, n_committed: int) -> None:
-        """Write a part of a block behind what a segment holds, and provisionally the frame that comes next."""
+        """Write a part of a block after the rows of a segment, and provisionally the frame that follows it."""
         flags = block.flags[part]
         seen = slice(self.lead + part.start, self.lead + part.stop + 1)
         columns = {
@@ -224,9 +217,8 @@ class SegmentStorage:
         }
         frames = {f"frames.{key}": block.frames[key][seen] for key in self.rows.frames}
         self.rows.write(segment.start + segment.fill, frames | columns)
-        is_transition = flags & TRANSITION > 0
-        n_transitions = int(np.count_nonzero(is_transition))
-        n_prior = int(np.count_nonzero(is_transition & (flags & PRIOR > 0)))
+        n_transitions = int(np.count_nonzero(flags & TRANSITION))
+        n_prior = int(np.count_nonzero((flags & TRANSITION > 0) & (flags & PRIOR > 0)))
         segment.fill += len(flags)
         segment.last_flags = int(flags[-1])
         segment.cut = False
@@ -237,9 +229,9 @@ class SegmentStorage:
 
     def _free_oldest(self) -> None:
         """
-        Forget the oldest segment: its rows are no transitions any more, and nothing leads out of it.
+        Free the oldest segment: clear its flags and priorities, and the link to the segment after it.
 
-        Nothing leads into it, as its slot's older segments have been freed before.
+        No segment links to it, because the slot's older segments have been freed before.
         """
         segment_id = next(iter(self.segments))
         segment = self.segments.pop(segment_id)
@@ -256,7 +248,7 @@ class SegmentStorage:
 
     def end_stream(self, slot: int) -> None:
         """
-        Cut a slot's stream: its last transition, unless an episode ended with it, counts as truncated.
+        End a slot's stream. Its last transition counts as truncated unless an episode ended with it.
 
         :param slot: the slot, which may have written nothing
         """
@@ -269,35 +261,35 @@ class SegmentStorage:
             return
         if not segment.last_flags & ENDED:
             self.rows.flags[segment.start + segment.fill - 1] |= int(TRUNCATED)
-        # The frame after the last transition was provisional; it stays, as values are bootstrapped from it.
+        # The provisional frame after the last transition stays, because values are bootstrapped from it.
         segment.fill, segment.last_flags = segment.fill + 1, 0
 
     def end_streams(self) -> None:
-        """Cut the streams of all slots."""
+        """End the streams of all slots."""
         for slot in self._newest:
             self.end_stream(slot)
 
-    # Reading everything, which takes a time in proportion to it.
+    # Reading everything. The time needed is proportional to the number of transitions.
 
     def in_order(self) -> np.ndarray:
         """
-        List the transitions held.
+        List the stored transitions.
 
-        :return: ``(size,)`` int64 rows, in the order in which they were committed
+        :return: ``(size,)`` int64 rows, in the order in which they were stored
         """
         starts = np.array([segment.start for segment in self.segments.values()], np.int64)
         rows = (starts[:, None] + np.arange(self.segment_length)).ravel()
         rows = rows[self.rows.look_up("flags", rows) & TRANSITION > 0]
-        # Rows of the same block have the same number, and their segments were opened one after the other.
+        # Rows of the same block have the same number, and their segments were opened in order.
         order = self.rows.look_up("inserted_at", rows).argsort(kind="stable")
         return np.asarray(rows[order])
 
     def ends(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """
-        Look up where episodes end. One that breaks off, or whose stream was cut, counts as truncated, as in returns.
+        Look up where episodes end. As in returns, an episode that breaks off or whose stream ended counts as truncated.
 
-        :param rows: ``(n,)`` int64 of transitions
-        :return: ``(n,)`` bool, terminated with that step; ``(n,)`` bool, truncated with it
+        :param rows: ``(n,)`` int64 rows of transitions
+        :return: ``(n,)`` bool, whether the episode terminated with that step; ``(n,)`` bool, whether it was truncated
         """
         flags = self.rows.look_up("flags", rows)
         under_way = [
@@ -310,10 +302,12 @@ class SegmentStorage:
         terminated = flags & TERMINATED > 0
         return terminated, ~terminated & ((flags & TRUNCATED > 0) | ~goes_on)
 
-    # Saving: only segments in use, as the rest of the memory may never have been touched.
+    # Saving: only segments in use, because unused ones may never have been touched.
 
     def description(self) -> dict[str, Any]:
         """
+        Describe the storage for a file.
+
         :return: everything but the rows
         """
         state = {**self.__dict__, "generations": self.rows.generations.cpu()}
@@ -322,7 +316,9 @@ class SegmentStorage:
 
     def chunks(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """
-        :return: the segments in use: a first row, and what ``rows.write`` puts back from there
+        Read the segments in use.
+
+        :return: for each segment, the arguments of :meth:`Rows.write` that restore it
         """
         for segment in self.segments.values():
             start = segment.start - self.lead
@@ -331,14 +327,16 @@ class SegmentStorage:
     @classmethod
     def described(cls, description: dict[str, Any]) -> Self:
         """
-        :param description: what :meth:`description` gave
-        :return: a storage on the CPU, whose rows are to be written
+        Create a storage from its description.
+
+        :param description: what :meth:`description` returned
+        :return: a storage on the CPU, whose rows have yet to be written
         """
         storage = cls.__new__(cls)
         storage.__dict__.update(description)
-        storage.rows = rows_on("cpu").empty(storage.segment_rows, *storage._row_arguments, "cpu")
+        storage.rows = rows_on("cpu").empty(storage.segment_rows, storage._row_arguments, "cpu")
         storage.rows.generations.copy_(storage.__dict__.pop("generations"))
-        storage.rows.count(storage.n_committed)
+        storage.rows.n_committed.fill_(storage.n_committed)
         return storage
 
     def __getstate__(self) -> dict[str, Any]:

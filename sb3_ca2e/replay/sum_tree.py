@@ -1,12 +1,12 @@
-"""Proportional sampling: draws leaves with probabilities proportional to their values."""
+"""Proportional sampling: leaves are drawn with probabilities proportional to their values."""
 
 import numpy as np
 import torch as th
 
 from sb3_ca2e.common.transfers import copy_to, moved
 
-#: Leaves of a node. One cumulative sum over all nodes and one over the leaves of each drawn node take fewer operations
-#: on tensors than the levels of a binary tree: 1 M leaves have 8 k nodes.
+#: Leaves per node. One cumulative sum over all nodes and one over the leaves of each drawn node need fewer operations
+#: on tensors than the levels of a binary tree. One million leaves have 8,000 nodes.
 LEAVES_PER_NODE = 128
 
 
@@ -14,11 +14,10 @@ class SumTree:
     """
     Non-negative float64 leaves, and nodes that hold the sums of their leaves.
 
-    A changed node is recomputed from its leaves, never corrected by a difference, so that rounding
-    errors do not add up.
+    A changed node is recomputed from its leaves, never corrected by a difference, so rounding errors do not add up.
 
     :param capacity: number of leaves, all zero at first
-    :param device: torch device
+    :param device: PyTorch device
     """
 
     def __init__(self, capacity: int, device: th.device | str = "cpu"):
@@ -34,7 +33,7 @@ class SumTree:
 
     @property
     def nbytes(self) -> int:
-        """Bytes reserved."""
+        """Number of bytes reserved."""
         return self.nodes.nbytes + self.leaves.nbytes
 
     def __len__(self) -> int:
@@ -47,8 +46,8 @@ class SumTree:
         """
         Set consecutive leaves.
 
-        :param start: index of the first one
-        :param values: ``(n,)`` their values
+        :param start: index of the first leaf
+        :param values: ``(n,)`` values of the leaves
         """
         if len(values) == 0:
             return
@@ -60,20 +59,20 @@ class SumTree:
 
     def update(self, indices: th.Tensor, values: th.Tensor) -> None:
         """
-        Set any leaves. Where an index comes more than once the largest of its values counts: that is the
-        same on every device, which "the last one" is not.
+        Set any leaves. If an index is repeated, the largest of its values counts, which is the same on every device;
+        "the last one" would not be.
 
         :param indices: ``(n,)`` int64
         :param values: ``(n,)`` float64
         """
         if len(indices) == 0:
             return
-        check_priorities(*extremes(values))
+        check_priorities(*th.stack(th.aminmax(values)).tolist())  # read from their device at once
         self.write(indices, values)
 
     def write(self, indices: th.Tensor, values: th.Tensor) -> None:
         """
-        :meth:`update` without a look at the values, for which the CPU would have to wait.
+        Set any leaves like :meth:`update`, without checking the values, for which the CPU would have to wait.
 
         :param indices: ``(n,)`` int64
         :param values: ``(n,)`` float64, finite and not negative
@@ -84,11 +83,11 @@ class SumTree:
 
     def sample(self, batch_size: int, generator: th.Generator) -> th.Tensor:
         """
-        Draw leaves independently, each with the probability value / total.
+        Draw leaves independently, each with probability value / total.
 
         :param batch_size: number of draws
-        :param generator: random numbers; they are made where the generator is, so that a seed on the
-            CPU draws the same from a tree on any device
+        :param generator: source of random numbers, which are made on its device: a generator on the CPU draws the same
+            from a tree on any device
         :return: ``(batch_size,)`` int64 indices of leaves with positive values
         """
         draws = th.rand(batch_size, dtype=th.float64, generator=generator, device=generator.device)
@@ -96,9 +95,9 @@ class SumTree:
 
     def find(self, draws: th.Tensor) -> th.Tensor:
         """
-        Which leaves random numbers draw.
+        Find the leaves that random numbers draw.
 
-        :param draws: ``(batch,)`` float64 from 0 to 1, on the device of the tree
+        :param draws: ``(batch,)`` float64 from 0 to 1, on the tree's device
         :return: ``(batch,)`` int64 indices of leaves with positive values
         """
         sums = _cumulative(self.nodes)
@@ -115,51 +114,39 @@ def _cumulative(shares: th.Tensor) -> th.Tensor:
 
 def _raised_by_shares(sums: th.Tensor, shares: th.Tensor) -> th.Tensor:
     """
-    Take back what rounding did. A parallel scan rounds each sum in its own way, so that a sum may exceed the one
-    before it where the share is zero, or fall below it.
+    Undo the effect of rounding. A parallel scan rounds each sum differently, so a sum may exceed the previous one
+    where the share is zero, or be smaller.
 
     :param sums: ``(..., n_children)`` cumulative sums
     :param shares: ``(..., n_children)``
-    :return: ``(..., n_children)`` sums that never fall, and rise only where the share is positive
+    :return: ``(..., n_children)`` sums that never decrease, and increase only where the share is positive
     """
     return th.where(shares > 0, sums, 0.0).cummax(dim=-1).values
 
 
 def _children_at(sums: th.Tensor, values: th.Tensor) -> th.Tensor:
     """
-    Find the children within whose shares values fall.
+    Find the children whose shares contain values.
 
     :param sums: ``(..., n_children)`` cumulative sums of the children's shares
-    :param values: ``(..., n_values)`` from 0 to the last sum, or above it by rounding
+    :param values: ``(..., n_values)`` from 0 to the last sum, or above it due to rounding
     :return: ``(..., n_values)`` indices of children with positive shares
     """
-    # The first sum above a value, or the first one as large as the last, was raised by its child.
+    # A child with a positive share raised the first sum above a value, or the first sum as large as the last.
     children = th.searchsorted(sums, values, right=True)
     return th.minimum(children, th.searchsorted(sums, sums[..., -1:].contiguous()))
 
 
-def extremes(values: th.Tensor) -> tuple[float, float]:
+def check_priorities(low: float, high: float) -> None:
     """
-    The smallest and the largest of values, read from their device at once.
+    Refuse values that would corrupt the sums.
 
-    :param values: ``(n,)``, not empty
-    :return: both, NaN if there is one among the values
-    """
-    low, high = th.stack(th.aminmax(values)).tolist()
-    return low, high
-
-
-def check_priorities(low: float, high: float, origin: str = "the learner") -> None:
-    """
-    Refuse values that would poison the sums.
-
-    :param low: the smallest priority, NaN if there is one among them
-    :param high: the largest
-    :param origin: where they come from
-    :raises ValueError: unless they are finite and not negative
+    :param low: the smallest priority, or NaN if any is NaN
+    :param high: the largest priority
+    :raises ValueError: if a priority is negative or not finite
     """
     if not (low >= 0.0 and high < float("inf")):
         raise ValueError(
-            f"Priorities must be finite and not negative, {origin} gave values from {low} to {high}. "
-            "Look for NaN or infinity in the rewards, observations or network parameters they were computed from."
+            f"Priorities must be finite and not negative, but they range from {low} to {high}. "
+            "Check the rewards, observations and network parameters for NaN and infinity."
         )

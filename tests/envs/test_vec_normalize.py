@@ -454,7 +454,7 @@ def test_a_memory_of_other_stacks_is_refused_before_training_until_it_is_empty(t
     loaded.load_replay_buffer(tmp_path / "memory")
     model.set_env(DummyVecEnv([lambda: Monitor(Wide())] * 2))
     message = (
-        r"memory's 100 transitions hold stacks of 2 along axis 0, frames \(3,\) of float32, the environment gives "
+        r"memory's 100 transitions hold stacks of 2 along axis 0, frames \(3,\) of float32, the environment returns "
         r"frames \(6,\) of float32\. Stack frames as.*replay_buffer\.reset\(\)"
     )
     for each in (model, loaded):

@@ -61,6 +61,18 @@ def test_priorities_that_are_no_numbers_are_left_out_and_counted_with_the_next_b
 
 
 @pytest.mark.usefixtures("_tensors_alone")
+def test_what_a_device_has_not_reported_yet_is_known_once_the_memory_has_moved():
+    memory = filled_memory(columns_of(1)[0], 0, 0.1)
+    batch = memory.sample(2)
+    memory.update_priorities(batch.indices, batch.generations, th.tensor([77.0, np.nan]))
+    assert memory.n_refused_priorities == 0
+    memory.device = "cpu"
+    assert memory.n_refused_priorities == 1
+    memory.add_block(RecordedSlot(5, columns_of(1)[0], np.random.default_rng(0)).block(3, 0))
+    assert (memory.max_priority, memory.n_refused_priorities) == (77.0, 1)
+
+
+@pytest.mark.usefixtures("_tensors_alone")
 def test_the_largest_priority_is_known_with_the_next_block():
     columns = columns_of(1)[0]
     memory = filled_memory(columns, 0, 0.1)

@@ -10,7 +10,7 @@ import torch as th
 
 from sb3_ca2e.replay import kernels
 from sb3_ca2e.replay.binary_sum_tree import BinarySumTree
-from sb3_ca2e.replay.device_rows import DeviceRows
+from sb3_ca2e.replay.rows import Rows, Terms
 from sb3_ca2e.replay.sum_tree import SumTree
 from tests import inside
 from tests.replay import test_sum_tree
@@ -55,12 +55,12 @@ def test_batches_equal_those_of_tensors(which, n_stack):
     end_probability = [0.0, 0.05, 0.4][which % 3]
     memory = filled_memory(columns_of(n_stack)[which], 7 * n_stack + which, end_probability)
     indices, compiled = stored_rows(memory), inside.rows(memory)
-    tensors = compiled.on("cpu", DeviceRows)
-    tensors.count(inside.storage(memory).n_committed)
+    tensors = compiled.on("cpu", Rows)
     for n_steps in range(1, 6):
         for normalize in (None, lambda rewards: (np.clip(rewards / 3.7, -1.5, 1.5)).astype(np.float32)):
-            terms = indices, n_steps, 0.97, 0.4, normalize
-            (observed, got), (expected_rows, expected) = (rows.multi_steps(*terms) for rows in (compiled, tensors))
+            terms = Terms(n_steps, 0.97, 0.4, normalize)
+            observed, got = compiled.multi_steps(indices, terms)
+            expected_rows, expected = tensors.multi_steps(indices, terms)
             assert th.equal(observed, expected_rows)
             assert set(got) == set(expected)
             for name, value in expected.items():
@@ -114,7 +114,7 @@ def test_priorities_equal_those_of_tensors():
         memory.add_block(RecordedSlot(0, columns_of(1)[0], np.random.default_rng(i)).block(40, 1000 + 40 * i))
     new = memory.sample(100)
     both = copy.deepcopy(inside.storage(memory)), copy.deepcopy(inside.storage(memory))
-    both[1].rows = both[1].rows.on("cpu", DeviceRows)
+    both[1].rows = both[1].rows.on("cpu", Rows)
     priorities = th.rand(200, dtype=th.float64) * 10
     batch = th.cat([old.indices, new.indices]), th.cat([old.generations, new.generations]), priorities
     for storage in both:
@@ -133,9 +133,9 @@ def test_priorities_equal_those_of_tensors():
 @pytest.mark.parametrize("seed", range(14))
 def test_long_streams_without_the_kernels(seed, monkeypatch):
     """What runs on other devices, here on the CPU."""
-    monkeypatch.setattr("sb3_ca2e.replay.storage.rows_on", lambda device: DeviceRows)
+    monkeypatch.setattr("sb3_ca2e.replay.storage.rows_on", lambda device: Rows)
     streams = long_streams(seed)
-    assert isinstance(inside.rows(streams.memory), DeviceRows)
+    assert inside.rows(streams.memory).recordable
     assert streams.n_committed > 2 * streams.memory.buffer_size
 
 

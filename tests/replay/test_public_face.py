@@ -575,7 +575,7 @@ def test_stacks_are_put_together():
 @pytest.mark.parametrize(
     ("target", "error", "message"),
     [
-        (NStepReplayBuffer(50, VECTOR, NUMBERS, "cpu"), TypeError, "is a NStepReplayBuffer.*does not continue"),
+        (NStepReplayBuffer(50, VECTOR, NUMBERS, "cpu"), TypeError, "is a NStepReplayBuffer.*different actors"),
         (
             ReplayBuffer(50, VECTOR, NUMBERS, "cpu", optimize_memory_usage=True, handle_timeout_termination=False),
             ValueError,
