@@ -41,7 +41,7 @@ def our_tree(held: int, batch_size: int) -> Batch:
     import numpy as np
     import torch as th
 
-    from sb3_ca2e.replay.binary_sum_tree import BinarySumTree
+    from sb3_ca2e.replay.host_rows import BinarySumTree
 
     rng, generator = np.random.default_rng(0), th.Generator().manual_seed(0)
     tree, priorities = BinarySumTree(held), th.from_numpy(rng.random(batch_size))

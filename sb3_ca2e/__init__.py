@@ -2,7 +2,7 @@
 
 from sb3_ca2e.algorithms.ddpg import CA2EDDPG
 from sb3_ca2e.algorithms.dqn import CA2EDQN
-from sb3_ca2e.checkpoints.checkpoint import CA2ECheckpointCallback
+from sb3_ca2e.checkpoints.callback import CA2ECheckpointCallback
 from sb3_ca2e.envs.builder_vec_env import BuilderVecEnv
 from sb3_ca2e.envs.native.atari import make_atari_env
 from sb3_ca2e.envs.native.envpool import make_envpool_env

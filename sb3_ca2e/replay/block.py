@@ -216,3 +216,18 @@ class BlockLayout:
             views["ages"][: n_rows + 1],
             views["priorities"][:n_rows],
         )
+
+
+def check_priorities(low: float, high: float) -> None:
+    """
+    Refuse values that would corrupt the sums.
+
+    :param low: the smallest priority, or NaN if any is NaN
+    :param high: the largest priority
+    :raises ValueError: if a priority is negative or not finite
+    """
+    if not (low >= 0.0 and high < float("inf")):
+        raise ValueError(
+            f"Priorities must be finite and not negative, but they range from {low} to {high}. "
+            "Check the rewards, observations and network parameters for NaN and infinity."
+        )

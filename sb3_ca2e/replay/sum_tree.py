@@ -4,6 +4,7 @@ import numpy as np
 import torch as th
 
 from sb3_ca2e.common.transfers import copy_to, moved
+from sb3_ca2e.replay.block import check_priorities
 
 #: Leaves per node. One cumulative sum over all nodes and one over the leaves of each drawn node need fewer operations
 #: on tensors than the levels of a binary tree. One million leaves have 8,000 nodes.
@@ -135,18 +136,3 @@ def _children_at(sums: th.Tensor, values: th.Tensor) -> th.Tensor:
     # A child with a positive share raised the first sum above a value, or the first sum as large as the last.
     children = th.searchsorted(sums, values, right=True)
     return th.minimum(children, th.searchsorted(sums, sums[..., -1:].contiguous()))
-
-
-def check_priorities(low: float, high: float) -> None:
-    """
-    Refuse values that would corrupt the sums.
-
-    :param low: the smallest priority, or NaN if any is NaN
-    :param high: the largest priority
-    :raises ValueError: if a priority is negative or not finite
-    """
-    if not (low >= 0.0 and high < float("inf")):
-        raise ValueError(
-            f"Priorities must be finite and not negative, but they range from {low} to {high}. "
-            "Check the rewards, observations and network parameters for NaN and infinity."
-        )

@@ -9,7 +9,7 @@ import pytest
 import torch as th
 
 from sb3_ca2e.replay import kernels
-from sb3_ca2e.replay.binary_sum_tree import BinarySumTree
+from sb3_ca2e.replay.host_rows import BinarySumTree
 from sb3_ca2e.replay.rows import Rows, Terms
 from sb3_ca2e.replay.sum_tree import SumTree
 from tests import inside

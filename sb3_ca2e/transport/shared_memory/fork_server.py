@@ -17,12 +17,8 @@ import socket
 import sys
 import time
 import traceback
-from typing import TYPE_CHECKING
 
 from sb3_ca2e.transport.shared_memory.actor_main import run_actor
-
-if TYPE_CHECKING:
-    pass
 
 #: Niceness of actors: they yield to the learner on shared cores.
 NICENESS = 10
