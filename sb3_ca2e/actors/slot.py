@@ -9,7 +9,7 @@ import numpy as np
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.envs.slot_monitor import SlotMonitor
 from sb3_ca2e.envs.vector_slots import VecEnvSlot
-from sb3_ca2e.priors.agent import PriorAgent
+from sb3_ca2e.priors.loaded import LoadedPrior
 
 
 class Playing(enum.IntEnum):
@@ -53,7 +53,7 @@ class Slot:
         index: int,
         env: SlotMonitor | VecEnvSlot,
         exploration: Exploration,
-        prior: PriorAgent | None,
+        prior: LoadedPrior | None,
         seed: int,
         asked: Mapping[str, Any],
     ):

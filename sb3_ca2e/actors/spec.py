@@ -14,7 +14,7 @@ from sb3_ca2e.actors.heartbeat import Supervision
 from sb3_ca2e.actors.inference import ActorCore
 from sb3_ca2e.common.layers import copy_of
 from sb3_ca2e.envs.recipe import EnvRecipe
-from sb3_ca2e.priors.agent import PriorAgent
+from sb3_ca2e.priors.loaded import LoadedPrior
 from sb3_ca2e.replay.block import BlockLayout
 
 
@@ -53,7 +53,7 @@ class WorkerSpec:
     core: type[ActorCore]
     modules: dict[str, th.nn.Module]
     explorations: list[Exploration]
-    priors: list[PriorAgent | None]
+    priors: list[LoadedPrior | None]
     n_steps: int
     gamma: float
     block_size: int

@@ -21,7 +21,7 @@ from sb3_ca2e.actors.slot import Playing, Slot
 from sb3_ca2e.actors.spec import WorkerSpec
 from sb3_ca2e.envs.copies.generators import ProcessGenerators
 from sb3_ca2e.errors import NotFiniteError, UnrecoverableError
-from sb3_ca2e.priors.agent import PriorAgent
+from sb3_ca2e.priors.loaded import LoadedPrior
 from sb3_ca2e.replay.block import Frames, plain
 
 _NO_AGES = np.zeros(0, dtype=np.int64)
@@ -242,7 +242,7 @@ class Worker:
             playing = [Playing.of(slot.prior is not None, slot.age) for slot in self.slots]
             self._remote.expect(playing, self.observations.batch)
 
-    def _of_prior(self, prior: PriorAgent, slot: Slot, position: int) -> Any:
+    def _of_prior(self, prior: LoadedPrior, slot: Slot, position: int) -> Any:
         """Return the action of a prior agent, as the environment takes it."""
         if self._remote is not None:
             return self._remote.prior_action(position)

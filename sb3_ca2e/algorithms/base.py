@@ -20,6 +20,7 @@ from sb3_ca2e.learner.graphed_updates import launches
 from sb3_ca2e.learner.interrupts import DeferredSignals, Interrupts
 from sb3_ca2e.learner.update import Learner, tiny_numbers_are_zero
 from sb3_ca2e.priors.agent import PriorAgent, PriorSource
+from sb3_ca2e.priors.loaded import LoadedPrior
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 from sb3_ca2e.transport.shared_memory.parking import discard_parked, discarded_on_error
 
@@ -142,7 +143,7 @@ class CA2EMixin(Construction):
         self.retirement_state = retirement.state
         going_on = self._slots_going_on()
         prior_of = self._prior_slots()
-        priors: list[PriorAgent | None] = [None] * self.n_slots
+        priors: list[LoadedPrior | None] = [None] * self.n_slots
         for slot, index in prior_of.items():
             if not retirement.retired(index) or (going_on is not None and going_on.priors[slot]):
                 agent = PriorAgent.of(self.prior_agents[index])

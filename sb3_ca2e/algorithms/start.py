@@ -15,7 +15,7 @@ from sb3_ca2e.common.cpus import cpu_count
 from sb3_ca2e.envs.recipe import EnvRecipe
 from sb3_ca2e.learner.collector import Collector
 from sb3_ca2e.learner.statistics import Statistics
-from sb3_ca2e.priors.agent import PriorAgent
+from sb3_ca2e.priors.loaded import LoadedPrior
 from sb3_ca2e.priors.retirement import Retirement
 from sb3_ca2e.transport.in_process import SyncActors
 from sb3_ca2e.transport.pool import ActorPool
@@ -26,7 +26,7 @@ from sb3_ca2e.transport.shared_memory.pool import AsyncActors
 def build_collector(
     model: Construction,
     recipe: EnvRecipe,
-    priors: Sequence[PriorAgent | None],
+    priors: Sequence[LoadedPrior | None],
     prior_of: dict[int, int],
     retirement: Retirement,
     n_learns: int,
@@ -77,7 +77,7 @@ def build_collector(
 def _specs(
     model: Construction,
     recipe: EnvRecipe,
-    priors: Sequence[PriorAgent | None],
+    priors: Sequence[LoadedPrior | None],
     explorations: list[Exploration],
     statistics: Statistics | None,
     n_learns: int,

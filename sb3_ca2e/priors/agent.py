@@ -1,9 +1,8 @@
-"""A pretrained agent that acts in a prior slot (Algorithm 1.1)."""
+"""A reference to a pretrained agent that acts in a prior slot (Algorithm 1.1)."""
 
 import hashlib
 import pathlib
 import re
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -18,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, is_vecenv_wra
 
 from sb3_ca2e.common import copying
 from sb3_ca2e.envs.identity import EnvIdentity, identity_of_vec
+from sb3_ca2e.priors.loaded import LoadedPrior
 from sb3_ca2e.priors.preprocessing import Preprocessing, alike
 from sb3_ca2e.priors.recurrent import refuse_recurrent
 from sb3_ca2e.priors.trained_on import TrainedOn
@@ -46,6 +46,10 @@ class PriorAgent:
     :param sha256: SHA-256 of its zip in hexadecimal digits; any other file is refused. None accepts any file
     """
 
+    # Defaults of the class, because neither is saved.
+    _read: tuple[BasePolicy, TrainedOn] | None = None
+    _loaded: LoadedPrior | None = None
+
     def __init__(
         self,
         source: "str | pathlib.Path | BaseAlgorithm",
@@ -64,11 +68,6 @@ class PriorAgent:
         #: commit on the hub, recorded at the first load
         self.revision: str | None = None
         self.name = f"a {type(source).__name__} object" if isinstance(source, BaseAlgorithm) else str(source)
-        self._policy: BasePolicy | None = None
-        self._trained_on = TrainedOn()
-        self._preprocessing: Preprocessing | None = None
-        self._actions: spaces.Space | None = None
-        self._deterministic = True
         if sha256 is not None and re.fullmatch("[0-9a-fA-F]{64}", sha256) is None:
             raise ValueError(f"sha256 takes 64 hexadecimal digits, not {sha256!r}.")
         if mean_reward is not None and not isinstance(mean_reward, int | float | np.number):
@@ -116,22 +115,22 @@ class PriorAgent:
         :raises UntrustedAgentError: if its files can't be read without executing code
         """
         identity = identity or EnvIdentity()
-        if self._policy is None:
-            self._policy, self._trained_on = self._load(observation_space, action_space, identity.env_id)
-            self._policy.set_training_mode(False)
-        own = self._policy
+        if self._read is None:
+            self._read = self._load(observation_space, action_space, identity.env_id)
+            self._read[0].set_training_mode(False)
+        policy, trained_on = self._read
         try:
-            self._preprocessing = Preprocessing(self._trained_on, own.observation_space, observation_space, identity)
+            preprocessing = Preprocessing(trained_on, policy.observation_space, observation_space, identity)
         except ValueError as error:
             raise ValueError(f"The prior agent {self.name} {error}") from error
-        if not alike(own.action_space, action_space):
+        if not alike(policy.action_space, action_space):
             raise ValueError(
-                f"The prior agent {self.name} was trained on actions {own.action_space}, this environment's are "
+                f"The prior agent {self.name} was trained on actions {policy.action_space}, this environment's are "
                 f"{action_space}. Give an agent of an environment with these actions, or wrap the environment so that "
                 "they agree."
             )
-        self._deterministic = not is_image_space(observation_space)  # as the RL Zoo plays Atari
-        self._actions = action_space
+        deterministic = not is_image_space(observation_space)  # as the RL Zoo plays Atari
+        self._loaded = LoadedPrior(self.name, policy, preprocessing, action_space, deterministic)
         return self
 
     def check(
@@ -216,14 +215,7 @@ class PriorAgent:
         :param deterministic: None for the RL Zoo's choice: deterministic unless observations are images
         :return: ``(batch, ...)`` environment actions and the new state
         """
-        if self._policy is None or self._preprocessing is None:
-            raise RuntimeError(f"The prior agent {self.name} is not loaded; resolve() it first.")
-        chosen = self._deterministic if deterministic is None else deterministic
-        observation, state = self._preprocessing(observation, state, episode_start)
-        actions, _ = self._policy.predict(observation, deterministic=chosen)
-        if isinstance(self._actions, spaces.Box):
-            actions = np.clip(actions, self._actions.low, self._actions.high).astype(actions.dtype)
-        return actions, state
+        return self.for_actor().predict(observation, state, episode_start, deterministic)
 
     def evaluate(self, env: gym.Env | VecEnv, n_episodes: int = 10) -> tuple[float, float]:
         """
@@ -241,54 +233,34 @@ class PriorAgent:
                 "environment inside VecNormalize."
             )
         self.resolve(live.observation_space, live.action_space, identity_of_vec(live))
-        player: Any = _Undecided(self)
+        player: Any = _Undecided(self.for_actor())
         returns, _ = evaluate_policy(player, live, n_episodes, return_episode_rewards=True, warn=False)
         return float(np.mean(returns)), float(np.std(returns))
 
     def __getstate__(self) -> dict[str, Any]:
         """Exclude the policy: it is loaded again from the source. The weights of a model object are not saved."""
-        kept = {**self.__dict__, **dict.fromkeys(("_policy", "_preprocessing", "_actions")), "_trained_on": TrainedOn()}
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("_read", "_loaded")}
         return {**kept, "source": None} if isinstance(self.source, BaseAlgorithm) else kept
 
-    def for_actor(self) -> "PriorAgent":
+    def for_actor(self) -> LoadedPrior:
         """
-        Copy the agent with its policy, for an actor process.
+        Return what acts in a slot.
 
-        :return: a copy that is pickled with its policy
+        :return: the loaded agent, which is pickled with its policy
+        :raises RuntimeError: if :meth:`resolve` has not loaded it
         """
-        return _ActorPrior(self)
-
-    def on_device(self, device: th.device) -> "PriorAgent":
-        """
-        Copy the agent to a device.
-
-        :param device: PyTorch device
-        :return: a copy with its networks on the device
-        """
-        copied = _ActorPrior(self)
-        copied._policy = deepcopy(self._policy)
-        if copied._policy is not None:
-            copied._policy.to(device)
-        return copied
+        if self._loaded is None:
+            raise RuntimeError(f"The prior agent {self.name} is not loaded; resolve() it first.")
+        return self._loaded
 
     def __repr__(self) -> str:
         return f"PriorAgent({self.name!r}, mean_reward={self.mean_reward})"
 
 
-class _ActorPrior(PriorAgent):
-    """A resolved prior agent for an actor."""
-
-    def __init__(self, agent: PriorAgent):
-        self.__dict__.update(agent.__dict__, source=None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__
-
-
 class _Undecided:
     """Ignores the determinism chosen by ``evaluate_policy``; the agent decides."""
 
-    def __init__(self, agent: PriorAgent):
+    def __init__(self, agent: LoadedPrior):
         self.agent = agent
 
     def predict(
