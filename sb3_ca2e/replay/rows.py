@@ -74,8 +74,8 @@ class Rows:
         self.priorities = self._empty_tree()
         #: largest priority written, and number of invalid ones
         self.tally = th.zeros(2, dtype=th.float64, device=self.device)
-        #: the tally's copy in CPU memory, to which a GPU writes asynchronously
         pin = self.device.type == "cuda"
+        #: the tally's copy in CPU memory, to which a GPU writes asynchronously
         self.written = th.zeros(2, dtype=th.float64, device="cpu" if pin else self.device, pin_memory=pin)
         self._n_refused_known = 0
 

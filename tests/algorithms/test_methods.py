@@ -170,7 +170,7 @@ def test_another_kind_of_memory_is_refused(tmp_path):
         model.load_replay_buffer(tmp_path / "memory")
     other = sb3.DQN("MlpPolicy", "CartPole-v1", device="cpu").learn(60)
     other.save_replay_buffer(tmp_path / "other")
-    with pytest.raises(ValueError, match=r"other\. The buffer is made for observations of Box"):
+    with pytest.raises(ValueError, match=r"other\. The buffer has observations of Box"):
         model.load_replay_buffer(tmp_path / "other")
     assert model.replay_buffer is kept
 
