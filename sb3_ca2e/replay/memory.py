@@ -127,8 +127,9 @@ class PrioritizedReplayBuffer(PublicFace):
         layout = (self._columns, self.action_dim, self.action_dtype, self.segment_length)
         n_slots = max(self.n_slots, self.n_envs)
         # The size of one segment gives the size of all.
-        n_segments = -(-self.capacity // self.segment_length) + n_slots
-        device = self._place(n_segments * SegmentStorage(1, *layout, n_slots=0).rows.nbytes)
+        length = min(self.segment_length, self.capacity)
+        n_segments = -(-self.capacity // length) + n_slots
+        device = self._place(n_segments * SegmentStorage(length, *layout, n_slots=0).rows.nbytes)
         return SegmentStorage(self.capacity, *layout, n_slots, device)
 
     def set_random_seed(self, seed: int) -> None:

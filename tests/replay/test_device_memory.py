@@ -5,8 +5,11 @@ import pickle
 import numpy as np
 import pytest
 import torch as th
+from gymnasium.spaces import Box, Discrete
 
 from sb3_ca2e.learner.graphed_updates import FusedUpdates
+from sb3_ca2e.replay import PrioritizedReplayBuffer
+from sb3_ca2e.replay.block import observation_columns
 from sb3_ca2e.replay.prefetch import Prefetch
 from tests import inside
 from tests.replay.recorded_slot import RecordedSlot
@@ -106,3 +109,16 @@ def test_one_batch_is_kept_ahead():
     prefetch.prepare()
     assert prefetch.take(9, draw) == drawn[5]
     assert len(drawn) == 6
+
+
+@pytest.mark.parametrize("capacity", [100, 5000])
+def test_whether_a_memory_fits_on_a_device_is_asked_of_its_size(capacity, monkeypatch):
+    """An estimate that was a hundredth of it put memories on GPUs that could not hold them."""
+    asked = []
+    monkeypatch.setattr(PrioritizedReplayBuffer, "_place", lambda self, nbytes: asked.append(nbytes) or self.device)
+    memory = PrioritizedReplayBuffer(
+        capacity, Box(0, 255, (1, 20, 20), np.uint8), Discrete(2), device="cpu", n_envs=2, storage_device="auto"
+    )
+    columns = observation_columns(memory.observation_space)
+    memory.add_block(RecordedSlot(0, columns, np.random.default_rng(0)).block(10, 0))
+    assert asked == [pytest.approx(memory.nbytes, rel=0.1)]
