@@ -18,7 +18,7 @@ from sb3_ca2e.checkpoints.saving import Saving
 from sb3_ca2e.common.misspelt import refuse_misspelt
 from sb3_ca2e.envs.copies.modules import modules_of, refuse_lost_modules
 from sb3_ca2e.envs.model_env import as_env, forget_asked, made
-from sb3_ca2e.envs.recipe import recipe_from
+from sb3_ca2e.envs.recipe import identity_from, recipe_from
 from sb3_ca2e.learner.interrupts import Interrupts
 from sb3_ca2e.learner.update import Learner
 from sb3_ca2e.priors.agent import PriorAgent, PriorSource
@@ -95,7 +95,7 @@ class Construction(Hooks, Saving):
     def _check_prior_agents(self, agents: list[PriorAgent]) -> None:
         """Refuse prior agents that ``learn`` could not load, as far as this is known without a network connection."""
         if agents and self.env is not None:
-            identity = recipe_from(self.env, copies=False).identity
+            identity = identity_from(self.env)
             for agent in agents:
                 agent.check(self.observation_space, self.action_space, identity)
 

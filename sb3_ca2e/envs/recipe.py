@@ -160,14 +160,17 @@ def copies_of(base: Base, here: bool) -> tuple[tuple[Builder, ...], tuple[bytes,
     return tuple(env_builder(env, here) for env in base.envs), patches.patches_of(patches.kinds_of(base.envs))
 
 
-def identity_of_base(base: Base) -> EnvIdentity:
+def identity_from(env: VecEnv) -> EnvIdentity:
     """
-    Return the identity of an environment without its wrappers.
+    Return the identity of the user's (vectorized) environment.
 
-    :param base: a vectorized environment without its wrappers
+    :param env: the model's environment, as SB3 wrapped it
     :return: identity of the first of its environments
     """
-    return fetched(base, 0)[1] if isinstance(base, SubprocVecEnv) else identity_of_vec(base)
+    base, _ = _unwrap(env)
+    if isinstance(base, SubprocVecEnv):
+        return fetched(base, 0)[1]
+    return base.identity if isinstance(base, BuilderVecEnv) and base.makes_new else identity_of_vec(base)
 
 
 def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool = False) -> EnvRecipe:
@@ -233,7 +236,7 @@ def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool 
         for each in base.envs:
             _refuse_running_statistics(each)
     builders, changed = copies_of(base, here) if copies and not own else ((), ())
-    identity = base.identity if isinstance(base, BuilderVecEnv) and base.makes_new else identity_of_base(base)
+    identity = identity_from(base) if copies else EnvIdentity()  # a worker pickles its environment to tell it
     native = isinstance(base, NativeVecEnv)
     return EnvRecipe(
         builders,
