@@ -194,7 +194,7 @@ class InferenceServer:
         actions, outputs = (th.from_numpy(self._views[f"rated/{name}"][rows]) for name in ("actions", "outputs"))
         observations = self._on_device("rated/observations", rows) if self.layout.rates_observations else None
         with self._lock:
-            steps = steps_of(observations, actions.to(self.device), outputs.to(self.device))
+            steps = GivenSteps(observations, actions.to(self.device), outputs.to(self.device))
             rated = self._core.evaluate(self._modules, steps)
         for name, values in zip(("q_taken", "values"), rated, strict=True):
             self._views[f"rated/{name}"][rows] = values.cpu().numpy()
@@ -230,8 +230,7 @@ def layout_for(specs: Sequence[WorkerSpec], modules: dict[str, th.nn.Module], de
         observations = zeros(seen, sum(n_slots), device)
         actions, outputs = first.core.act(modules, observations)
         stored_actions = th.from_numpy(np.zeros((len(outputs), *stored.shape), stored.dtype)).to(device)
-        steps = _Watched([], [], {}, None, stored_actions, outputs)
-        steps.given = observations
+        steps = GivenSteps(observations, stored_actions, outputs)
         first.core.evaluate(modules, steps)
     shape = recipe.action_space.shape
     assert shape is not None
@@ -244,7 +243,7 @@ def layout_for(specs: Sequence[WorkerSpec], modules: dict[str, th.nn.Module], de
         stored_actions=stored,
         prior_actions=Part(shape, np.dtype(recipe.action_space.dtype)),
         raw=raw if normalized and any(prior is not None for spec in specs for prior in spec.priors) else {},
-        rates_observations=steps.watched,
+        rates_observations=steps.used,
     )
 
 
@@ -265,31 +264,24 @@ def _part_of(tensor: th.Tensor) -> Part:
     return Part(tuple(tensor.shape[1:]), tensor.cpu().numpy().dtype)
 
 
-def steps_of(observations: Any, actions: th.Tensor, outputs: th.Tensor) -> Steps:
+class GivenSteps(Steps):
     """
-    Return steps with given observations.
+    Steps whose observations are given, and that note whether they are used.
 
     :param observations: ``(rows, ...)`` network input, or None if it is not needed
     :param actions: ``(rows, action_dim)``
     :param outputs: ``(rows, ...)``
-    :return: the steps
     """
-    steps = Steps([], [], {}, None, actions, outputs)
-    steps.__dict__["observations"] = observations  # the cache of its cached property
-    return steps
 
-
-class _Watched(Steps):
-    """Steps that note whether their observations are used."""
-
-    given: Any = None
-    watched = False
+    def __init__(self, observations: Any, actions: th.Tensor, outputs: th.Tensor):
+        super().__init__([], [], {}, None, actions, outputs)
+        self._given, self.used = observations, False
 
     @property
     def observations(self) -> Any:
         """The given observations."""
-        self.watched = True
-        return self.given
+        self.used = True
+        return self._given
 
 
 def pays(specs: Sequence[WorkerSpec], device: th.device) -> bool:
