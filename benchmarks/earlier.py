@@ -47,7 +47,7 @@ def pairs(script: str, row: str, folders: dict[str, pathlib.Path], n_pairs: int,
         Side(
             commit,
             str(folder / "benchmarks" / f"{script}.py"),
-            *("--row", row, "--shorten", str(shorten), "--side", OURS),
+            *("--row", row, "--side", OURS, *(("--shorten", str(shorten)) if shorten > 1 else ())),
             variables={"PYTHONPATH": str(folder)},
         )
         for commit, folder in folders.items()
@@ -67,7 +67,9 @@ def main() -> None:
     parser.add_argument("--script", default="acting", help="name of the benchmark: acting")
     parser.add_argument("--row", action="append", required=True, help="of the script; may be given several times")
     parser.add_argument("--pairs", type=int, default=10, help="measurements of each commit")
-    parser.add_argument("--shorten", type=int, default=1, help="make each measurement so many times shorter")
+    parser.add_argument(
+        "--shorten", type=int, default=1, help="make each measurement so many times shorter, where the script can"
+    )
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS, help="where results go")
     args = parser.parse_args()
 
