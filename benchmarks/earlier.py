@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--row", action="append", required=True, help="of the script; may be given several times")
     parser.add_argument("--pairs", type=int, default=10, help="measurements of each commit")
     parser.add_argument(
-        "--shorten", type=int, default=1, help="make each measurement so many times shorter, where the script can"
+        "--shorten", type=int, default=1, help="make each measurement so many times shorter, if it can be"
     )
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS, help="where results go")
     args = parser.parse_args()
