@@ -12,7 +12,7 @@ class CA2EArguments(TypedDict, total=False):
     """
     What every algorithm takes: ``**ca2e: Unpack[CA2EArguments]``.
 
-    :param prior_agents: pretrained agents; each takes one slot until the learner has beaten it. A model, a path,
+    :param prior_agents: pretrained agents; each takes one slot until it retires (``prior_alpha``). A model, a path,
         ``"zoo:ppo"``, ``"hub:sb3/ppo-CartPole-v1"``, or a :class:`~sb3_ca2e.PriorAgent`
     :param n_actors: number of slots, priors included; None for ``env.num_envs`` if that is over 1, else 8
     :param n_processes: number of actor processes; None for one per CPU, and at most one per slot
@@ -73,12 +73,12 @@ def describe_constructor(algorithm: type) -> None:
     if last.annotation != Unpack[CA2EArguments]:
         return
     init.__signature__ = signature.replace(parameters=[*own, *PARAMETERS.values()])  # type: ignore[attr-defined]
-    doc = inspect.getdoc(algorithm) or ""
-    for source in (CA2EArguments, *algorithm.__mro__[1:]):
-        for name, text in _documented(source):
-            if f":param {name}:" not in doc and (name in PARAMETERS or name in signature.parameters):
-                doc = f"{doc}\n{text}"
-    algorithm.__doc__ = doc
+    texts: dict[str, str] = {}
+    for source in (algorithm, CA2EArguments, *algorithm.__mro__[1:]):
+        texts = dict(_documented(source)) | texts
+    summary, _, _ = (inspect.getdoc(algorithm) or "").partition("\n:param ")
+    described = [texts[name] for name in inspect.signature(init).parameters if name in texts]
+    algorithm.__doc__ = "\n".join([summary, *described])
 
 
 def _documented(source: type) -> list[tuple[str, str]]:

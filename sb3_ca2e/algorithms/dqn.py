@@ -24,7 +24,8 @@ class CA2EDQN(CA2EMixin, DQN):
     """
     Deep Q-Network with Compound Asynchronous Exploration and Exploitation.
 
-    Takes the arguments of :class:`stable_baselines3.DQN`, with the same meaning, followed by its own.
+    Takes the arguments of :class:`stable_baselines3.DQN`, with the same meaning, followed by its own. Several defaults
+    differ: 8 actors, 3-step returns, double Q-learning, prioritized sampling, the networks and the exploration.
 
     :param double_q: let the online network choose the action whose value the target network gives
     :param exploration_initial_eps: epsilon at the start: one number for all slots, a list with one per slot, or None

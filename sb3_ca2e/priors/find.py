@@ -105,7 +105,7 @@ class AgentFiles:
             if found := re.search(rf"(?<![a-z0-9])({'|'.join(ALGORITHMS)})(?![a-z0-9])", name):
                 return found[1]
         named = {"zoo": "write 'zoo:ppo'", "hub": "download it, and name its folder after it"}
-        way_out = named.get(kind, "name one of its folders after it, as the RL Zoo does")
+        way_out = named.get(kind, "name one of its folders after it, as the RL Zoo does, or pass the loaded model")
         raise ValueError(
             f"Can't tell from {str(source)!r} which algorithm the agent was trained with; {way_out}. "
             f"Algorithms: {', '.join(sorted(ALGORITHMS))}."
