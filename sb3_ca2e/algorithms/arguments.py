@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, TypedDict, Unpack, get_args, get_type_hints
+from typing import Annotated, Any, TypedDict, Unpack, get_args, get_origin, get_type_hints
 
 from sb3_ca2e.priors.agent import PriorSource
 
@@ -69,16 +69,49 @@ def describe_constructor(algorithm: type) -> None:
     """
     init: Callable[..., None] = algorithm.__init__  # type: ignore[misc]
     signature = inspect.signature(init)
-    *own, last = signature.parameters.values()
-    if last.annotation != Unpack[CA2EArguments]:
+    parameters = list(signature.parameters.values())
+    if not parameters or not _takes_ca2e(parameters[-1].annotation):
         return
-    init.__signature__ = signature.replace(parameters=[*own, *PARAMETERS.values()])  # type: ignore[attr-defined]
+    added = [each for name, each in PARAMETERS.items() if name not in signature.parameters]
+    init.__signature__ = signature.replace(parameters=[*parameters[:-1], *added])  # type: ignore[attr-defined]
     texts: dict[str, str] = {}
     for source in (algorithm, CA2EArguments, *algorithm.__mro__[1:]):
         texts = dict(_documented(source)) | texts
     summary, _, _ = (inspect.getdoc(algorithm) or "").partition("\n:param ")
     described = [texts[name] for name in inspect.signature(init).parameters if name in texts]
     algorithm.__doc__ = "\n".join([summary, *described])
+
+
+def _takes_ca2e(annotation: Any) -> bool:
+    if isinstance(annotation, str):  # of a module with postponed annotations
+        return annotation.endswith("Unpack[CA2EArguments]")
+    origin: Any = get_origin(annotation)
+    return origin is Unpack and get_args(annotation) == (CA2EArguments,)
+
+
+def names_taken(algorithm: type, mixin: type) -> list[str]:
+    """
+    Collect the names of all arguments that a constructor takes or passes on.
+
+    :param algorithm: a class of an algorithm
+    :param mixin: the class in its bases that takes CA2E's arguments, and passes the rest on
+    :return: names, those of the outermost constructor first
+    """
+    names = dict[str, None]()
+    below = False
+    for base in algorithm.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
+            names |= dict.fromkeys(each.name for each in parameters if each.kind in _NAMED and each.name != "self")
+            if below and all(each.kind is not each.VAR_KEYWORD for each in parameters):
+                break
+        if base is mixin:
+            names |= dict.fromkeys(PARAMETERS)
+            below = True
+    return list(names)
+
+
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def _documented(source: type) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ca2e.actors.exploration import Exploration
-from sb3_ca2e.algorithms.arguments import PARAMETERS, CA2EArguments, describe_constructor
+from sb3_ca2e.algorithms.arguments import PARAMETERS, CA2EArguments, describe_constructor, names_taken
 from sb3_ca2e.algorithms.checks import as_list, check, check_env_type, check_kind, check_observations, check_space
 from sb3_ca2e.algorithms.hooks import Hooks
 from sb3_ca2e.checkpoints.saving import Saving
@@ -40,7 +40,9 @@ class Construction(Hooks, Saving):
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
             parameters = inspect.signature(cls.__init__).parameters.values()
-            cls.own_arguments |= {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+            cls.own_arguments |= {
+                each.name for each in parameters if each.kind is each.KEYWORD_ONLY
+            } - PARAMETERS.keys()
             describe_constructor(cls)
 
     def __init__(self, policy: Any, env: Any, *, _init_setup_model: bool = True, **given: Any):
@@ -53,8 +55,7 @@ class Construction(Hooks, Saving):
         :param given: arguments of SB3's algorithm, and :class:`~sb3_ca2e.algorithms.arguments.CA2EArguments`
         :raises TypeError: if an argument is none of these
         """
-        own, of_sb3 = (inspect.signature(each).parameters for each in (type(self), super().__init__))
-        refuse_misspelt(type(self).__name__, given, list(dict.fromkeys([*own, *of_sb3, *PARAMETERS])))
+        refuse_misspelt(type(self).__name__, given, names_taken(type(self), Construction))
         added: CA2EArguments = {name: given.pop(name, each.default) for name, each in PARAMETERS.items()}  # type: ignore[assignment]
         env = as_env(made(env, given.get("verbose", 0)))
         check_kind(env, type(self))

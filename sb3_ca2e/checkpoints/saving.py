@@ -121,7 +121,7 @@ class Saving(OffPolicyAlgorithm):
         refuse_unknown(cls, kwargs, saved)
         if "prior_agents" not in saved or (cls.own_arguments and cls.own_arguments.isdisjoint(saved)):
             raise ValueError(
-                f"{path} is not a {cls.__name__} but a model of another algorithm, with a policy from "
+                f"{path} is no {cls.__name__}, but a model of another algorithm, with a policy from "
                 f"{saved['policy_class']['__module__']}. Load it with the class that saved it; to learn from it, "
                 "pass it to a new model in prior_agents."
             )

@@ -4,6 +4,7 @@ import inspect
 import os
 import pathlib
 import pydoc
+from typing import Unpack
 
 import gymnasium as gym
 import numpy as np
@@ -18,6 +19,7 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 
 import sb3_ca2e
 from sb3_ca2e import CA2EDDPG, CA2EDQN, PriorAgent
+from sb3_ca2e.algorithms.arguments import CA2EArguments
 from tests.toy import SYNC, RandomWalk, ddpg, dqn
 
 
@@ -100,6 +102,47 @@ def test_an_algorithm_of_ones_own_takes_all_and_refuses_the_rest():
     assert (model.bonus, model.n_actors, model.learning_rate) == (2.0, 3, 1e-3)
     with pytest.raises(TypeError, match=r"Own takes no argument 'n_actor'. Did you mean 'n_actors'"):
         Own("MlpPolicy", "CartPole-v1", n_actor=3)
+    with pytest.raises(TypeError, match=r"Own takes no argument 'zzz'. It takes bonus, policy, env, learning_rate"):
+        Own("MlpPolicy", "CartPole-v1", zzz=3)
+
+
+def test_an_algorithm_may_have_a_base_of_sb3_that_passes_arguments_on():
+    class Base(sb3.DQN):
+        def __init__(self, policy, env, **kwargs):
+            super().__init__(policy, env, **kwargs)
+
+    class Own(CA2EDQN, Base):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+
+    assert Own("MlpPolicy", "CartPole-v1", learning_rate=1e-3).learning_rate == 1e-3
+    with pytest.raises(TypeError, match=r"CA2EDDPG takes no argument 'policy_delay'. It is one of TD3."):
+        CA2EDDPG("MlpPolicy", "Pendulum-v1", policy_delay=2)
+
+
+def test_an_algorithm_may_have_another_default_for_an_argument_of_the_mixin():
+    class Own(CA2EDQN):
+        def __init__(self, policy, env, n_actors: int = 3, **ca2e: Unpack[CA2EArguments]):
+            super().__init__(policy, env, n_actors=n_actors, **ca2e)
+
+    class Postponed(CA2EDQN):
+        def __init__(self, policy, env, **ca2e: "Unpack[CA2EArguments]"):
+            super().__init__(policy, env, **ca2e)
+
+    assert Own("MlpPolicy", "CartPole-v1").n_actors == inspect.signature(Own).parameters["n_actors"].default == 3
+    assert inspect.signature(Postponed).parameters["n_actors"].default is None
+
+
+def test_a_model_is_loaded_by_a_class_of_ones_own_but_not_by_another_algorithms(tmp_path):
+    class Own(CA2EDQN):
+        def __init__(self, *args, bonus=1.0, **kwargs):
+            super().__init__(*args, **kwargs)
+
+    CA2EDQN("MlpPolicy", "CartPole-v1", n_actors=3).save(tmp_path / "dqn")
+    CA2EDDPG("MlpPolicy", "Pendulum-v1").save(tmp_path / "ddpg")
+    assert Own.load(tmp_path / "dqn").n_actors == 3
+    with pytest.raises(ValueError, match="is no Own, but a model of another algorithm"):
+        Own.load(tmp_path / "ddpg")
 
 
 def test_sb3s_own_policies_and_architectures_are_taken():

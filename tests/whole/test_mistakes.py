@@ -145,8 +145,8 @@ def test_files_that_are_no_model_of_ours_are_refused(tmp_path):
         ("missing_dqn", FileNotFoundError, r"There is no model at .*missing_dqn.*model\.save"),
         ("half_dqn", ValueError, r"half_dqn is not a zip, or only a part.*model\.save"),
         ("other_dqn", ValueError, r"not a Stable-Baselines3 model.*model\.save"),
-        ("ppo", ValueError, "not a CA2EDQN but a model of another algorithm.*prior_agents"),
-        ("ca2e_ddpg", ValueError, "not a CA2EDQN but a model of another algorithm.*Load it with the class"),
+        ("ppo", ValueError, "is no CA2EDQN, but a model of another algorithm.*prior_agents"),
+        ("ca2e_ddpg", ValueError, "is no CA2EDQN, but a model of another algorithm.*Load it with the class"),
     ]:
         with pytest.raises(error, match=message):
             CA2EDQN.load(tmp_path / name)
