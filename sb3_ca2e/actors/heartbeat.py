@@ -31,8 +31,8 @@ class Supervision:
         environment is created or reset; None disables the timeout
     """
 
-    restarts: int = 10
-    timeout: float | None = 60.0
+    restarts: int
+    timeout: float | None
 
     def limit(self, phase: Phase) -> float:
         """
@@ -61,7 +61,7 @@ class Heartbeat:
     def __init__(self, memory: np.ndarray):
         #: a memoryview: faster to write than a NumPy array
         self._words: Any = memory[: self.SIZE].view(np.float64).data
-        self._supervision = Supervision(timeout=None)
+        self._supervision = Supervision(restarts=0, timeout=None)
         self._last, self._limit = 0.0, float("inf")
         #: whether the actor was silent for too long since this was set to False
         self.late = False

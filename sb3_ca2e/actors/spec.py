@@ -58,11 +58,11 @@ class WorkerSpec:
     gamma: float
     block_size: int
     update_interval: int
+    supervision: Supervision
     warmup: int = 0
     n_learns: int = 0
     info_keys: tuple[str, ...] = ()
     statistics: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
-    supervision: Supervision = field(default_factory=Supervision)
     life: int = 0
     asked: list[dict[str, Any]] = field(default_factory=list)
 

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_ca2e.actors.flat_parameters import FlatParameters
+from sb3_ca2e.actors.heartbeat import Supervision
 from sb3_ca2e.actors.spec import WorkerSpec
 from sb3_ca2e.actors.worker import Worker
 from sb3_ca2e.envs.recipe import recipe_from
@@ -103,6 +104,7 @@ def make_spec(model: BaseAlgorithm, **changes: Any) -> WorkerSpec:
         "gamma": model.gamma,
         "block_size": 10,
         "update_interval": 10,
+        "supervision": Supervision(restarts=10, timeout=60.0),
         "statistics": published_statistics(model),
     }
     fields |= changes

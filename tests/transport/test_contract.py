@@ -40,7 +40,7 @@ class World:
         self.model = CA2EDQN("MlpPolicy", envs, n_actors=2, policy_kwargs={"net_arch": [8]}, device="cpu", **exploring)
         self.model.env.env_fns = [env_fn] * 2
         spec = make_spec(self.model, block_size=BLOCK, priors=[None, prior], update_interval=BLOCK)
-        self.pool: ActorPool = TRANSPORTS[transport](replace(spec, supervision=Supervision(restarts=0)))
+        self.pool: ActorPool = TRANSPORTS[transport](replace(spec, supervision=Supervision(restarts=0, timeout=60.0)))
 
     def publish(self) -> None:
         self.pool.publish(FlatParameters(self.model.published_modules()).get())

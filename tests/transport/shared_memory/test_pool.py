@@ -26,7 +26,7 @@ from tests.marked_processes import open_files, shared_memory
 
 pytestmark = pytest.mark.usefixtures("_patient")
 BLOCK = 5
-ONCE = Supervision(restarts=0)
+ONCE = Supervision(restarts=0, timeout=60.0)
 
 
 class Watched(RecordingEnv):

@@ -180,7 +180,7 @@ class RaisesAfter(RecordingEnv):
 
 
 def test_an_actor_that_hands_something_over_each_time_may_fail_more_often_in_a_row():
-    n_lives, supervision = IN_VAIN + 3, Supervision(restarts=IN_VAIN + 2)
+    n_lives, supervision = IN_VAIN + 3, Supervision(restarts=IN_VAIN + 2, timeout=60.0)
     pool, n_blocks = AsyncActors(specs_of([lambda: RaisesAfter(BLOCK)], 1, supervision=supervision)), 0
     try:
         for life in range(n_lives - 1):
@@ -195,7 +195,7 @@ def test_an_actor_that_hands_something_over_each_time_may_fail_more_often_in_a_r
 
 
 def test_an_actor_that_raises_again_and_again_before_it_has_done_anything_is_given_up_early():
-    pool = AsyncActors(specs_of([lambda: RaisesAfter(0)], 1, supervision=Supervision(restarts=10)))
+    pool = AsyncActors(specs_of([lambda: RaisesAfter(0)], 1, supervision=Supervision(restarts=10, timeout=60.0)))
     try:
         with pytest.warns(ActorWarning, match="the simulator is gone"):
             error = run_until_it_fails(pool)
@@ -212,7 +212,7 @@ class OtherShapes(RecordingEnv):
 
 
 def test_an_actor_that_would_only_fail_again_is_not_replaced():
-    pool = AsyncActors(specs_of([OtherShapes], 1, supervision=Supervision(restarts=10)))
+    pool = AsyncActors(specs_of([OtherShapes], 1, supervision=Supervision(restarts=10, timeout=60.0)))
     try:
         error = run_until_it_fails(pool)
         assert pool.restarts == {}
