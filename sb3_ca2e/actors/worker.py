@@ -57,8 +57,8 @@ class Worker:
         self._policy = remote or Inference(spec.core, spec.modules, len(spec.slots), trace_after)
         self._batch = None if self.normalizer is not None else self._seen(self.observations.batch, _NO_AGES)
         self._scale = ActionScale(spec.recipe.action_space)
-        self._recorder = LocalBuffer(self.observations, spec.layout, len(spec.slots))
-        self._refusals = InvalidSteps(len(spec.slots))
+        self._local_buffer = LocalBuffer(self.observations, spec.layout, len(spec.slots))
+        self._invalid_steps = InvalidSteps(len(spec.slots))
         self._broken: dict[int, str] = {}
         self._current: tuple[np.ndarray, np.ndarray] | None = None  # network results for the current observations
 
@@ -111,16 +111,16 @@ class Worker:
         self._environments = self._inference = 0.0
         self._refresh()
         with_prior = [slot.prior is not None for slot in self.slots]
-        self._recorder.begin(self.port.views(self.sequence), self._ages(), with_prior)
+        self._local_buffer.begin(self.port.views(self.sequence), self._ages(), with_prior)
         handover = Handover(self.spec.process, self.sequence, version=self.version, begins=self.sequence == 0)
         self._explorer.begin_block(self.port.progress, -(-self.spec.warmup // self.spec.n_slots) - self.steps)
         for t in range(self.spec.block_size):
             if self.port.stopped:
                 break
             self._step(t, handover)
-        self.steps += self._recorder.n_steps
+        self.steps += self._local_buffer.n_steps
         handover.n_rows = self._close()
-        handover.refused, self._refusals.of_block = self._refusals.of_block, {}
+        handover.refused, self._invalid_steps.of_block = self._invalid_steps.of_block, {}
         handover.broken, self._broken = self._broken, {}
         self.collecting = -1
         handover.late = self.pulse.late
@@ -175,15 +175,15 @@ class Worker:
                 rewards.append(0.0)
                 self._refuse(position, info, error, of_action=position in unsound)
                 continue
-            self._refusals.accepted(position)
+            self._invalid_steps.accepted(position)
             slot.age += 1
-            made = t - self._recorder.n_refused[position]
+            made = t - self._local_buffer.n_refused[position]
             if terminated or truncated:
                 self._episode_end(made, position, info, bool(terminated), handover)
             elif info_keys and (kept := {key: info[key] for key in info_keys if key in info}):
                 handover.infos[made, position] = copy.deepcopy(kept)  # environments may modify it later, as with SB3
         self.collecting = -1
-        self._recorder.step(stored, outputs, rewards, self._ages())
+        self._local_buffer.step(stored, outputs, rewards, self._ages())
         self._tell_who_plays()
 
     def _let_priors_act(self, stored: np.ndarray, actions: list[Any]) -> dict[int, str]:
@@ -215,10 +215,10 @@ class Worker:
         """
         if self.spec.recipe.raises_on_nan:
             raise UnrecoverableError(f"{error} VecCheckNan was given raise_exception=True.") from error
-        self._refusals.refused(position, error)
-        self._recorder.refuse(position)
+        self._invalid_steps.refused(position, error)
+        self._local_buffer.refuse(position)
         had_prior = self.slots[position].prior is not None
-        gives_up = of_action and had_prior and self._refusals.in_a_row[position] >= PRIOR_FAILURES
+        gives_up = of_action and had_prior and self._invalid_steps.in_a_row[position] >= PRIOR_FAILURES
         if gives_up:
             self._broken[position] = str(error)
         self._next_episode(position, game_over="episode" in info, prior_broken=gives_up)
@@ -231,7 +231,7 @@ class Worker:
                 self.observations.reset(position, slot.raw)
                 return
             except NotFiniteError as error:
-                self._refusals.refused(position, error)
+                self._invalid_steps.refused(position, error)
                 slot.raw, _ = slot.env.reset()
 
     def _tell_who_plays(self) -> None:
@@ -254,7 +254,7 @@ class Worker:
 
     def _episode_end(self, t: int, position: int, info: dict, terminated: bool, handover: Handover) -> None:
         slot = self.slots[position]
-        self._recorder.end_episode(position, terminated, slot.age)
+        self._local_buffer.end_episode(position, terminated, slot.age)
         kept = {key: info[key] for key in ("episode", "is_success", *self.spec.info_keys) if key in info}
         handover.infos[t, position] = {**copy.deepcopy(kept), "TimeLimit.truncated": not terminated}
         game = info.get("episode")
@@ -272,7 +272,7 @@ class Worker:
         self._environments += time.perf_counter() - started
         self._explorer.set_greedy(position, slot.greedy or slot.prior is not None)
         if had_prior and slot.prior is None:
-            self._recorder.prior_retired(position)
+            self._local_buffer.prior_retired(position)
 
     @th.inference_mode()
     def _close(self) -> list[int]:
@@ -283,7 +283,7 @@ class Worker:
         """
         self._current = self._act()
         last_outputs = self._current[1]
-        blocks = self._recorder.close(last_outputs, self._end_outputs(last_outputs))
+        blocks = self._local_buffer.close(last_outputs, self._end_outputs(last_outputs))
         started = time.perf_counter()
         steps = blocks.steps(self.spec.recipe.columns, self.normalizer)
         q_taken, values = self._policy.evaluate(steps)
@@ -312,7 +312,7 @@ class Worker:
 
     def _end_outputs(self, like: np.ndarray) -> np.ndarray:
         """Return network outputs for the last observations of episodes, on which no step was taken."""
-        endings = self._recorder.endings
+        endings = self._local_buffer.endings
         if not endings:
             return like[:0]
         started = time.perf_counter()
