@@ -111,15 +111,6 @@ class SegmentStorage:
         before, self.rows = self.rows, self.rows.on(device, rows_on(device))
         self._note(*before.look_at_written())
 
-    def generations_of(self, rows: th.Tensor) -> th.Tensor:
-        """
-        Look up how often the segments of rows have been freed.
-
-        :param rows: ``(batch,)`` int64
-        :return: ``(batch,)`` int64
-        """
-        return self.rows.generations_of(rows)
-
     def reprioritize(self, rows: th.Tensor, generations: th.Tensor, priorities: th.Tensor, alpha: float) -> None:
         """Set priorities of sampled rows, see :meth:`Rows.reprioritize`."""
         self._note(*self.rows.reprioritize(rows, generations, priorities, alpha))

@@ -47,14 +47,14 @@ def test_priorities_that_are_no_numbers_are_left_out_and_counted_with_the_next_b
     memory = filled_memory(columns, 0, 0.1)
     rows = th.unique(memory.sample(64).indices)[:3]
     before = inside.rows(memory).priorities[rows].clone()
-    memory.update_priorities(rows, inside.storage(memory).generations_of(rows), th.tensor([4.0, bad, 9.0]))
+    memory.update_priorities(rows, inside.rows(memory).generations_of(rows), th.tensor([4.0, bad, 9.0]))
     after = inside.rows(memory).priorities[rows]
     np.testing.assert_allclose(after, [4.0**memory.alpha, before[1], 9.0**memory.alpha], rtol=1e-14)
     assert inside.rows(memory).priorities.total.isfinite()
     slot = RecordedSlot(5, columns, np.random.default_rng(0))
     memory.add_block(slot.block(3, 0))
     assert memory.n_refused_priorities == 1
-    memory.update_priorities(rows, inside.storage(memory).generations_of(rows), th.tensor([bad, bad, 1.0]))
+    memory.update_priorities(rows, inside.rows(memory).generations_of(rows), th.tensor([bad, bad, 1.0]))
     assert pickle.loads(pickle.dumps(memory)).n_refused_priorities == 1
     memory.add_block(slot.block(3, 3))
     assert memory.n_refused_priorities == 3

@@ -126,7 +126,7 @@ def test_priorities_equal_those_of_tensors():
     summed = BinarySumTree(len(got))
     summed.assign(0, expected[: len(got)].numpy())
     np.testing.assert_allclose(got.nodes, summed.nodes, rtol=1e-13)
-    overwritten = inside.storage(memory).generations_of(old.indices) != old.generations
+    overwritten = inside.rows(memory).generations_of(old.indices) != old.generations
     assert 0 < overwritten.sum() < 100
 
 

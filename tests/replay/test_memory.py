@@ -58,7 +58,7 @@ def test_with_maximum_priority_what_an_actor_computed_does_not_count():
     memory.add_block(plain_block(3, priority=50.0))
     rows = th.unique(memory.sample(64).indices)
     assert inside.rows(memory).priorities[rows].tolist() == [1.0, 1.0, 1.0]
-    memory.update_priorities(rows, inside.storage(memory).generations_of(rows), th.tensor([7.0, 0.5, 0.5]))
+    memory.update_priorities(rows, inside.rows(memory).generations_of(rows), th.tensor([7.0, 0.5, 0.5]))
     memory.add_block(plain_block(2, slot=1, priority=0.1))
     assert np.sort(inside.rows(memory).priorities[:])[-5:].tolist() == [0.5, 0.5, 7.0, 7.0, 7.0]
 
@@ -89,7 +89,7 @@ def test_priorities_for_overwritten_rows_are_dropped():
     old = memory.sample(200)
     memory.add_block(plain_block(20))
     before = inside.rows(memory).priorities[old.indices]
-    overwritten = inside.storage(memory).generations_of(old.indices) != old.generations
+    overwritten = inside.rows(memory).generations_of(old.indices) != old.generations
     assert overwritten.any()
     assert not overwritten.all()
     memory.update_priorities(old.indices, old.generations, th.full((200,), 9.0))
@@ -105,7 +105,7 @@ def test_bad_priorities_are_refused_and_counted(bad):
     memory = make_memory()
     memory.add_block(plain_block(20, priority=2.0))
     rows = th.unique(memory.sample(64).indices)[:3]
-    memory.update_priorities(rows, inside.storage(memory).generations_of(rows), th.tensor([5.0, bad, 1.0]))
+    memory.update_priorities(rows, inside.rows(memory).generations_of(rows), th.tensor([5.0, bad, 1.0]))
     priorities = inside.rows(memory).priorities
     np.testing.assert_allclose(priorities[rows], np.array([5.0, 2.0, 1.0]) ** 0.6, rtol=1e-14)
     assert (memory.max_priority, memory.n_refused_priorities) == (5.0, 1)

@@ -237,7 +237,7 @@ def test_sb3s_learner_learns_the_same_from_the_same_steps(algorithm):
     oracle, model = pair(algorithm)
     positions, rows = made(model)
     memory, theirs = model.replay_buffer, oracle.replay_buffer
-    generations = inside.storage(memory).generations_of(rows)
+    generations = inside.rows(memory).generations_of(rows)
     model.set_parameters(oracle.get_parameters())
     name = "actor.mu.0.weight" if algorithm is DDPG else "q_net.q_net.0.weight"
     before = model.policy.state_dict()[name].clone()
