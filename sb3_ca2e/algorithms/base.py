@@ -132,9 +132,8 @@ class CA2EMixin(Construction):
     def _start_actors(self, asked: list[dict[str, Any]]) -> None:
         assert self.env is not None
         if self.execution == "async":
-            release(
-                self.env
-            )  # before functions are pickled, and what their classes know of environments that there are
+            # Before functions are pickled, whose classes may know of the environments that exist.
+            release(self.env)
         recipe = recipe_from(self.env, own=self._steps_own(self.env), here=self.execution == "sync")
         if self.replay_buffer.size() == 0:
             self.replay_buffer = self._make_memory()  # frame stacks may have changed since construction

@@ -40,9 +40,8 @@ class Construction(Hooks, Saving):
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
             parameters = inspect.signature(cls.__init__).parameters.values()
-            cls.own_arguments |= {
-                each.name for each in parameters if each.kind is each.KEYWORD_ONLY
-            } - PARAMETERS.keys()
+            own = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+            cls.own_arguments |= own - PARAMETERS.keys()
             describe_constructor(cls)
 
     def __init__(self, policy: Any, env: Any, *, _init_setup_model: bool = True, **given: Any):

@@ -34,7 +34,7 @@ def tiny_numbers_are_zero() -> Iterator[None]:
     """
     Flush float32 subnormal numbers (below 1.2e-38) to zero in this thread.
 
-    Weights of units that never fire shrink to such numbers, with which processors compute up to a hundred times slower.
+    Weights of units that never fire shrink to such numbers, with which processors compute much more slowly.
     """
     was_so = _TINY * _ONE == 0.0
     th.set_flush_denormal(True)
