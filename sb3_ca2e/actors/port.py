@@ -18,8 +18,9 @@ class Port(Protocol):
     Nothing here blocks: the actor polls.
     """
 
-    #: the actor's heartbeat
-    pulse: Heartbeat
+    @property
+    def pulse(self) -> Heartbeat:
+        """The actor's heartbeat."""
 
     @property
     def version(self) -> int:

@@ -46,7 +46,6 @@ class Worker:
         self.normalizer = normalization.views(self.flat[-n_statistics:]) if normalization is not None else None
         self.version, self.sequence, self.steps = 0, 0, 0
         self.pulse = port.pulse
-        self.pulse.supervise(spec.supervision)
         self._environments = self._inference = 0.0  # seconds since collecting began
         self.slots: list[Slot] = []
         self.observations = Observations(spec.recipe, len(spec.slots))

@@ -7,12 +7,24 @@ from collections.abc import Iterator
 import numpy as np
 
 from sb3_ca2e.actors.handover import Handover
-from sb3_ca2e.actors.heartbeat import Heartbeat
+from sb3_ca2e.actors.heartbeat import Phase
 from sb3_ca2e.actors.snapshot import ActorsState, restore, state_of
 from sb3_ca2e.actors.spec import WorkerSpec
 from sb3_ca2e.actors.worker import Worker
 from sb3_ca2e.errors import ActorError
 from sb3_ca2e.replay.block import Block, BlockLayout
+
+
+class InProcessHeartbeat:
+    """A :class:`~sb3_ca2e.actors.heartbeat.Heartbeat` that nobody watches: it only knows the slot, for errors."""
+
+    slot, late = 0, False
+
+    def beat(self, slot: int) -> None:
+        self.slot = slot
+
+    def enter(self, phase: Phase) -> None:
+        pass
 
 
 class InProcessPort:
@@ -30,7 +42,7 @@ class InProcessPort:
         self._views = [layout.views(np.zeros(layout.n_bytes, dtype=np.uint8)) for _ in slots]
         self._parameters = np.zeros(0, dtype=np.float32)
         self._retired: set[int] = set()
-        self.pulse = Heartbeat(np.zeros(Heartbeat.SIZE, dtype=np.uint8))
+        self.pulse = InProcessHeartbeat()
         self.version, self.progress = 0, 0.0
 
     def show(self, parameters: np.ndarray, version: int) -> None:

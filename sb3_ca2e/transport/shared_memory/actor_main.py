@@ -55,6 +55,7 @@ def run_actor(fds: dict[str, int], niceness: int) -> int:
             ways = fds["exchange"], fds["bell"], fds["replies"]
             remote = InferenceClient(exchange, spec.process, *ways)
         port = SharedMemoryPort(spec.process, board, BlockBuffers(spec.layout, spec.slots, fds["buffers"]))
+        port.pulse.supervise(spec.supervision)
         actor = Worker(spec, port, remote, alone=True)
         # The learner's threads wait for each other in every layer, so an actor on the core of one would delay all.
         # Set it before environments start threads; the work until here is short.

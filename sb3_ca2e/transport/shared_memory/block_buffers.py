@@ -6,8 +6,8 @@ There are no shared locks: each byte has one writer.
 
 import numpy as np
 
-from sb3_ca2e.actors.heartbeat import Heartbeat
 from sb3_ca2e.replay.block import Block, BlockLayout
+from sb3_ca2e.transport.shared_memory.heartbeat import SharedMemoryHeartbeat
 from sb3_ca2e.transport.shared_memory.memory import map_file
 
 #: Number of buffers: an actor fills one while the learner reads the other.
@@ -26,8 +26,8 @@ class BlockBuffers:
     def __init__(self, layout: BlockLayout, slots: list[int], fd: int | None = None):
         self.layout, self.slots = layout, slots
         memory = map_file(fd) if fd is not None else np.zeros(self.size(layout, len(slots)), dtype=np.uint8)
-        self.pulse = Heartbeat(memory)
-        parts = memory[Heartbeat.SIZE :].reshape(BUFFERS, len(slots), layout.n_bytes)
+        self.pulse = SharedMemoryHeartbeat(memory)
+        parts = memory[SharedMemoryHeartbeat.SIZE :].reshape(BUFFERS, len(slots), layout.n_bytes)
         self._views = [[layout.views(part) for part in buffer] for buffer in parts]
 
     @staticmethod
@@ -39,7 +39,7 @@ class BlockBuffers:
         :param n_slots: number of slots of the process
         :return: size in bytes
         """
-        return Heartbeat.SIZE + BUFFERS * n_slots * layout.n_bytes
+        return SharedMemoryHeartbeat.SIZE + BUFFERS * n_slots * layout.n_bytes
 
     def views(self, sequence: int) -> list[dict[str, np.ndarray]]:
         """
