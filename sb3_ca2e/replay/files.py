@@ -47,7 +47,7 @@ def read_memory(file: BinaryIO | io.BufferedIOBase) -> Any:
     if description is not None:
         storage = SegmentStorage.described(description)
         for _ in storage.segments:
-            storage.rows.write(*pickle.load(file))
+            storage.rows.restore(*pickle.load(file))
         memory._storage = storage
         memory.device = memory.device  # moves the memory there if it fits
     return memory

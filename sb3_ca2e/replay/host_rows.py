@@ -78,7 +78,7 @@ class HostRows(Rows):
     def _empty_tree(self) -> BinarySumTree:
         return BinarySumTree(len(self.flags))
 
-    def _copy(self, start: int, columns: dict[str, np.ndarray]) -> None:
+    def write(self, start: int, columns: dict[str, np.ndarray]) -> None:
         for name, values in columns.items():
             self._arrays[name][start : start + len(values)] = values
 
@@ -110,6 +110,9 @@ class HostRows(Rows):
         # NumPy's own conversion of tensors is slower.
         batch = rows.contiguous().numpy(), generations.contiguous().numpy(), priorities.contiguous().numpy()
         return kernels.reprioritize(self.priorities.sums, *batch, alpha, self._generations, self.segment_rows)
+
+    def look_at_written(self) -> tuple[float, int]:
+        return 0.0, 0  # reprioritize() has reported them
 
 
 @lru_cache

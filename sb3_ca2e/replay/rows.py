@@ -151,20 +151,23 @@ class Rows:
         columns = {**self.columns, "priorities": self.priorities[:]}
         return {name: column[start:stop].cpu().numpy() for name, column in columns.items()}
 
-    def write(self, start: int, columns: dict[str, np.ndarray]) -> None:
+    def restore(self, start: int, columns: dict[str, np.ndarray]) -> None:
         """
-        Write consecutive rows.
+        Write what :meth:`read` returned.
 
         :param start: the first row
-        :param columns: ``(n, *shape)`` values of any of the columns that :meth:`read` returns; they may be changed
-            afterwards
+        :param columns: ``(n, *shape)`` array for each column and the priorities
         """
-        self._copy(start, {name: values for name, values in columns.items() if name != "priorities"})
-        # Priorities come last, so that only complete rows can be drawn.
-        if "priorities" in columns:
-            self.priorities.assign(start, columns["priorities"])
+        self.write(start, {name: values for name, values in columns.items() if name != "priorities"})
+        self.priorities.assign(start, columns["priorities"])
 
-    def _copy(self, start: int, columns: dict[str, np.ndarray]) -> None:
+    def write(self, start: int, columns: dict[str, np.ndarray]) -> None:
+        """
+        Write consecutive rows, without their priorities: set these afterwards, so that only complete rows are drawn.
+
+        :param start: the first row
+        :param columns: ``(n, *shape)`` values of any of the columns; they may be changed afterwards
+        """
         copy_all([(self.columns[name][start : start + len(values)], values) for name, values in columns.items()])
 
     # Batches.

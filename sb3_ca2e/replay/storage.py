@@ -204,10 +204,11 @@ class SegmentStorage:
             "rewards": block.rewards[part],
             "inserted_at": np.full(len(flags), n_committed),
             "flags": flags,
-            "priorities": priorities[part],
         }
         frames = {f"frames.{key}": block.frames[key][seen] for key in self.rows.frames}
-        self.rows.write(segment.start + segment.fill, frames | columns)
+        first = segment.start + segment.fill
+        self.rows.write(first, frames | columns)
+        self.rows.priorities.assign(first, priorities[part])
         n_transitions = int(np.count_nonzero(flags & TRANSITION))
         n_prior = int(np.count_nonzero((flags & TRANSITION > 0) & (flags & PRIOR > 0)))
         segment.fill += len(flags)
@@ -309,7 +310,7 @@ class SegmentStorage:
         """
         Read the segments in use.
 
-        :return: for each segment, the arguments of :meth:`Rows.write` that restore it
+        :return: for each segment, the arguments of :meth:`Rows.restore`
         """
         for segment in self.segments.values():
             start = segment.start - self.lead
@@ -337,4 +338,4 @@ class SegmentStorage:
         chunks = state.pop("chunks")
         self.__dict__.update(vars(self.described(state)))
         for start, columns in chunks.items():
-            self.rows.write(start, columns)
+            self.rows.restore(start, columns)
