@@ -30,7 +30,7 @@ class World:
     A learner without a memory, and actors.
 
     :param transport: name of one
-    :param env_fn: makes an environment
+    :param env_fn: makes the environment of the last slot
     :param prior: a prior agent plays in the last slot
     """
 
@@ -38,7 +38,7 @@ class World:
         exploring = {"exploration_initial_eps": 1.0, "exploration_final_eps": 0.0, "exploration_fraction": 1.0}
         envs = BuilderVecEnv([RecordingEnv] * 2)
         self.model = CA2EDQN("MlpPolicy", envs, n_actors=2, policy_kwargs={"net_arch": [8]}, device="cpu", **exploring)
-        self.model.env.env_fns = [env_fn] * 2
+        self.model.env.env_fns = [RecordingEnv, env_fn]
         spec = make_spec(self.model, block_size=BLOCK, priors=[None, prior], update_interval=BLOCK)
         self.pool: ActorPool = TRANSPORTS[transport](replace(spec, supervision=Supervision(restarts=0, timeout=60.0)))
 
@@ -125,7 +125,7 @@ def test_the_prior_of_a_slot_plays_until_it_is_retired(transport):
 def test_an_environment_that_fails_is_told_by_its_slot(where, transport):
     world = World(transport, lambda: Failing(where))
     try:
-        with pytest.raises(ActorError, match=rf"slot 0, .*(?s:.*)the simulator is gone, said in {where}"):
+        with pytest.raises(ActorError, match=rf"slot 1, .*(?s:.*)the simulator is gone, said in {where}"):
             list(world.collected())
     finally:
         world.pool.stop()
