@@ -41,14 +41,26 @@ class LayerNormCNN(NatureCNN):
         self.linear = nn.Sequential(hidden, nn.LayerNorm(features_dim), activation)
 
 
+def layer_norm_mlp(network: QNetwork | Actor, output_dim: int, squash_output: bool = False) -> nn.Sequential:
+    """
+    Make fully connected layers as a network has them, with layer normalisation in every hidden layer.
+
+    :param network: network with the widths and the activation
+    :param output_dim: number of outputs
+    :param squash_output: whether a tanh limits the outputs
+    :return: the layers
+    """
+    sizes, activation = (network.features_dim, output_dim, network.net_arch), network.activation_fn
+    layers = create_mlp(*sizes, activation, squash_output=squash_output, post_linear_modules=NORM)
+    return nn.Sequential(*layers)
+
+
 class LayerNormQNetwork(QNetwork):
     """A Q-network with layer normalisation in every hidden layer; parameters as SB3's ``QNetwork``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        n_actions = int(self.action_space.n)
-        layers = create_mlp(self.features_dim, n_actions, self.net_arch, self.activation_fn, post_linear_modules=NORM)
-        self.q_net = nn.Sequential(*layers)
+        self.q_net = layer_norm_mlp(self, int(self.action_space.n))
 
 
 class LayerNormActor(Actor):
@@ -56,16 +68,7 @@ class LayerNormActor(Actor):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        n_actions = get_action_dim(self.action_space)
-        layers = create_mlp(
-            self.features_dim,
-            n_actions,
-            self.net_arch,
-            self.activation_fn,
-            squash_output=True,
-            post_linear_modules=NORM,
-        )
-        self.mu = nn.Sequential(*layers)
+        self.mu = layer_norm_mlp(self, get_action_dim(self.action_space), squash_output=True)
 
 
 class LayerNormCritic(ContinuousCritic):
@@ -114,10 +117,8 @@ class CA2EDQNCnnPolicy(CA2EDQNPolicy):
 class CA2EDQNMultiInputPolicy(CA2EDQNPolicy):
     """The Q-network of CA2E-DQN for dictionaries; parameters as SB3's ``DQNPolicy``."""
 
-    def __init__(
-        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
-    ):
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})
 
 
 class CA2EDDPGPolicy(TD3Policy):
@@ -140,17 +141,15 @@ class CA2EDDPGPolicy(TD3Policy):
 class CA2EDDPGCnnPolicy(CA2EDDPGPolicy):
     """Actor and critic of CA2E-DDPG for images; parameters as SB3's ``TD3Policy``."""
 
-    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = LayerNormCNN, **kwargs: Any):
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **{"features_extractor_class": LayerNormCNN, **kwargs})
 
 
 class CA2EDDPGMultiInputPolicy(CA2EDDPGPolicy):
     """Actor and critic of CA2E-DDPG for dictionaries; parameters as SB3's ``TD3Policy``."""
 
-    def __init__(
-        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
-    ):
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})
 
 
 def l2_penalty(module: nn.Module) -> th.Tensor:

@@ -1,6 +1,7 @@
 """A vectorized environment that keeps the functions that made its environments."""
 
 import gc
+import operator
 import sys
 import types
 import weakref
@@ -70,7 +71,7 @@ class BuilderVecEnv(DummyVecEnv):
     @property
     def makes_new(self) -> bool:
         """Whether actors get what the functions make: each call makes a new environment, and none has been replaced."""
-        replaced = self._made is not None and any(map(_is_not, self._made, self._as_made))
+        replaced = self._made is not None and any(map(operator.is_not, self._made, self._as_made))
         return not self._holding and not replaced
 
     def release(self) -> None:
@@ -97,10 +98,6 @@ class BuilderVecEnv(DummyVecEnv):
                 f"({type(error).__name__}: {error}). If it needs a device that exists only once, use it after learn() "
                 "or learn with execution='sync' and as many actors as there are environments."
             ) from error
-
-
-def _is_not(one: Any, other: Any) -> bool:
-    return one is not other
 
 
 def _envs_held_by(functions: Iterable[Any]) -> list[gym.Env]:

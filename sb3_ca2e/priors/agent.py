@@ -1,6 +1,5 @@
 """A reference to a pretrained agent that acts in a prior slot (Algorithm 1.1)."""
 
-import hashlib
 import pathlib
 import re
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, is_vecenv_wrapped
 
-from sb3_ca2e.common import copying
+from sb3_ca2e.common import copying, sums
 from sb3_ca2e.envs.identity import EnvIdentity, identity_of_vec
 from sb3_ca2e.priors.loaded import LoadedPrior
 from sb3_ca2e.priors.preprocessing import Preprocessing, alike
@@ -190,8 +189,7 @@ class PriorAgent:
 
     def _check_hash(self, model: pathlib.Path) -> str:
         """Refuse a file with another hash than the given or recorded one, before reading its content."""
-        with model.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sums.sha256(model)
         if self.sha256 is not None and found != self.sha256.lower():
             raise ValueError(
                 f"{model} has the SHA-256 {found}, but {self.name} requires {self.sha256}, which was given or used "
@@ -233,8 +231,9 @@ class PriorAgent:
                 "environment inside VecNormalize."
             )
         self.resolve(live.observation_space, live.action_space, identity_of_vec(live))
-        player: Any = _Undecided(self.for_actor())
-        returns, _ = evaluate_policy(player, live, n_episodes, return_episode_rewards=True, warn=False)
+        player: Any = self.for_actor()
+        undecided: Any = None  # the agent decides whether it acts deterministically
+        returns, _ = evaluate_policy(player, live, n_episodes, undecided, return_episode_rewards=True, warn=False)
         return float(np.mean(returns)), float(np.std(returns))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -255,18 +254,6 @@ class PriorAgent:
 
     def __repr__(self) -> str:
         return f"PriorAgent({self.name!r}, mean_reward={self.mean_reward})"
-
-
-class _Undecided:
-    """Ignores the determinism chosen by ``evaluate_policy``; the agent decides."""
-
-    def __init__(self, agent: LoadedPrior):
-        self.agent = agent
-
-    def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
-    ) -> Any:
-        return self.agent.predict(observation, state, episode_start)
 
 
 #: Types of entries of ``prior_agents``.

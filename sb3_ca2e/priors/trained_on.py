@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
 from sb3_ca2e.envs.identity import identity_of_vec
 from sb3_ca2e.priors.reader.statistics import Moments, NormalizationStatistics
+from sb3_ca2e.replay.normalization import observation_statistics
 
 #: SB3-Contrib's time feature wrapper, including its former names in the RL Zoo.
 TIME_FEATURE = (
@@ -127,18 +127,11 @@ def frozen(normalize: VecNormalize) -> NormalizationStatistics:
     :param normalize: wrapper, which may be updated later
     :return: a copy of its statistics
     """
-    observations: Moments | dict[str, Moments] | None = None
-    if normalize.norm_obs and isinstance(normalize.obs_rms, dict):
-        keys = normalize.norm_obs_keys or list(normalize.obs_rms)
-        observations = {key: _moments(normalize.obs_rms[key]) for key in keys}
-    elif normalize.norm_obs:
-        observations = _moments(normalize.obs_rms)
-    settings = (normalize.clip_obs, normalize.clip_reward, normalize.epsilon, normalize.gamma)
-    return NormalizationStatistics(observations, _moments(normalize.ret_rms), *map(float, settings))
-
-
-def _moments(rms: RunningMeanStd) -> Moments:
-    return Moments(np.array(rms.mean, dtype=np.float64), np.array(rms.var, dtype=np.float64))
+    observations = {
+        key: Moments(np.array(rms.mean, dtype=np.float64), np.array(rms.var, dtype=np.float64))
+        for key, rms in observation_statistics(normalize).items()
+    }
+    return NormalizationStatistics(observations, float(normalize.clip_obs), float(normalize.epsilon))
 
 
 def _count(value: Any, name: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import ConstantSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ca2e.priors.find import AgentFiles, algorithm_class
@@ -38,7 +39,8 @@ def load_policy(files: AgentFiles, observation_space: spaces.Space, action_space
     :raises ValueError: if networks and spaces do not match
     """
     schedules = ("lr_schedule", "clip_range", "exploration_schedule", "delta_std_schedule")
-    custom_objects: dict[str, Any] = {**dict.fromkeys(schedules, _zero), "learning_rate": 0.0, "buffer_size": 1}
+    custom_objects: dict[str, Any] = dict.fromkeys(schedules, ConstantSchedule(0.0))
+    custom_objects |= {"learning_rate": 0.0, "buffer_size": 1}
     saved = saved_attributes(files.model)
     custom_objects["observation_space"] = _saved_space(saved["observation_space"], observation_space)
     custom_objects["action_space"] = _saved_space(saved["action_space"], action_space)
@@ -93,7 +95,3 @@ def _saved_space(saved: dict[str, Any], live: spaces.Space) -> spaces.Space:
     except Exception:  # its classes may not exist any more
         return live
     return space if isinstance(space, spaces.Space) else live
-
-
-def _zero(_: float) -> float:
-    return 0.0

@@ -1,6 +1,5 @@
 """Random generators held by a copy of an environment: each copy draws its own numbers."""
 
-import functools
 import gc
 import random
 import types
@@ -142,56 +141,28 @@ def _held(value: Any) -> Sequence[Any]:
     return gc.get_referents(value)
 
 
-@functools.singledispatch
-def _renewed(generator: Any, sequence: np.random.SeedSequence) -> None:
-    """Reseed a generator; create one for an object that has none."""
-    raise NotImplementedError(f"not a generator: {generator!r}")
-
-
-@_renewed.register
-def _(generator: np.random.Generator, sequence: np.random.SeedSequence) -> None:
-    _renewed(generator.bit_generator, sequence)
-
-
-@_renewed.register
-def _(generator: np.random.RandomState, sequence: np.random.SeedSequence) -> None:
-    _renewed(generator._bit_generator, sequence)
-
-
-@_renewed.register
-def _(bits: np.random.BitGenerator, sequence: np.random.SeedSequence) -> None:
-    state: Any = type(bits)(sequence).state
-    if isinstance(bits.__getstate__(), tuple):  # NumPy 2: spawned generators follow from the sequence
-        state = state, sequence
-    settable: Any = bits
-    settable.__setstate__(state)
-
-
-@_renewed.register
-def _(seeds: np.random.SeedSequence, sequence: np.random.SeedSequence) -> None:
-    reduced: Any = sequence.__reduce__()
-    settable: Any = seeds  # its attributes can't be set one by one
-    settable.__setstate_cython__(reduced[-1])
-
-
-@_renewed.register
-def _(generator: random.Random, sequence: np.random.SeedSequence) -> None:
-    random.Random.seed(generator, _number(sequence))
-
-
-@_renewed.register
-def _(generator: th.Generator, sequence: np.random.SeedSequence) -> None:
-    generator.manual_seed(_number(sequence))
-
-
-@_renewed.register(gym.Env)
-@_renewed.register(spaces.Space)
-def _(owner: Any, sequence: np.random.SeedSequence) -> None:
-    """Create the generator now: at its first draw, the object would seed it from the system's entropy."""
-    if not _has_one(owner):
-        owner._np_random = np.random.Generator(np.random.PCG64(sequence))
-        if isinstance(owner, gym.Env):
-            owner._np_random_seed = -1  # gymnasium's value for "unknown"
+def _renewed(owner: Any, sequence: np.random.SeedSequence) -> None:
+    """Reseed a generator; create that of an object that has none, which would draw it from the system's entropy."""
+    match owner:
+        case np.random.Generator():
+            _renewed(owner.bit_generator, sequence)
+        case np.random.RandomState():
+            _renewed(owner._bit_generator, sequence)
+        case np.random.BitGenerator():
+            state: Any = type(owner)(sequence).state
+            # With NumPy 2, spawned generators follow from the sequence
+            owner.__setstate__((state, sequence) if isinstance(owner.__getstate__(), tuple) else state)
+        case np.random.SeedSequence():
+            reduced: Any = sequence.__reduce__()
+            owner.__setstate_cython__(reduced[-1])
+        case random.Random():
+            random.Random.seed(owner, _number(sequence))
+        case th.Generator():
+            owner.manual_seed(_number(sequence))
+        case gym.Env() | spaces.Space() if not _has_one(owner):
+            owner._np_random = np.random.Generator(np.random.PCG64(sequence))
+            if isinstance(owner, gym.Env):
+                owner._np_random_seed = -1  # gymnasium's value for "unknown"
 
 
 def _has_one(owner: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from torch.utils._pytree import tree_map
 
 from sb3_ca2e.envs.native.vec_env import BatchVecEnv, NativeVecEnv
 
@@ -89,7 +90,7 @@ class EnvPoolVecEnv(BatchVecEnv):
         if dones.any():
             over = (told["terminated"] > 0) | truncated if "terminated" in told else dones
             for index in np.flatnonzero(dones).tolist():
-                infos[index]["terminal_observation"] = _rows(observations, index)
+                infos[index]["terminal_observation"] = tree_map(lambda values: values[index].copy(), observations)
                 infos[index]["TimeLimit.truncated"] = bool(truncated[index] and not terminated[index])
                 if over[index]:
                     infos[index]["episode"] = self._episode(index)
@@ -125,12 +126,4 @@ def _made(env_id: str, kwargs: dict[str, Any], n_envs: int, seed: int | None) ->
 
 def _writable(observations: Any) -> Any:
     """Copy observations: EnvPool reuses its arrays."""
-    if isinstance(observations, dict):
-        return {key: np.array(values) for key, values in observations.items()}
-    return np.array(observations)
-
-
-def _rows(observations: Any, index: int) -> Any:
-    if isinstance(observations, dict):
-        return {key: values[index].copy() for key, values in observations.items()}
-    return observations[index].copy()
+    return tree_map(np.array, observations)

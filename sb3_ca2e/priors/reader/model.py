@@ -2,36 +2,36 @@
 
 import binascii
 import json
+import math
 import pathlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import ConstantSchedule
+from torch.overrides import TorchFunctionMode
 
 from sb3_ca2e.common.sums import SUMS
+from sb3_ca2e.priors.reader import policies
 from sb3_ca2e.priors.reader.archive import MAX_ARCHIVE, MIB, Archive, open_plain
-from sb3_ca2e.priors.reader.building import build_policy
 from sb3_ca2e.priors.reader.errors import Unreadable, refusing
 from sb3_ca2e.priors.reader.pickle_values import Symbol
 from sb3_ca2e.priors.reader.pickles import decode
-from sb3_ca2e.priors.reader.policies import (
-    CLASS_SYMBOLS,
-    KWARGS_SYMBOLS,
-    Family,
-    family_of,
-    policy_arguments,
-)
 from sb3_ca2e.priors.reader.spaces import SYMBOLS as SPACE_SYMBOLS
 from sb3_ca2e.priors.reader.spaces import space_of
-from sb3_ca2e.priors.reader.tensors import open_state_dict
-from sb3_ca2e.priors.reader.torch_files import open_torch_file
+from sb3_ca2e.priors.reader.torch_files import SavedTensor, open_state_dict, open_torch_file
 
 MAX_MEMBERS = 64
 MAX_DATA = 16 * MIB
 
 #: Most values in ``data``, counted by their separators: many empty lists are small in a file but large in memory
 MAX_VALUES = 500_000
+
+#: Elements that a policy may create for each one in its file: our networks first create SB3's, then replace them.
+_SPARE = 3
 
 _OPTIMIZERS = ("policy.", "actor.", "critic.", "ent_coef_")
 
@@ -79,7 +79,7 @@ def read_agent(model: pathlib.Path, algorithm: str | None = None) -> SavedAgent:
                 open_torch_file(archive.window(name), name)
         arguments |= {"observation_space": observation_space, "action_space": action_space}
         weights = open_state_dict(archive.window("policy.pth"), "policy.pth")
-        policy = build_policy(policy_class, family, arguments, weights)
+        policy = _built(policy_class, family, arguments, weights)
     return SavedAgent(policy, observation_space, action_space)
 
 
@@ -95,11 +95,11 @@ def _attributes_in(data: bytes) -> dict[str, Any]:
     return attributes
 
 
-def _network_of(attributes: dict[str, Any], algorithm: str | None) -> tuple[Symbol, Family, dict[str, Any]]:
+def _network_of(attributes: dict[str, Any], algorithm: str | None) -> tuple[Symbol, policies.Family, dict[str, Any]]:
     """Return class and family of the policy, and the arguments that describe its network."""
-    policy_class = _decoded(attributes, "policy_class", CLASS_SYMBOLS)
-    family = family_of(policy_class, algorithm)
-    arguments = policy_arguments(_decoded(attributes, "policy_kwargs", KWARGS_SYMBOLS), family)
+    policy_class = _decoded(attributes, "policy_class", policies.CLASS_SYMBOLS)
+    family = policies.family_of(policy_class, algorithm)
+    arguments = policies.policy_arguments(_decoded(attributes, "policy_kwargs", policies.KWARGS_SYMBOLS), family)
     if family.sde_of_model:
         arguments["use_sde"] = attributes.get("use_sde") is True
     return policy_class, family, arguments
@@ -119,3 +119,98 @@ def _decoded(attributes: dict[str, Any], name: str, known: frozenset[Symbol]) ->
     if not isinstance(value, dict) or ":serialized:" not in value:
         return value
     return decode(binascii.a2b_base64(value[":serialized:"], strict_mode=True), known, name).value
+
+
+def _built(
+    policy_class: Symbol, family: policies.Family, arguments: Mapping[str, Any], saved: dict[str, SavedTensor]
+) -> BasePolicy:
+    """
+    Build a policy with saved weights, within the memory that these take.
+
+    :param policy_class: known policy class
+    :param family: family of the class
+    :param arguments: spaces and network arguments from the file
+    :param saved: tensors in the file
+    :return: the policy with these weights, on the CPU, in evaluation mode
+    :raises Unreadable: if the tensors are not exactly those of such a policy, or not finite
+    :raises ImportError: if SB3-Contrib is needed and missing
+    """
+    saved = {family.renamed.get(name, name): tensor for name, tensor in saved.items()}
+    constructor = policies.import_policy(policy_class)
+    with th.random.fork_rng(devices=[]):  # reading a file must not change the run's random numbers
+        with _Budget(_SPARE * sum(storage.n_entries for storage in {tensor.storage for tensor in saved.values()})):
+            policy = constructor(**arguments, **_for_learning(family))
+        # Only tensors that fit are read
+        weights = {name: tensor.read() for name, tensor in _fitting(policy, saved).items()}
+        if infinite := [name for name, tensor in weights.items() if not th.isfinite(tensor).all()]:
+            raise Unreadable(f"its policy.pth has numbers that are not finite in {', '.join(infinite[:8])}")
+        policy.load_state_dict(weights, strict=True)
+        if arguments.get("use_sde"):
+            policy.reset_noise()  # type: ignore[operator]
+    policy.set_training_mode(False)
+    return policy
+
+
+def _fitting(policy: BasePolicy, saved: dict[str, SavedTensor]) -> dict[str, SavedTensor]:
+    """
+    Match the tensors in a file to a policy's tensors.
+
+    :param policy: policy as the file describes it
+    :param saved: tensors in the file
+    :return: a tensor for each one of the policy, with the same shape
+    :raises Unreadable: if one is missing, left over, or has another shape
+    """
+    wanted: dict[str, th.Tensor] = policy.state_dict(keep_vars=True)
+    # SB3 before 1.7 saved a shared features extractor under one of the three names that it has now
+    by_identity = {id(tensor): saved[name] for name, tensor in wanted.items() if name in saved}
+    missing = [name for name, tensor in wanted.items() if id(tensor) not in by_identity]
+    left_over = [name[:80] for name in saved if name not in wanted]
+    if missing or left_over:
+        raise Unreadable(
+            "its policy.pth does not have the weights of its policy "
+            f"(missing: {', '.join(missing[:8]) or 'none'}; left over: {', '.join(left_over[:8]) or 'none'})"
+        )
+    fitting = {name: saved.get(name, by_identity[id(tensor)]) for name, tensor in wanted.items()}
+    for name, tensor in fitting.items():
+        shape, is_float = tuple(wanted[name].shape), wanted[name].is_floating_point()
+        if tensor.shape != shape or tensor.storage.dtype.is_floating_point != is_float:
+            raise Unreadable(f"{name} is {tensor.shape} in its policy.pth, but {shape} in its policy")
+    return fitting
+
+
+class _Budget(TorchFunctionMode):
+    """
+    Refuses larger tensors than a file can fill: the network's size in the file is only a claim.
+
+    :param n_entries: total number of elements that may be created
+    """
+
+    def __init__(self, n_entries: int):
+        super().__init__()
+        self._left = n_entries
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Count elements before torch creates them."""
+        kwargs = kwargs or {}
+        if func in (th.empty, th.ones, th.zeros, th.full, th.randn, th.rand):
+            size = args[0] if args and isinstance(args[0], tuple | list) else args or kwargs.get("size", ())
+            self._left -= math.prod(each for each in size if isinstance(each, int))
+            if self._left < 0:
+                raise Unreadable("its policy is larger than the weights in its policy.pth")
+        return func(*args, **kwargs)
+
+
+def _for_learning(family: policies.Family) -> dict[str, Any]:
+    """Return arguments that a policy requires though it only acts."""
+    if not family.learns:
+        return {}
+    return {"lr_schedule": ConstantSchedule(0.0), "optimizer_class": _NoOptimizer, **family.for_learning}
+
+
+class _NoOptimizer:
+    """Replaces a policy's optimizer: a prior agent never learns, and importing torch's takes a second."""
+
+    def __init__(self, parameters: Iterable[th.nn.Parameter], lr: float, **kwargs: Any):
+        pass

@@ -14,6 +14,7 @@ from sb3_ca2e.priors.reader.errors import Unreadable, refusing
 from sb3_ca2e.priors.reader.pickle_values import Call, Symbol, describe
 from sb3_ca2e.priors.reader.pickles import decode
 from sb3_ca2e.priors.reader.spaces import SYMBOLS as SPACE_SYMBOLS
+from sb3_ca2e.replay.block import OBSERVATION, plain
 from sb3_ca2e.replay.normalization import normalized
 
 VEC_NORMALIZE = Symbol("stable_baselines3.common.vec_env.vec_normalize", "VecNormalize")
@@ -47,32 +48,16 @@ class Moments:
 @dataclass(frozen=True)
 class NormalizationStatistics:
     """
-    Fixed statistics and settings of SB3's ``VecNormalize``.
+    Fixed statistics and settings by which SB3's ``VecNormalize`` normalises observations.
 
-    :param observations: moments of observations, by key for dictionaries; None if they are not normalised
-    :param returns: moments of discounted returns, which scale rewards; None if they are not scaled
+    :param observations: moments of each key that is normalised; ``OBSERVATION`` for spaces without keys
     :param clip_obs: largest absolute value of a normalised observation
-    :param clip_reward: largest absolute value of a normalised reward
     :param epsilon: added to variances to avoid division by zero
-    :param gamma: discount of the returns
     """
 
-    observations: Moments | Mapping[str, Moments] | None
-    returns: Moments | None
+    observations: Mapping[str, Moments]
     clip_obs: float
-    clip_reward: float
     epsilon: float
-    gamma: float
-
-    @property
-    def norm_obs(self) -> bool:
-        """Whether observations are normalised."""
-        return self.observations is not None
-
-    @property
-    def norm_obs_keys(self) -> list[str] | None:
-        """Normalised keys of dictionary observations."""
-        return list(self.observations) if isinstance(self.observations, Mapping) else None
 
     def normalize_obs(self, observation: Any) -> Any:
         """
@@ -81,15 +66,10 @@ class NormalizationStatistics:
         :param observation: ``(batch, *shape)`` raw observations, or a dictionary of them
         :return: the normalised observations
         """
-        if self.observations is None:
-            return observation
-        if isinstance(self.observations, Moments):
-            return self._normalized(observation, self.observations)
-        changed = {key: self._normalized(observation[key], each) for key, each in self.observations.items()}
-        return {**observation, **changed}
-
-    def _normalized(self, values: np.ndarray, moments: Moments) -> np.ndarray:
-        return normalized(values, moments.mean, moments.var, self.epsilon, self.clip_obs)
+        arrays = dict(observation) if isinstance(observation, dict) else {OBSERVATION: observation}
+        for key, each in self.observations.items():
+            arrays[key] = normalized(arrays[key], each.mean, each.var, self.epsilon, self.clip_obs)
+        return plain(arrays)
 
 
 def read_vec_normalize(path: pathlib.Path) -> NormalizationStatistics:
@@ -106,19 +86,19 @@ def read_vec_normalize(path: pathlib.Path) -> NormalizationStatistics:
             value = decode(file.read(), SYMBOLS, "VecNormalize").value
         if not (isinstance(value, Call) and value.calls(VEC_NORMALIZE) and isinstance(value.state, dict)):
             raise Unreadable(f"it holds {describe(value)}, not a VecNormalize")
-        state = value.state
         return NormalizationStatistics(
-            _observation_moments(state) if _flag(state, "norm_obs") else None,
-            _moments_of(state["ret_rms"]) if _flag(state, "norm_reward") else None,
-            *(_positive(state, name) for name in ("clip_obs", "clip_reward", "epsilon", "gamma")),
+            _observation_moments(value.state), _positive(value.state, "clip_obs"), _positive(value.state, "epsilon")
         )
 
 
-def _observation_moments(state: dict[str, Any]) -> Moments | Mapping[str, Moments]:
-    found = state["obs_rms"]
+def _observation_moments(state: dict[str, Any]) -> dict[str, Moments]:
+    norm_obs, found, keys = state["norm_obs"], state["obs_rms"], state.get("norm_obs_keys")
+    if not isinstance(norm_obs, bool):
+        raise Unreadable(f"its norm_obs is {describe(norm_obs)}")
+    if not norm_obs:
+        return {}
     if not isinstance(found, dict):
-        return _moments_of(found)
-    keys = state.get("norm_obs_keys")
+        return {OBSERVATION: _moments_of(found)}
     chosen = list(found) if keys is None else keys  # before SB3 1.3 all entries were normalised
     if not isinstance(chosen, list) or not all(isinstance(key, str) and key in found for key in chosen):
         raise Unreadable(f"its norm_obs_keys are {describe(keys)}, not keys of its statistics")
@@ -136,13 +116,6 @@ def _floats(value: Any) -> np.ndarray:
     """Convert to an array: updates of a scalar mean leave plain numbers."""
     array = np.asarray(value) if isinstance(value, int | float) else array_of(value)
     return array.astype(np.float64)
-
-
-def _flag(state: dict[str, Any], name: str) -> bool:
-    if not isinstance(state[name], bool):
-        raise Unreadable(f"its {name} is {describe(state[name])}")
-    flag: bool = state[name]
-    return flag
 
 
 def _positive(state: dict[str, Any], name: str) -> float:

@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ca2e.priors.reader.errors import UntrustedAgentError
 from sb3_ca2e.priors.reader.statistics import read_vec_normalize
+from sb3_ca2e.replay.block import OBSERVATION
 from tests.priors.reader.spaces_env import SpacesEnv
 
 VECTOR = spaces.Box(-50, 90, (3,), np.float32)
@@ -52,11 +53,12 @@ def test_observations_are_normalised_as_by_vec_normalize(tmp_path, space, kwargs
         for key in space if space is DICT else [...]:
             np.testing.assert_array_equal(found[key], expected[key])
             assert found[key].dtype == expected[key].dtype
-    assert statistics.gamma == normalize.gamma
-    assert statistics.norm_obs == normalize.norm_obs
-    assert statistics.norm_obs_keys == (normalize.norm_obs_keys if space is DICT else None)
-    if normalize.norm_reward:
-        assert statistics.returns.var == normalize.ret_rms.var
+    assert (statistics.clip_obs, statistics.epsilon) == (normalize.clip_obs, normalize.epsilon)
+    assert bool(statistics.observations) == normalize.norm_obs
+    if space is DICT:
+        assert list(statistics.observations) == normalize.norm_obs_keys
+    elif normalize.norm_obs:
+        assert list(statistics.observations) == [OBSERVATION]
 
 
 def test_statistics_can_not_be_changed(tmp_path):
@@ -65,7 +67,7 @@ def test_statistics_can_not_be_changed(tmp_path):
     statistics = read_vec_normalize(tmp_path / "vecnormalize.pkl")
 
     with pytest.raises(ValueError, match="read-only"):
-        statistics.observations.mean += 1
+        statistics.observations[OBSERVATION].mean += 1
     with pytest.raises(AttributeError):
         statistics.clip_obs = 3
 
