@@ -7,25 +7,25 @@ what each actor does, keeps the best checkpoint, evaluates it on fresh seeds and
 
 import argparse
 import json
+import os
 import pathlib
 import secrets
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, ProgressBarCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ca2e import CA2EDQN, PriorAgent
 from sb3_ca2e.common.installing import needing
@@ -52,44 +52,35 @@ class ActorsTable(BaseCallback):
     """
     Shows what each actor does: above the progress bar in a terminal, otherwise a few times in a run.
 
+    At the end it also logs once more, so that the plots are complete.
+
     :param agents: names of the prior agents by slot
-    :param print_freq: transitions between two tables without a terminal
+    :param timesteps: transitions of the run
     """
 
-    def __init__(self, agents: dict[int, str], print_freq: int):
+    model: CA2EDQN
+
+    def __init__(self, agents: dict[int, str], timesteps: int):
         super().__init__()
-        self.agents, self.print_freq = agents, print_freq
-        self.console = get_console()
-        self.live = Live(console=self.console) if self.console.is_terminal else None
-        self._drawn_at = 0.0
-
-    def display(self) -> AbstractContextManager[Any]:
-        """
-        Return a context for ``learn``, in which SB3's progress bar appears below the table.
-
-        :return: the context
-        """
-        return self.live or nullcontext()
+        self.agents = agents
+        self.live = Live() if get_console().is_terminal else None
+        self.draw_freq = max(timesteps // (100 if self.live else 5), 1)
 
     def _on_step(self) -> bool:
-        if self.live is not None:
-            if time.monotonic() - self._drawn_at >= 1.0:
-                self._draw()
-        elif self.num_timesteps % self.print_freq < self.training_env.num_envs:
+        if self.num_timesteps % self.draw_freq < self.training_env.num_envs:
             self._draw()
         return True
 
     def _on_training_end(self) -> None:
+        self.model.dump_logs()
         self._draw()
 
     def _draw(self) -> None:
-        self._drawn_at = time.monotonic()
-        assert isinstance(self.model, CA2EDQN)
         table = actors_table(self.model.actor_stats, self.agents, f"Actors after {self.num_timesteps:,} transitions")
-        if self.live is not None:
-            self.live.update(table)
+        if self.live is None:
+            get_console().print(table)
         else:
-            self.console.print(table)
+            self.live.update(table)
 
 
 def actors_table(stats: Sequence[dict[str, Any]], agents: dict[int, str], title: str) -> Table:
@@ -139,64 +130,6 @@ class EvaluationLine(BaseCallback):
         return True
 
 
-class StopOnInterrupt(BaseCallback):
-    """Ends the training at the first Ctrl-C, and the demo continues with the result; the second one ends the demo."""
-
-    interrupted = False
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """
-        Return a context for ``learn``.
-
-        :return: the context
-        """
-
-        def interrupt(*_: Any) -> None:
-            self.interrupted = True
-            signal.signal(signal.SIGINT, before)
-
-        before = signal.signal(signal.SIGINT, interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    def _on_step(self) -> bool:
-        return not self.interrupted
-
-
-class LogAtEnd(BaseCallback):
-    """Logs once more at the end of training, so that the plots are complete."""
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_training_end(self) -> None:
-        assert isinstance(self.model, CA2EDQN)
-        self.model.dump_logs()
-
-
-class RandomAgent:
-    """
-    Acts at random, for comparison.
-
-    :param env: environment
-    """
-
-    def __init__(self, env: VecEnv):
-        self.env = env
-
-    def predict(self, observation: Any, *_: Any, **__: Any) -> tuple[np.ndarray, None]:
-        """
-        Choose random actions.
-
-        :param observation: ``(batch, ...)``
-        :return: ``(batch, ...)`` actions, and None for the state
-        """
-        return np.array([self.env.action_space.sample() for _ in observation]), None
-
-
 def bundled_agents(env_id: str) -> list[pathlib.Path]:
     """
     Find the bundled agents of an environment.
@@ -213,16 +146,19 @@ def play(agent: Any, env_id: str, seed: int) -> dict[str, Any]:
     """
     Evaluate an agent on episodes with seeds of their own, one environment for each.
 
-    :param agent: agent with SB3's ``predict``; None for a random one
+    :param agent: agent with SB3's ``predict``; None for one that acts at random
     :param env_id: id of the environment
     :param seed: seed of the first environment; the others follow
     :return: mean, standard deviation, returns and seed
     """
     env = make_vec_env(env_id, n_envs=N_TEST_EPISODES, seed=seed)
     env.action_space.seed(seed)
-    returns, _ = evaluate_policy(
-        agent if agent is not None else RandomAgent(env), env, N_TEST_EPISODES, return_episode_rewards=True
-    )
+
+    def random_actions(*_: Any, **__: Any) -> tuple[list[Any], None]:
+        return [env.action_space.sample() for _ in range(env.num_envs)], None
+
+    player: Any = agent or SimpleNamespace(predict=random_actions)
+    returns, _ = evaluate_policy(player, env, N_TEST_EPISODES, return_episode_rewards=True)
     env.close()
     return {"mean": float(np.mean(returns)), "std": float(np.std(returns)), "returns": returns, "seed": seed}
 
@@ -292,14 +228,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         best_model_save_path=str(options.out),
         verbose=0,
     )
-    table, stop = ActorsTable(agents, print_freq=4 * eval_freq), StopOnInterrupt()
+    table = ActorsTable(agents, timesteps)
+    callbacks, interrupted = CallbackList([evaluation, table, ProgressBarCallback()]), False
     print(f"CA2EDQN on {options.env}, {timesteps:,} transitions, seed {options.seed}")
     print(
         f"{N_ACTORS} slots, prior agents in {len(agents)} of them: {', '.join(agents.values()) or 'none'}\n", flush=True
     )
     learning_started = time.monotonic()
-    with stop.listening(), table.display():
-        model.learn(timesteps, callback=[evaluation, LogAtEnd(), table, stop], progress_bar=True)
+    with table.live or nullcontext():
+        try:
+            model.learn(timesteps, callback=callbacks)
+        except KeyboardInterrupt:  # continue with the result; a second one ends the demo
+            interrupted = True
+            if model.num_timesteps > 0:  # the callbacks have begun
+                callbacks.on_training_end()
     learning_seconds = time.monotonic() - learning_started
     eval_env.close()
     model.logger.close()
@@ -312,8 +254,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "env": options.env,
         "seed": options.seed,
         "timesteps": model.num_timesteps,
-        "interrupted": stop.interrupted,
-        "priors": {slot: {"agent": name, **_baseline(model.actor_stats[slot])} for slot, name in agents.items()},
+        "interrupted": interrupted,
+        "priors": {
+            slot: {"agent": name} | {key: model.actor_stats[slot][key] for key in ("baseline", "retired_at")}
+            for slot, name in agents.items()
+        },
         "best_checkpoint": play(CA2EDQN.load(best, device="cpu"), options.env, test_seed),
         "random_policy": play(None, options.env, test_seed),
         "learning_seconds": round(learning_seconds, 1),
@@ -326,10 +271,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     results["total_seconds"] = round(time.monotonic() - started, 1)
     (options.out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     report(options, results)
-
-
-def _baseline(stats: dict[str, Any]) -> dict[str, Any]:
-    return {key: stats[key] for key in ("baseline", "retired_at")}
 
 
 def report(options: argparse.Namespace, results: dict[str, Any]) -> None:
@@ -357,18 +298,12 @@ def report(options: argparse.Namespace, results: dict[str, Any]) -> None:
         ("results.json", "these numbers"),
     ):
         print(f"{options.out / name}  {what}")
-    print(f"\nNext, {_next_command(options)}")
-
-
-def _next_command(options: argparse.Namespace) -> str:
-    interpreter = pathlib.Path(sys.executable)
-    if interpreter.is_relative_to(pathlib.Path.cwd()):
-        interpreter = interpreter.relative_to(pathlib.Path.cwd())
-    command = f"{shlex.quote(str(interpreter))} -m sb3_ca2e.demo --env {options.env} --seed {options.seed}"
-    command += f" --timesteps {options.timesteps}" if options.timesteps else ""
-    if options.no_priors:
-        return f"the same run with the prior agents:\n  {command}"
-    return f"the same run without the prior agents:\n  {command} --no-priors"
+    other, flag = ("with", "") if options.no_priors else ("without", " --no-priors")
+    length = f" --timesteps {options.timesteps}" if options.timesteps else ""
+    command = (
+        f"{shlex.quote(os.path.relpath(sys.executable))} -m sb3_ca2e.demo --env {options.env} --seed {options.seed}"
+    )
+    print(f"\nNext, the same run {other} the prior agents:\n  {command}{length}{flag}")
 
 
 if __name__ == "__main__":

@@ -149,9 +149,10 @@ def _renewed(owner: Any, sequence: np.random.SeedSequence) -> None:
         case np.random.RandomState():
             _renewed(owner._bit_generator, sequence)
         case np.random.BitGenerator():
-            state: Any = type(owner)(sequence).state
+            bits: Any = owner
+            state: Any = type(bits)(sequence).state
             # With NumPy 2, spawned generators follow from the sequence
-            owner.__setstate__((state, sequence) if isinstance(owner.__getstate__(), tuple) else state)
+            bits.__setstate__((state, sequence) if isinstance(bits.__getstate__(), tuple) else state)
         case np.random.SeedSequence():
             reduced: Any = sequence.__reduce__()
             owner.__setstate_cython__(reduced[-1])

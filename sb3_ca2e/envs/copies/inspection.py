@@ -1,8 +1,10 @@
 """Inspects objects without calling methods of their classes, which may answer with something else."""
 
 import contextlib
+import copyreg
 import enum
 import pathlib
+import sys
 import types
 from collections import OrderedDict, defaultdict, deque
 from typing import Any
@@ -118,3 +120,43 @@ def shows(value: Any) -> bool:
     """Whether an object displays an environment."""
     module = getattr(type(value), "__module__", None) or ""
     return module.partition(".")[0] in _SHOWING or module == _MUJOCO_RENDERING
+
+
+def of_display(value: Any) -> Any:
+    """
+    Reduce an object that displays an environment: a copy creates its own when it is rendered.
+
+    :param value: any object to pickle
+    :return: as ``__reduce__`` returns it; None if the object displays nothing
+    """
+    module = type(value).__module__
+    if module.startswith("pygame"):
+        return _of_pygame(value)
+    if module == _MUJOCO_RENDERING and type(value).__name__ == "MujocoRenderer":
+        without_windows = {**vars(value), "viewer": None, "_viewers": {}}
+        return copyreg.__newobj__, (type(value),), without_windows  # type: ignore[attr-defined]
+    return None
+
+
+def _of_pygame(value: Any) -> Any:
+    pygame: Any = sys.modules["pygame"]
+    if isinstance(value, pygame.Surface):
+        if pygame.display.get_init() and value is pygame.display.get_surface():
+            return type(None), ()  # the window: environments open one if there is none
+        kind = "RGBA" if value.get_flags() & pygame.SRCALPHA else "RGB"
+        looks = value.get_colorkey(), value.get_alpha()
+        return _surface, (pygame.image.tobytes(value, kind), value.get_size(), kind, *looks)
+    if isinstance(value, pygame.time.Clock().__class__):
+        return pygame.time.Clock, ()
+    return None
+
+
+def _surface(content: bytes, size: tuple[int, int], kind: Any, colorkey: Any, alpha: int | None) -> Any:
+    import pygame
+
+    surface = pygame.image.frombytes(content, size, kind)
+    if colorkey is not None:
+        surface.set_colorkey(colorkey)
+    if alpha is not None and alpha != 255:
+        surface.set_alpha(alpha)
+    return surface

@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 from sb3_ca2e.common import copying
 from sb3_ca2e.envs.copies import patches
 from sb3_ca2e.envs.copies.comparison import OF_A_MONITOR, OF_LIVES, Change, changes_between, random_numbers_kept
-from sb3_ca2e.envs.copies.display import of_display
+from sb3_ca2e.envs.copies.inspection import of_display
 from sb3_ca2e.envs.copies.modules import modules_in, refuse_lost_modules
 from sb3_ca2e.envs.identity import EnvIdentity, identity_of
 from sb3_ca2e.envs.slot_monitor import file_of, no_files, without_file

@@ -2,6 +2,7 @@
 
 import time
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import gymnasium as gym
@@ -90,7 +91,7 @@ class EnvPoolVecEnv(BatchVecEnv):
         if dones.any():
             over = (told["terminated"] > 0) | truncated if "terminated" in told else dones
             for index in np.flatnonzero(dones).tolist():
-                infos[index]["terminal_observation"] = tree_map(lambda values: values[index].copy(), observations)
+                infos[index]["terminal_observation"] = _writable(tree_map(itemgetter(index), observations))
                 infos[index]["TimeLimit.truncated"] = bool(truncated[index] and not terminated[index])
                 if over[index]:
                     infos[index]["episode"] = self._episode(index)

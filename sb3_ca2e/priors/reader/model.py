@@ -20,8 +20,7 @@ from sb3_ca2e.priors.reader.archive import MAX_ARCHIVE, MIB, Archive, open_plain
 from sb3_ca2e.priors.reader.errors import Unreadable, refusing
 from sb3_ca2e.priors.reader.pickle_values import Symbol
 from sb3_ca2e.priors.reader.pickles import decode
-from sb3_ca2e.priors.reader.spaces import SYMBOLS as SPACE_SYMBOLS
-from sb3_ca2e.priors.reader.spaces import space_of
+from sb3_ca2e.priors.reader.spaces import SYMBOLS, space_of
 from sb3_ca2e.priors.reader.torch_files import SavedTensor, open_state_dict, open_torch_file
 
 MAX_MEMBERS = 64
@@ -72,7 +71,7 @@ def read_agent(model: pathlib.Path, algorithm: str | None = None) -> SavedAgent:
         attributes = _attributes_in(archive.read("data", MAX_DATA))
         policy_class, family, arguments = _network_of(attributes, algorithm)
         observation_space, action_space = (
-            space_of(_decoded(attributes, name, SPACE_SYMBOLS)) for name in ("observation_space", "action_space")
+            space_of(_decoded(attributes, name, SYMBOLS)) for name in ("observation_space", "action_space")
         )
         for name in archive.names:
             if name in _UNUSED:

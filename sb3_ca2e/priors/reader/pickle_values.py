@@ -66,6 +66,17 @@ class Call:
         """
         return isinstance(self.function, Symbol) and self.function in symbols
 
+    # What an unpickler does with a list or dictionary
+
+    def append(self, item: Any) -> None:
+        self.appended.append(item)
+
+    def extend(self, items: list[Any]) -> None:
+        self.appended.extend(items)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.pairs[key] = value
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Persistent:

@@ -1,13 +1,15 @@
 """
-Decodes pickles into plain values with a pickle machine that never imports and never calls.
+Decodes pickles into plain values with an unpickler that never imports and never calls.
 
-``pickletools.genops`` of the standard library reads the opcodes and their arguments; this module applies their effect
-on the stack. An import becomes a ``Symbol``, and a call a ``Call``.
+``pickletools.genops`` of the standard library reads the opcodes first, which limits their number and kinds. Then the
+standard library's unpickler in Python applies them, with other effects where it would execute something: an import
+becomes a ``Symbol``, and a call a ``Call``.
 """
 
 import io
+import pickle
 import pickletools
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,10 @@ MAX_OPCODES = 30_000
 
 #: Most bits of an integer; the largest legitimate ones are states of random generators.
 MAX_INTEGER_BITS = 1024
+
+#: Opcodes that are refused: of a registry of this process, and of data outside the pickle
+_REFUSED = {"EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER"}
+_ALLOWED = {ord(each.code) for each in pickletools.opcodes if each.proto <= 5 and each.name not in _REFUSED}
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,10 @@ def decode(data: bytes, known: Collection[Symbol], what: str) -> Decoded:
     :return: the decoded pickle
     :raises Unreadable: if it names another symbol, is damaged or too large
     """
-    pickle = decode_first(data, known, what)
-    if pickle.end != len(data):
+    decoded = decode_first(data, known, what)
+    if decoded.end != len(data):
         raise Unreadable(f"its {what} continues after the pickle's end")
-    return pickle
+    return decoded
 
 
 def decode_first(data: bytes, known: Collection[Symbol], what: str, start: int = 0) -> Decoded:
@@ -63,285 +69,125 @@ def decode_first(data: bytes, known: Collection[Symbol], what: str, start: int =
     :return: the decoded pickle
     :raises Unreadable: if it names another symbol, is damaged or too large
     """
-    machine = _Machine()
-    damage: Exception | None = None
+    end, damage = _end_of(data, start)
+    value, machine = None, _Inert(data[start:end])
     try:
-        machine.run(data, start)
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-        damage = error
+        value = machine.load()
+    except (ValueError, TypeError, LookupError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+        damage = damage or error
     if unknown := [str(symbol)[:120] for symbol in machine.symbols if symbol not in known]:
         more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
         raise Unreadable(f"its {what} names {', '.join(unknown[:8])}{more}, which is not allowed there") from damage
     if damage is not None:
         raise Unreadable(f"its {what} is not a complete pickle ({str(damage)[:200]})") from damage
-    return Decoded(machine.result, machine.end, machine.outside)
+    return Decoded(value, end, machine.outside)
 
 
-class _Machine:
-    """Stack and memo of one pickle. Nothing here is recursive, however deep the pickle nests."""
-
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self.below: list[list[Any]] = []  # the stack below each mark
-        self.memo: dict[int, Any] = {}
-        self.symbols: dict[Symbol, None] = {}
-        self.outside: list[Persistent] = []
-        self.result: Any = None
-        self.end = 0
-
-    def run(self, data: bytes, start: int) -> None:
-        """
-        Apply the opcodes of a pickle.
-
-        :param data: data with the pickle
-        :param start: offset of its begin, in bytes
-        """
-        file = io.BytesIO(data)
-        file.seek(start)
+def _end_of(data: bytes, start: int) -> tuple[int, Exception | None]:
+    """Return the end of the pickle, or of its part before what is wrong, and what is wrong."""
+    file, end = io.BytesIO(data), start
+    file.seek(start)
+    try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
             if count >= MAX_OPCODES:
                 raise ValueError(f"over {MAX_OPCODES} opcodes")
-            if opcode.name in _LITERALS:
-                self.stack.append(_limited(argument))
-            else:
-                effect = _EFFECTS.get(opcode.name)
-                if effect is None:
-                    raise ValueError(f"the opcode {opcode.name}")
-                effect(self, argument)
-        self.end = file.tell()
+            if ord(opcode.code) not in _ALLOWED:
+                raise ValueError(f"the opcode {opcode.name}")
+            if isinstance(argument, int) and argument.bit_length() > MAX_INTEGER_BITS:
+                raise ValueError(f"an integer of {argument.bit_length()} bits")
+            end = file.tell()
+    except ValueError as error:
+        return end, error
+    return end, None
 
-    def pop_to_mark(self) -> list[Any]:
-        """
-        Pop all values above the last mark.
 
-        :return: the values
-        """
-        above, self.stack = self.stack, self.below.pop()
-        return above
+#: The standard library's unpickler in Python: a method for each opcode, called through its table ``dispatch``.
+_Unpickler: Any = pickle._Unpickler
 
-    def symbol(self, module: Any, name: Any) -> None:
-        """
-        Push a symbol instead of importing.
 
-        :param module: name of the module
-        :param name: name in the module
-        """
-        if not (isinstance(module, str) and isinstance(name, str)):
-            raise ValueError("a global whose name is not a string")
+class _Inert(_Unpickler):
+    """
+    Applies the opcodes of a pickle. Nothing here is recursive, however deep the pickle nests.
+
+    :param data: the opcodes, all of them allowed
+    """
+
+    def __init__(self, data: bytes):
+        super().__init__(io.BytesIO(data), encoding="latin1")
+        self.symbols: dict[Symbol, None] = {}
+        self.outside: list[Persistent] = []
+
+    # What would import, call or set attributes.
+
+    def find_class(self, module: str, name: str) -> Symbol:
         symbol = Symbol.canonical(module, name)
         self.symbols[symbol] = None
-        self.stack.append(symbol)
+        return symbol
 
-    def call(self, function: Any, args: Any, kwargs: Any = None) -> None:
-        """
-        Push a description instead of calling.
+    def persistent_load(self, pid: Any) -> Persistent:
+        self.outside.append(Persistent(pid))
+        return self.outside[-1]
 
-        :param function: function that would be called
-        :param args: its arguments
-        :param kwargs: its keyword arguments
-        """
-        if not isinstance(args, tuple) or not isinstance(kwargs, dict | None):
+    def _instantiate(self, function: Any, args: Any, kwargs: Any = None) -> None:
+        if not isinstance(args, tuple | list) or not isinstance(kwargs, dict | None):
             raise ValueError("a call whose arguments are not a tuple")
-        self.stack.append(Call(function, args, kwargs or {}))
+        self.append(Call(function, tuple(args), kwargs or {}))
 
-    def global_(self, argument: str) -> None:
-        """GLOBAL: the opcode contains module and name; no known module has a space in its name."""
-        self.symbol(*argument.split(" ", 1))
-
-    def stack_global(self, _: None) -> None:
-        """STACK_GLOBAL"""
-        name, module = self.stack.pop(), self.stack.pop()
-        self.symbol(module, name)
-
-    def reduce(self, _: None) -> None:
-        """REDUCE and NEWOBJ"""
+    def load_reduce(self) -> None:
         args, function = self.stack.pop(), self.stack.pop()
-        self.call(function, args)
+        self._instantiate(function, args)
 
-    def newobj_ex(self, _: None) -> None:
-        """NEWOBJ_EX"""
+    load_newobj = load_reduce
+
+    def load_newobj_ex(self) -> None:
         kwargs, args, function = self.stack.pop(), self.stack.pop(), self.stack.pop()
-        self.call(function, args, kwargs)
+        self._instantiate(function, args, kwargs)
 
-    def inst(self, argument: str) -> None:
-        """INST"""
-        args = tuple(self.pop_to_mark())
-        self.global_(argument)
-        self.call(self.stack.pop(), args)
-
-    def obj(self, _: None) -> None:
-        """OBJ"""
-        function, *args = self.pop_to_mark()
-        self.call(function, tuple(args))
-
-    def build(self, _: None) -> None:
-        """BUILD"""
+    def load_build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if not isinstance(target, Call) or target.state is not None:
             raise ValueError("a state for a value that has one already or takes none")
         target.state = state
 
-    def append(self, values: list[Any]) -> None:
-        """APPEND and APPENDS"""
-        target = self.stack[-1]
-        if not isinstance(target, list | Call):
-            raise ValueError("items for a value that takes none")
-        (target.appended if isinstance(target, Call) else target).extend(values)
+    # What would hash keys of any kind and depth.
 
-    def set_items(self, values: list[Any]) -> None:
-        """SETITEM and SETITEMS"""
-        target = self.stack[-1]
-        if not isinstance(target, dict | Call):
-            raise ValueError("keys for a value that takes none")
-        (target.pairs if isinstance(target, Call) else target).update(_pairs(values))
+    def load_dict(self) -> None:
+        _check_keys(self.stack[::2])
+        super().load_dict()
 
-    def add_items(self, _: None) -> None:
-        """ADDITEMS"""
-        values = self.pop_to_mark()
-        target = self.stack[-1]
-        if not isinstance(target, set):
-            raise ValueError("members for a value that takes none")
-        target.update(_keys(values))
+    def load_setitem(self) -> None:
+        _check_keys(self.stack[-2:-1])
+        super().load_setitem()
 
-    def persistent(self, pid: Any) -> None:
-        """PERSID and BINPERSID"""
-        self.outside.append(Persistent(pid))
-        self.stack.append(self.outside[-1])
+    def load_setitems(self) -> None:
+        _check_keys(self.stack[::2])
+        super().load_setitems()
 
-    def put(self, index: int | None) -> None:
-        """PUT, BINPUT, LONG_BINPUT and MEMOIZE"""
-        self.memo[len(self.memo) if index is None else index] = self.stack[-1]
+    def load_frozenset(self) -> None:
+        _check_keys(self.stack)
+        super().load_frozenset()
 
-    def get(self, index: int) -> None:
-        """GET, BINGET and LONG_BINGET"""
-        self.stack.append(self.memo[index])
+    def load_additems(self) -> None:
+        _check_keys(self.stack)
+        super().load_additems()
 
-    def mark(self, _: None) -> None:
-        """MARK"""
-        self.below.append(self.stack)
-        self.stack = []
+    # Stricter than Python.
 
-    def pop(self, _: None) -> None:
-        """POP, which also removes a mark on top"""
-        if self.stack:
-            self.stack.pop()
-        else:
-            self.pop_to_mark()
+    def load_frame(self) -> None:
+        self.read(8)  # its length; all of the data is there
 
-    def pop_mark(self, _: None) -> None:
-        """POP_MARK"""
-        self.pop_to_mark()
-
-    def stop(self, _: None) -> None:
-        """STOP"""
-        (self.result,) = self.stack
-        if self.below:
-            raise ValueError("an unused mark")
+    def load_stop(self) -> None:
+        if len(self.stack) != 1 or self.metastack:
+            raise ValueError("not one value at its end")
+        super().load_stop()
 
 
-def _limited(value: Any) -> Any:
-    if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
-        raise ValueError(f"an integer of {value.bit_length()} bits")
-    return value
-
-
-def _keys(values: list[Any]) -> list[Any]:
-    """Check that values may be hashed: scalars and short tuples of them. Hashing recurses in C without a limit."""
+def _check_keys(values: list[Any]) -> None:
+    """Refuse keys other than scalars and tuples of them: hash() would recurse into deep ones and end the process."""
     for value in values:
         scalars = value if isinstance(value, tuple) else (value,)
         if not all(isinstance(scalar, str | int | float | bytes | Symbol | None) for scalar in scalars):
             raise ValueError("a key that is neither a string nor a number")
-    return values
 
 
-def _pairs(values: list[Any]) -> dict[Any, Any]:
-    keys = _keys(values[::2])
-    if len(keys) != len(values[1::2]):
-        raise ValueError("a key without a value")
-    return dict(zip(keys, values[1::2], strict=True))
-
-
-def _push(make: Callable[[], Any]) -> Callable[[_Machine, Any], None]:
-    return lambda machine, _: machine.stack.append(make())
-
-
-def _marked(make: Callable[[list[Any]], Any]) -> Callable[[_Machine, Any], None]:
-    def effect(machine: _Machine, _: None) -> None:
-        values = machine.pop_to_mark()
-        machine.stack.append(make(values))
-
-    return effect
-
-
-def _tuple_of(size: int) -> Callable[[_Machine, Any], None]:
-    def effect(machine: _Machine, _: None) -> None:
-        if len(machine.stack) < size:
-            raise ValueError("a tuple of more values than there are")
-        machine.stack[-size:] = [tuple(machine.stack[-size:])]
-
-    return effect
-
-
-def _two(machine: _Machine) -> list[Any]:
-    value, key = machine.stack.pop(), machine.stack.pop()
-    return [key, value]
-
-
-#: Opcodes that push their argument
-_LITERALS = frozenset(
-    name
-    for names in (
-        ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-        ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-        ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-    )
-    for name in names
-)
-
-#: Effects of the other opcodes. Missing, and therefore refused: EXT1, EXT2, EXT4 (a registry of this process),
-#: NEXT_BUFFER and READONLY_BUFFER (data outside the pickle)
-_EFFECTS: dict[str, Callable[[_Machine, Any], None]] = {
-    "PROTO": lambda machine, _: None,
-    "FRAME": lambda machine, _: None,
-    "STOP": _Machine.stop,
-    "NONE": _push(lambda: None),
-    "NEWTRUE": _push(lambda: True),
-    "NEWFALSE": _push(lambda: False),
-    "EMPTY_LIST": _push(list),
-    "EMPTY_DICT": _push(dict),
-    "EMPTY_TUPLE": _push(tuple),
-    "EMPTY_SET": _push(set),
-    "TUPLE": _marked(tuple),
-    "TUPLE1": _tuple_of(1),
-    "TUPLE2": _tuple_of(2),
-    "TUPLE3": _tuple_of(3),
-    "LIST": _marked(list),
-    "DICT": _marked(_pairs),
-    "FROZENSET": _marked(lambda values: frozenset(_keys(values))),
-    "APPEND": lambda machine, _: machine.append([machine.stack.pop()]),
-    "APPENDS": lambda machine, _: machine.append(machine.pop_to_mark()),
-    "SETITEM": lambda machine, _: machine.set_items(_two(machine)),
-    "SETITEMS": lambda machine, _: machine.set_items(machine.pop_to_mark()),
-    "ADDITEMS": _Machine.add_items,
-    "MARK": _Machine.mark,
-    "POP": _Machine.pop,
-    "POP_MARK": _Machine.pop_mark,
-    "DUP": lambda machine, _: machine.stack.append(machine.stack[-1]),
-    "PUT": _Machine.put,
-    "BINPUT": _Machine.put,
-    "LONG_BINPUT": _Machine.put,
-    "MEMOIZE": _Machine.put,
-    "GET": _Machine.get,
-    "BINGET": _Machine.get,
-    "LONG_BINGET": _Machine.get,
-    "GLOBAL": _Machine.global_,
-    "STACK_GLOBAL": _Machine.stack_global,
-    "REDUCE": _Machine.reduce,
-    "NEWOBJ": _Machine.reduce,
-    "NEWOBJ_EX": _Machine.newobj_ex,
-    "INST": _Machine.inst,
-    "OBJ": _Machine.obj,
-    "BUILD": _Machine.build,
-    "PERSID": _Machine.persistent,
-    "BINPERSID": lambda machine, _: machine.persistent(machine.stack.pop()),
-}
+_Inert.dispatch = {code: getattr(_Inert, _Unpickler.dispatch[code].__name__) for code in _ALLOWED}

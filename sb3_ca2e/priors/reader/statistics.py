@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from sb3_ca2e.priors.reader import spaces
 from sb3_ca2e.priors.reader.archive import MIB, open_plain
-from sb3_ca2e.priors.reader.arrays import array_of, number_of
 from sb3_ca2e.priors.reader.errors import Unreadable, refusing
 from sb3_ca2e.priors.reader.pickle_values import Call, Symbol, describe
 from sb3_ca2e.priors.reader.pickles import decode
-from sb3_ca2e.priors.reader.spaces import SYMBOLS as SPACE_SYMBOLS
+from sb3_ca2e.priors.reader.spaces import array_of, number_of
 from sb3_ca2e.replay.block import OBSERVATION, plain
 from sb3_ca2e.replay.normalization import normalized
 
 VEC_NORMALIZE = Symbol("stable_baselines3.common.vec_env.vec_normalize", "VecNormalize")
 RUNNING_MEAN_STD = Symbol("stable_baselines3.common.running_mean_std", "RunningMeanStd")
 
-SYMBOLS = SPACE_SYMBOLS | {VEC_NORMALIZE, RUNNING_MEAN_STD}
+SYMBOLS = spaces.SYMBOLS | {VEC_NORMALIZE, RUNNING_MEAN_STD}
 
 MAX_FILE = MIB
 
@@ -92,11 +92,11 @@ def read_vec_normalize(path: pathlib.Path) -> NormalizationStatistics:
 
 
 def _observation_moments(state: dict[str, Any]) -> dict[str, Moments]:
-    norm_obs, found, keys = state["norm_obs"], state["obs_rms"], state.get("norm_obs_keys")
-    if not isinstance(norm_obs, bool):
-        raise Unreadable(f"its norm_obs is {describe(norm_obs)}")
-    if not norm_obs:
+    if not isinstance(state["norm_obs"], bool):
+        raise Unreadable(f"its norm_obs is {describe(state['norm_obs'])}")
+    if not state["norm_obs"]:
         return {}
+    found, keys = state["obs_rms"], state.get("norm_obs_keys")
     if not isinstance(found, dict):
         return {OBSERVATION: _moments_of(found)}
     chosen = list(found) if keys is None else keys  # before SB3 1.3 all entries were normalised

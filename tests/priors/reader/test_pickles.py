@@ -11,13 +11,11 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sb3_ca2e.priors.reader.arrays import SYMBOLS as ARRAY_SYMBOLS
-from sb3_ca2e.priors.reader.arrays import array_of, number_of
 from sb3_ca2e.priors.reader.errors import Unreadable
 from sb3_ca2e.priors.reader.pickle_values import Call, Symbol
 from sb3_ca2e.priors.reader.pickles import MAX_OPCODES, decode
+from sb3_ca2e.priors.reader.spaces import ARRAY_SYMBOLS, array_of, number_of, space_of
 from sb3_ca2e.priors.reader.spaces import SYMBOLS as SPACE_SYMBOLS
-from sb3_ca2e.priors.reader.spaces import space_of
 
 PROTOCOLS = st.integers(0, pickle.HIGHEST_PROTOCOL)
 SCALARS = st.one_of(
