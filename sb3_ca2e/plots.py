@@ -110,10 +110,7 @@ def _number(text: str | None) -> float:
 
 
 def learning_curve(
-    folder: str | pathlib.Path,
-    agents: Mapping[int, str] | None = None,
-    title: str = "",
-    threshold: float | None = None,
+    folder: str | pathlib.Path, agents: Mapping[int, str] | None = None, title: str = "", threshold: float | None = None
 ) -> "Figure":
     """
     Plot evaluations and the nature actors' returns over transitions, with each prior's baseline and retirement.

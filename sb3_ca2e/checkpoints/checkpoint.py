@@ -1,12 +1,12 @@
 """Atomic checkpoints: folders that appear only when complete, with a list of SHA-256 sums of their files."""
 
 import pathlib
+import pickle
 import re
 import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from sb3_ca2e.checkpoints.old_names import Unpickler
 from sb3_ca2e.common.sums import SUMS, parse_sums, sha256
 from sb3_ca2e.errors import DamagedError
 from sb3_ca2e.replay.files import read_memory
@@ -18,6 +18,25 @@ FORMATS = ("1", "2")
 #: of clocks and of the timesteps of other runs.
 TITLE = "sb3_ca2e checkpoint 2, number {number}, after {timesteps} timesteps"
 _TITLE_PATTERN = re.compile(r"sb3_ca2e checkpoint (?P<format>\d+), number (?P<number>\d+), after \d+ timesteps")
+#: Current modules by module and name as written in checkpoints of format 1.
+MOVED = {
+    ("sb3_ca2e.actors.collector", "SlotStats"): "sb3_ca2e.learner.slot_stats",
+    ("sb3_ca2e.resumption", "Snapshot"): "sb3_ca2e.checkpoints.resumption",
+}
+
+
+class Unpickler(pickle.Unpickler):
+    """Reads pickles of all versions."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """
+        Find an object by its old or current name.
+
+        :param module: module in the pickle
+        :param name: name in the module
+        :return: the object
+        """
+        return super().find_class(MOVED.get((module, name), module), name)
 
 
 @dataclass(frozen=True)

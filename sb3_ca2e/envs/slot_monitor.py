@@ -6,6 +6,8 @@ import json
 import os
 import pathlib
 import time
+import traceback
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -199,7 +201,7 @@ class SlotMonitor(gym.Wrapper):
         try:
             result = self.env.step(action)
         except (TypeError, ValueError) as error:
-            if _raised_by_monitor(error):
+            if code_that_raised(error) is Monitor.step.__code__:  # because of what the inner environment returned
                 raise UnrecoverableError(
                     "The environment's step() did not return (observation, reward, terminated, "
                     f"truncated, info) with a number for the reward: {error}. Correct the environment."
@@ -224,12 +226,15 @@ class SlotMonitor(gym.Wrapper):
         self._files.close()
 
 
-def _raised_by_monitor(error: Exception) -> bool:
-    """Whether ``Monitor`` raised the error, because of what the inner environment returned."""
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    return traceback is not None and traceback.tb_frame.f_code is Monitor.step.__code__
+def code_that_raised(error: Exception) -> types.CodeType:
+    """
+    Return the code of the function that raised an error.
+
+    :param error: error that has been caught
+    :return: the innermost code of its traceback
+    """
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code
 
 
 @contextlib.contextmanager

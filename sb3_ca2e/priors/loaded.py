@@ -11,6 +11,9 @@ from stable_baselines3.common.policies import BasePolicy
 
 from sb3_ca2e.priors.preprocessing import Preprocessing
 
+#: Package of policies with a recurrent state.
+RECURRENT = "sb3_contrib.common.recurrent"
+
 
 @dataclass(frozen=True)
 class LoadedPrior:
@@ -61,3 +64,20 @@ class LoadedPrior:
         :return: a copy with its networks on the device
         """
         return replace(self, policy=deepcopy(self.policy).to(device))
+
+
+def refuse_recurrent(name: str, modules: list[str]) -> None:
+    """
+    Refuse a recurrent policy.
+
+    Transitions of priors are learned from one at a time, without the state that the policy had when it acted.
+
+    :param name: name of the agent
+    :param modules: modules of the policy's classes
+    :raises ValueError: if one of them is recurrent
+    """
+    if any(module.startswith(RECURRENT) for module in modules):
+        raise ValueError(
+            f"{name} has a recurrent policy, which can't be a prior agent. Give an agent without memory, e.g. of PPO "
+            "or DQN, trained on stacked frames if necessary."
+        )

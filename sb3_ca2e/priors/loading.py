@@ -5,13 +5,13 @@ from stable_baselines3.common.policies import BasePolicy
 
 from sb3_ca2e.priors import trusted
 from sb3_ca2e.priors.find import AgentFiles, algorithms_with
+from sb3_ca2e.priors.loaded import RECURRENT, refuse_recurrent
+from sb3_ca2e.priors.preprocessing import TrainedOn, frozen
 from sb3_ca2e.priors.reader.attributes import check_model
 from sb3_ca2e.priors.reader.config import read_yaml
 from sb3_ca2e.priors.reader.errors import UntrustedAgentError
 from sb3_ca2e.priors.reader.model import read_agent
 from sb3_ca2e.priors.reader.statistics import read_vec_normalize
-from sb3_ca2e.priors.recurrent import RECURRENT, refuse_recurrent
-from sb3_ca2e.priors.trained_on import TrainedOn, frozen
 
 
 def load_policy(

@@ -27,7 +27,7 @@ from sb3_ca2e.envs.copies.comparison import OF_A_MONITOR, OF_LIVES, Change, chan
 from sb3_ca2e.envs.copies.inspection import of_display
 from sb3_ca2e.envs.copies.modules import modules_in, refuse_lost_modules
 from sb3_ca2e.envs.identity import EnvIdentity, identity_of
-from sb3_ca2e.envs.slot_monitor import file_of, no_files, without_file
+from sb3_ca2e.envs.slot_monitor import code_that_raised, file_of, no_files, without_file
 
 if "__mp_main__" in sys.modules:  # the user's script, in a process that multiprocessing has spawned
     cloudpickle.register_pickle_by_value(sys.modules["__mp_main__"])
@@ -191,12 +191,7 @@ _SYNC = " With execution='sync' and as many actors as there are environments, no
 
 def _raised_in(error: Exception) -> str:
     """Describe an exception and the method that raised it."""
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    told = f"{type(error).__name__}: {error}"
-    where = f", in {traceback.tb_frame.f_code.co_qualname}" if traceback is not None else ""
-    return f" ({told}{where})"
+    return f" ({type(error).__name__}: {error}, in {code_that_raised(error).co_qualname})"
 
 
 def fetched(base: SubprocVecEnv, index: int) -> tuple[Builder, EnvIdentity, tuple[bytes, ...]]:

@@ -128,20 +128,23 @@ class _Inert(_Unpickler):
         self.outside.append(Persistent(pid))
         return self.outside[-1]
 
-    def _instantiate(self, function: Any, args: Any, kwargs: Any = None) -> None:
-        if not isinstance(args, tuple | list) or not isinstance(kwargs, dict | None):
+    def call(self, function: Any, args: Any, kwargs: Any) -> None:
+        if not isinstance(args, tuple) or not isinstance(kwargs, dict):
             raise ValueError("a call whose arguments are not a tuple")
-        self.append(Call(function, tuple(args), kwargs or {}))
+        self.append(Call(function, args, kwargs))
+
+    def _instantiate(self, function: Any, args: list[Any]) -> None:  # of load_inst() and load_obj()
+        self.call(function, tuple(args), {})
 
     def load_reduce(self) -> None:
         args, function = self.stack.pop(), self.stack.pop()
-        self._instantiate(function, args)
+        self.call(function, args, {})
 
     load_newobj = load_reduce
 
     def load_newobj_ex(self) -> None:
         kwargs, args, function = self.stack.pop(), self.stack.pop(), self.stack.pop()
-        self._instantiate(function, args, kwargs)
+        self.call(function, args, kwargs)
 
     def load_build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]

@@ -17,13 +17,7 @@ from sb3_ca2e.priors.reader.pickle_values import Symbol, describe
 
 _COMMON = ("net_arch", "activation_fn", "normalize_images", "features_extractor_class", "features_extractor_kwargs")
 _SOFT_ACTOR = ("use_sde", "log_std_init", "use_expln", "clip_mean", "n_critics", "share_features_extractor")
-_STOCHASTIC_ACTOR = (
-    "log_std_init",
-    "full_std",
-    "use_expln",
-    "squash_output",
-    "share_features_extractor",
-)
+_STOCHASTIC_ACTOR = ("log_std_init", "full_std", "use_expln", "squash_output", "share_features_extractor")
 
 
 @dataclass(frozen=True)
@@ -204,44 +198,37 @@ def policy_arguments(kwargs: Any, family: Family) -> dict[str, Any]:
     return {name: _FIELDS[name](name, value) for name, value in kwargs.items() if name not in _IGNORED}
 
 
-def _wrong(name: str, value: Any) -> Unreadable:
-    return Unreadable(f"the policy's {name} is {describe(value)}")
+#: Checks the value of a named argument, and returns what it stands for.
+_Check = Callable[[str, Any], Any]
 
 
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _wrong(name, value)
-    return value
-
-
-def _number(name: str, value: Any) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise _wrong(name, value)
-    return value
-
-
-def _count(largest: int) -> Callable[[str, Any], int]:
-    def check(name: str, value: Any) -> int:
-        if type(value) is not int or not 0 < value <= largest:
-            raise _wrong(name, value)
+def _if(holds: Callable[[Any], bool]) -> _Check:
+    def check(name: str, value: Any) -> Any:
+        if not holds(value):
+            raise Unreadable(f"the policy's {name} is {describe(value)}")
         return value
 
     return check
 
 
-def _one_of(table: dict[Symbol, type[nn.Module]]) -> Callable[[str, Any], type[nn.Module]]:
-    def check(name: str, value: Any) -> type[nn.Module]:
-        if not isinstance(value, Symbol) or value not in table:
-            raise _wrong(name, value)
-        return table[value]
+_flag = _if(lambda value: isinstance(value, bool))
+_number = _if(lambda value: isinstance(value, int | float) and math.isfinite(value))
+_list = _if(lambda value: isinstance(value, list))
+_dict = _if(lambda value: isinstance(value, dict))
+_networks = _if(lambda value: set(value) <= {"pi", "vf", "qf"})
 
-    return check
+
+def _count(largest: int) -> _Check:
+    return _if(lambda value: type(value) is int and 0 < value <= largest)
+
+
+def _one_of(table: dict[Symbol, type[nn.Module]]) -> _Check:
+    known = _if(lambda value: isinstance(value, Symbol) and value in table)
+    return lambda name, value: table[known(name, value)]
 
 
 def _layers(name: str, value: Any) -> list[int]:
-    if not isinstance(value, list):
-        raise _wrong(name, value)
-    if len(value) > MAX_LAYERS:
+    if len(_list(name, value)) > MAX_LAYERS:
         raise Unreadable(f"the policy's {name} has {len(value)} layers, over {MAX_LAYERS}")
     return [_count(MAX_WIDTH)(f"layer of {name}", width) for width in value]
 
@@ -251,9 +238,7 @@ def _architecture(name: str, value: Any) -> list[int] | dict[str, list[int]] | N
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
         (value,) = value
     if isinstance(value, dict):
-        if not set(value) <= {"pi", "vf", "qf"}:
-            raise _wrong(name, value)
-        return {network: _layers(name, widths) for network, widths in value.items()}
+        return {network: _layers(name, widths) for network, widths in _networks(name, value).items()}
     return None if value is None else _layers(name, value)
 
 
@@ -261,14 +246,12 @@ def _extractor_arguments(name: str, value: Any) -> dict[str, Any] | None:
     known = {"features_dim": _count(MAX_WIDTH), "cnn_output_dim": _count(MAX_WIDTH), "normalized_image": _flag}
     if value is None:
         return None
-    if not isinstance(value, dict):
-        raise _wrong(name, value)
-    if unknown := [describe(key) for key in value if key not in known]:
+    if unknown := [describe(key) for key in _dict(name, value) if key not in known]:
         raise Unreadable(f"the policy's {name} have {', '.join(unknown[:8])}, which no known extractor takes")
     return {each: known[each](f"{name}[{each}]", entry) for each, entry in value.items()}
 
 
-_FIELDS: dict[str, Callable[[str, Any], Any]] = {
+_FIELDS: dict[str, _Check] = {
     "net_arch": _architecture,
     "activation_fn": _one_of(ACTIVATIONS),
     "features_extractor_class": _one_of(EXTRACTORS),
