@@ -289,15 +289,7 @@ def report(options: argparse.Namespace, results: dict[str, Any]) -> None:
         retired = "" if prior["retired_at"] is None else f", retired after {prior['retired_at']:,} transitions"
         print(f"Prior {prior['agent']}: baseline {_or_blank(prior['baseline'], '.1f') or 'unknown'}{retired}")
     print(f"Time: {results['learning_seconds']:.0f} s of learning, {results['total_seconds']:.0f} s in all\n")
-    for name, what in (
-        ("learning_curve.png", "evaluations, baselines, retirements"),
-        ("actors.png", "what each actor did"),
-        ("best_model.zip", "the checkpoint evaluated above"),
-        ("last_model.zip", "the model at the end"),
-        ("progress.csv", "everything logged"),
-        ("results.json", "these numbers"),
-    ):
-        print(f"{options.out / name}  {what}")
+    print(*sorted(options.out.iterdir()), sep="\n")
     other, flag = ("with", "") if options.no_priors else ("without", " --no-priors")
     length = f" --timesteps {options.timesteps}" if options.timesteps else ""
     command = (

@@ -7,7 +7,6 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import cloudpickle
 from stable_baselines3.common.callbacks import BaseCallback
@@ -88,9 +87,8 @@ def discard_old(folder: pathlib.Path, prefix: str, keep: int) -> None:
     own = re.compile(re.escape(prefix) + r"_\d+_steps(_\d+)?")
     old = [each.folder for each in checkpoints_in(folder) if own.fullmatch(each.folder.name)][keep:]
     for path in old:
-        shutil.rmtree(
-            path.rename(partial_beside(path))
-        )  # rename first: a half-deleted folder would be a damaged checkpoint
+        # Rename first: a half-deleted folder would be a damaged checkpoint
+        shutil.rmtree(path.rename(partial_beside(path)))
 
 
 class CA2ECheckpointCallback(BaseCallback):
@@ -153,9 +151,9 @@ class CA2ECheckpointCallback(BaseCallback):
         return True
 
     def _save(self) -> None:
-        asked: dict[str, Any] = {"replay_buffer": self.save_replay_buffer, "vecnormalize": self.save_vecnormalize}
+        parts = self.save_replay_buffer, self.save_vecnormalize
         try:
-            path = write_checkpoint(self.model, self.save_path, self.name_prefix, **asked)
+            path = write_checkpoint(self.model, self.save_path, self.name_prefix, *parts)
             if self.keep_last is not None:
                 discard_old(self.save_path, self.name_prefix, self.keep_last)
         except Exception as error:  # training must continue without a checkpoint

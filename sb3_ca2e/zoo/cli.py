@@ -8,8 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from sb3_ca2e.zoo.patches import patch
-from sb3_ca2e.zoo.registration import register
+from sb3_ca2e.zoo.registration import patch, register
 
 PROGRAM = "sb3-ca2e"
 #: The RL Zoo's commands: where they are, and what they do.

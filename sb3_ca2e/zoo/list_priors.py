@@ -111,12 +111,13 @@ def inspect(env_id: str, env: VecEnv, n_episodes: int = 0) -> list[Candidate]:
     found = []
     for files in candidates(env_id):
         source = f"zoo:{files.algorithm}"
+        of_the_zoo = not files.bundled and files.model.parts[0] != "logs"  # nor trained here
         candidate = Candidate(
             source=str(files.model) if source in known else source,
             algorithm=files.algorithm,
             trained_on=files.env_id,
             path=str(files.model),
-            published_reward=published.get((files.algorithm, str(files.env_id))) if _of_the_zoo(files) else None,
+            published_reward=published.get((files.algorithm, str(files.env_id))) if of_the_zoo else None,
         )
         known.add(source)
         try:
@@ -127,11 +128,6 @@ def inspect(env_id: str, env: VecEnv, n_episodes: int = 0) -> list[Candidate]:
             candidate.problem = str(error)
         found.append(candidate)
     return found
-
-
-def _of_the_zoo(files: AgentFiles) -> bool:
-    """Whether it is one of the zoo's own agents, neither bundled nor trained here."""
-    return not files.bundled and files.model.parts[0] != "logs"
 
 
 def _try(candidate: Candidate, files: AgentFiles, env: VecEnv, n_episodes: int) -> None:

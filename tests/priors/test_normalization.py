@@ -6,9 +6,9 @@ import pytest
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_ca2e.priors.loading import load_vec_normalize
 from sb3_ca2e.priors.preprocessing import frozen
 from sb3_ca2e.priors.reader.statistics import read_vec_normalize
-from sb3_ca2e.priors.trusted import load_vec_normalize
 
 
 @pytest.mark.parametrize("read", [read_vec_normalize, lambda path: frozen(load_vec_normalize(path))])

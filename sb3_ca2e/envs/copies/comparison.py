@@ -38,6 +38,7 @@ from sb3_ca2e.envs.copies.inspection import (
     is_swigs,
     is_table,
     keys_of,
+    leaves_of,
     numbers_of_mujoco,
     shows,
 )
@@ -287,16 +288,9 @@ def _chooses_what_is_pickled(kind: Any) -> bool:
 
 def _opaque(value: Any) -> bool:
     """Whether Python can't look into a value, or into something that it holds, so that it can't be compared."""
-    waiting, seen = [value], set()
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, _ANY_CONTAINER):
-            if id(each) not in seen:
-                seen.add(id(each))
-                waiting += [*each, *each.values()] if isinstance(each, dict) else each
-        elif not isinstance(each, (*PLAIN, *_FUNCTIONS, *_NOT_COMPARED)) and (is_swigs(each) or shows(each)):
-            return True
-    return False
+    leaves = leaves_of(value, lambda each: isinstance(each, _ANY_CONTAINER))
+    others = (each for each in leaves if not isinstance(each, (*PLAIN, *_FUNCTIONS, *_NOT_COMPARED)))
+    return any(is_swigs(each) or shows(each) for each in others)
 
 
 def _alike(ours: Any, theirs: Any) -> bool:

@@ -7,6 +7,7 @@ import pathlib
 import sys
 import types
 from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,24 @@ def keys_of(value: Any) -> list[Any]:
     return list(range(len(value))) if isinstance(value, list | tuple | deque) else []
 
 
+def leaves_of(value: Any, is_container: Callable[[Any], bool]) -> Iterator[Any]:
+    """
+    Iterate over what containers hold that is no container itself.
+
+    :param value: anything
+    :param is_container: whether to look into an object
+    :return: the value, or what it holds at any depth
+    """
+    waiting, seen = [value], set()
+    while waiting:
+        each = waiting.pop()
+        if not is_container(each):
+            yield each
+        elif id(each) not in seen:
+            seen.add(id(each))
+            waiting += [*each, *each.values()] if isinstance(each, dict) else each
+
+
 def is_plain(value: Any) -> bool:
     """
     Whether a value is data that can be compared, or a container of such data, at any depth.
@@ -66,16 +85,7 @@ def is_plain(value: Any) -> bool:
     :param value: anything
     :return: True for plain data
     """
-    waiting, seen = [value], set()
-    while waiting:
-        each = waiting.pop()
-        if type(each) in CONTAINERS:
-            if id(each) not in seen:
-                seen.add(id(each))
-                waiting += [*each, *each.values()] if isinstance(each, dict) else each
-        elif not isinstance(each, PLAIN):
-            return False
-    return True
+    return all(isinstance(each, PLAIN) for each in leaves_of(value, lambda each: type(each) in CONTAINERS))
 
 
 def attributes_of(value: Any) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Atari games with the paper's preprocessing: SB3's wrappers, or ale-py's native preprocessing."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -272,7 +271,6 @@ class AtariVecEnv(BatchVecEnv):
     def __init__(self, settings: Settings, n_envs: int, seed: int | None = None):
         self._games = [Game(settings) for _ in range(n_envs)]
         self._clip = settings.clip_reward
-        self._started = time.time()
         size = settings.screen_size
         observation_space = spaces.Box(0, 255, (size, size, 1), np.uint8)
         super().__init__(n_envs, observation_space, self._games[0].action_space, gym.spec(settings.env_id))
@@ -316,14 +314,10 @@ class AtariVecEnv(BatchVecEnv):
             game, info = self._games[index], infos[index]
             info["terminal_observation"] = frames[index].copy()
             if game.over:
-                info["episode"] = self._episode(game)
+                info["episode"] = self.episode(game.game_return, info["episode_frame_number"])
             info["TimeLimit.truncated"] = game.truncated and not (game.terminated or game.life_lost)
             frames[index, ..., 0] = game.next()
         return frames, np.sign(rewards) if self._clip else rewards, dones, infos
-
-    def _episode(self, game: Game) -> dict[str, Any]:
-        seconds = round(time.time() - self._started, 6)
-        return {"r": round(game.game_return, 6), "l": game.info["episode_frame_number"], "t": seconds}
 
     def close(self) -> None:
         """Close the games."""

@@ -1,6 +1,5 @@
 """Environments of EnvPool, if it is installed."""
 
-import time
 from functools import partial
 from operator import itemgetter
 from typing import Any
@@ -52,7 +51,6 @@ class EnvPoolVecEnv(BatchVecEnv):
         known = gym.spec(env_id) if env_id in gym.registry else None
         super().__init__(n_envs, self._pool.observation_space, self._pool.action_space, known)
         self._returns, self._lengths = np.zeros(n_envs), np.zeros(n_envs, dtype=int)
-        self._started = time.time()
 
     def reset(self) -> Any:
         """
@@ -99,8 +97,7 @@ class EnvPoolVecEnv(BatchVecEnv):
         return observations, rewards, dones, infos
 
     def _episode(self, index: int) -> dict[str, Any]:
-        seconds = round(time.time() - self._started, 6)
-        episode = {"r": round(float(self._returns[index]), 6), "l": int(self._lengths[index]), "t": seconds}
+        episode = self.episode(self._returns[index], self._lengths[index])
         self._returns[index], self._lengths[index] = 0, 0
         return episode
 

@@ -1,5 +1,6 @@
 """Vector environments that are stepped at once, with the function that makes them."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -100,7 +101,18 @@ class BatchVecEnv(VecEnv):
         spec: gym.envs.registration.EnvSpec | None = None,
     ):
         self._attributes = {"spec": spec, "render_mode": None}
+        self._started = time.time()
         super().__init__(n_envs, observation_space, action_space)
+
+    def episode(self, total: float, length: int) -> dict[str, Any]:
+        """
+        Describe an episode that ends now, as ``Monitor`` does.
+
+        :param total: its return
+        :param length: its length
+        :return: value of ``info["episode"]``
+        """
+        return {"r": round(float(total), 6), "l": int(length), "t": round(time.time() - self._started, 6)}
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """
