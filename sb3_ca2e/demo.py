@@ -124,9 +124,8 @@ class EvaluationLine(BaseCallback):
     def _on_step(self) -> bool:
         returns = self.parent.evaluations_results[-1]
         best = "  best so far, kept" if self.parent.last_mean_reward == self.parent.best_mean_reward else ""
-        print(
-            f"{self.num_timesteps:>9,}  evaluation {np.mean(returns):7.1f} ± {np.std(returns):5.1f}{best}", flush=True
-        )
+        result = f"{np.mean(returns):7.1f} ± {np.std(returns):5.1f}"
+        print(f"{self.num_timesteps:>9,}  evaluation {result}{best}", flush=True)
         return True
 
 
@@ -231,9 +230,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = ActorsTable(agents, timesteps)
     callbacks, interrupted = CallbackList([evaluation, table, ProgressBarCallback()]), False
     print(f"CA2EDQN on {options.env}, {timesteps:,} transitions, seed {options.seed}")
-    print(
-        f"{N_ACTORS} slots, prior agents in {len(agents)} of them: {', '.join(agents.values()) or 'none'}\n", flush=True
-    )
+    names = ", ".join(agents.values()) or "none"
+    print(f"{N_ACTORS} slots, prior agents in {len(agents)} of them: {names}\n", flush=True)
     learning_started = time.monotonic()
     with table.live or nullcontext():
         try:
@@ -292,10 +290,8 @@ def report(options: argparse.Namespace, results: dict[str, Any]) -> None:
     print(*sorted(options.out.iterdir()), sep="\n")
     other, flag = ("with", "") if options.no_priors else ("without", " --no-priors")
     length = f" --timesteps {options.timesteps}" if options.timesteps else ""
-    command = (
-        f"{shlex.quote(os.path.relpath(sys.executable))} -m sb3_ca2e.demo --env {options.env} --seed {options.seed}"
-    )
-    print(f"\nNext, the same run {other} the prior agents:\n  {command}{length}{flag}")
+    command = f"{shlex.quote(os.path.relpath(sys.executable))} -m sb3_ca2e.demo --env {options.env}"
+    print(f"\nNext, the same run {other} the prior agents:\n  {command} --seed {options.seed}{length}{flag}")
 
 
 if __name__ == "__main__":

@@ -216,13 +216,11 @@ def actors_picture(folder: str | pathlib.Path, agents: Mapping[int, str] | None 
 
 
 def _actors(
-    log: RunLog, agents: Mapping[int, str] | None, title: str, height: float, height_ratios: Sequence[int]
+    log: RunLog, agents: Mapping[int, str] | None, title: str, height: float, ratios: Sequence[int]
 ) -> "Figure":
     """Create the figure of :func:`actors_picture`, with room for more axes below."""
     figure = _new_figure(height)
-    returns, exploration, fraction, *_ = figure.subplots(
-        len(height_ratios), 1, height_ratios=height_ratios, sharex=True
-    )
+    returns, exploration, fraction, *_ = figure.subplots(len(ratios), height_ratios=ratios, sharex=True)
     returns.set(title=title, ylabel="return, last 100 games")
     exploration.set(ylabel="exploration")
     fraction.set(ylabel="share of priors", xlabel="transitions of all actors", ylim=(-0.03, 1.03))

@@ -1,12 +1,13 @@
 """Writes checkpoints, and the callback that asks for them."""
 
+import itertools
 import os
-import pathlib
 import pickle
 import re
 import shutil
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import cloudpickle
 from stable_baselines3.common.callbacks import BaseCallback
@@ -18,9 +19,7 @@ from sb3_ca2e.common.sums import SUMS, HashedFile, list_of_sums, sha256
 from sb3_ca2e.replay.files import write_memory
 
 
-def write_checkpoint(
-    model: Saving, folder: pathlib.Path, prefix: str, replay_buffer: bool, vecnormalize: bool
-) -> pathlib.Path:
+def write_checkpoint(model: Saving, folder: Path, prefix: str, replay_buffer: bool, vecnormalize: bool) -> Path:
     """
     Write a checkpoint to a temporary folder, and rename it once it is on disk.
 
@@ -66,17 +65,14 @@ def write_checkpoint(
     return final
 
 
-def _free_name(path: pathlib.Path) -> pathlib.Path:
+def _free_name(path: Path) -> Path:
     """Append a number to the path if it exists: checkpoints are never overwritten."""
-    again = 1
-    free = path
-    while free.exists():
-        again += 1
-        free = path.with_name(f"{path.name}_{again}")
-    return free
+    endings = itertools.chain([""], (f"_{again}" for again in itertools.count(2)))
+    paths = (path.with_name(f"{path.name}{each}") for each in endings)
+    return next(each for each in paths if not each.exists())
 
 
-def discard_old(folder: pathlib.Path, prefix: str, keep: int) -> None:
+def discard_old(folder: Path, prefix: str, keep: int) -> None:
     """
     Delete old checkpoints.
 
@@ -114,7 +110,7 @@ class CA2ECheckpointCallback(BaseCallback):
     def __init__(
         self,
         save_freq: int,
-        save_path: str | pathlib.Path,
+        save_path: str | Path,
         name_prefix: str = "rl_model",
         save_replay_buffer: bool = False,
         save_vecnormalize: bool = True,
@@ -131,7 +127,7 @@ class CA2ECheckpointCallback(BaseCallback):
         if os.sep in name_prefix or name_prefix.startswith("."):
             raise ValueError(f"name_prefix={name_prefix!r} can't be the beginning of a folder's name.")
         self.save_freq = save_freq
-        self.save_path = pathlib.Path(save_path)
+        self.save_path = Path(save_path)
         self.name_prefix = name_prefix
         self.save_replay_buffer = save_replay_buffer
         self.save_vecnormalize = save_vecnormalize

@@ -44,11 +44,9 @@ class SlotWriter(ResultsWriter):
         file = pathlib.Path(os.path.realpath(filename if filename.endswith(Monitor.EXT) else _with_ending(filename)))
         own = file.name.removesuffix(Monitor.EXT)
         prefix = "" if own.rstrip(".").isdigit() else own  # make_vec_env numbers its environments
-        for again in itertools.count(1):
-            name = f"{prefix}actor_{slot}{'_prior' * prior}{f'_{again}' if again > 1 else ''}.{Monitor.EXT}"
-            if not (path := file.with_name(name)).exists() or _columns(path) == ["r", "l", "t", *extra_keys]:
-                return path
-        raise AssertionError  # pragma: no cover - the loop above has no other end
+        endings = itertools.chain([""], (f"_{again}" for again in itertools.count(2)))
+        paths = (file.with_name(f"{prefix}actor_{slot}{'_prior' * prior}{each}.{Monitor.EXT}") for each in endings)
+        return next(path for path in paths if not path.exists() or _columns(path) == ["r", "l", "t", *extra_keys])
 
     def write_row(self, epinfo: dict[str, Any]) -> None:
         """

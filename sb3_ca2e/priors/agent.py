@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 import torch as th
-from gymnasium import spaces
+from gymnasium.spaces import Space
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.policies import BasePolicy
@@ -99,7 +99,7 @@ class PriorAgent:
         return AgentFiles.algorithm_of(self.source)
 
     def resolve(
-        self, observation_space: spaces.Space, action_space: spaces.Space, identity: EnvIdentity | None = None
+        self, observation_space: Space, action_space: Space, identity: EnvIdentity | None = None
     ) -> "PriorAgent":
         """
         Load the policy and check that it fits the environment.
@@ -130,9 +130,7 @@ class PriorAgent:
         self._loaded = LoadedPrior(self.name, policy, preprocessing, action_space, deterministic)
         return self
 
-    def check(
-        self, observation_space: spaces.Space, action_space: spaces.Space, identity: EnvIdentity | None = None
-    ) -> None:
+    def check(self, observation_space: Space, action_space: Space, identity: EnvIdentity | None = None) -> None:
         """
         Raise the errors of :meth:`resolve` that can be found without network access; this agent does not change.
 
@@ -140,18 +138,16 @@ class PriorAgent:
         :param action_space: the environment's action space
         :param identity: identity of the environment
         """
-        from sb3_ca2e.priors import hub
+        from sb3_ca2e.priors.find import HUB, repository_and_revision
 
-        if str(self.source).startswith(hub.PREFIX):
-            hub.repository_and_revision(str(self.source))
+        if str(self.source).startswith(HUB):
+            repository_and_revision(str(self.source))
             return
         tried = object.__new__(PriorAgent)
         tried.__dict__.update(self.__dict__)
         tried.resolve(observation_space, action_space, identity)
 
-    def _load(
-        self, observation_space: spaces.Space, action_space: spaces.Space, env_id: str | None
-    ) -> tuple[BasePolicy, TrainedOn]:
+    def _load(self, observation_space: Space, action_space: Space, env_id: str | None) -> tuple[BasePolicy, TrainedOn]:
         if isinstance(self.source, BaseAlgorithm):
             # Copy by pickling: a policy just trained holds results of its last pass, which deepcopy() refuses.
             policy: BasePolicy = copying.copy(self.source.policy)
@@ -172,15 +168,14 @@ class PriorAgent:
 
     def _files(self, source: str, env_id: str | None) -> "AgentFiles":
         """Find the agent's files; for an agent of the hub, those of the commit loaded first."""
-        from sb3_ca2e.priors import hub
-        from sb3_ca2e.priors.find import find_agent
+        from sb3_ca2e.priors.find import HUB, download, find_agent
 
-        if not source.startswith(hub.PREFIX):
+        if not source.startswith(HUB):
             files = find_agent(source, self.env_id or env_id)
             if self.sha256 is not None:
                 self._check_hash(files.model)
             return files
-        files, revision = hub.download(source, self.revision)
+        files, revision = download(source, self.revision)
         self.sha256 = self._check_hash(files.model)
         self.revision = revision
         return files

@@ -13,7 +13,7 @@ import warnings
 from typing import Any
 
 import yaml
-from gymnasium import spaces
+from gymnasium.spaces import Space
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import ConstantSchedule
 from stable_baselines3.common.vec_env import VecNormalize
@@ -28,9 +28,7 @@ from sb3_ca2e.priors.reader.model import read_agent
 from sb3_ca2e.priors.reader.statistics import read_vec_normalize
 
 
-def load_policy(
-    files: AgentFiles, trust: bool, observation_space: spaces.Space, action_space: spaces.Space
-) -> BasePolicy:
+def load_policy(files: AgentFiles, trust: bool, observation_space: Space, action_space: Space) -> BasePolicy:
     """
     Load an agent's policy.
 
@@ -104,7 +102,7 @@ class _OldUnpickler(pickle.Unpickler):
             return super().find_class(module, name)
 
 
-def _trusted_policy(files: AgentFiles, observation_space: spaces.Space, action_space: spaces.Space) -> BasePolicy:
+def _trusted_policy(files: AgentFiles, observation_space: Space, action_space: Space) -> BasePolicy:
     """
     Load a policy with SB3's own loader, which runs code in the file.
 
@@ -144,9 +142,9 @@ def load_vec_normalize(path: pathlib.Path) -> VecNormalize:
     return normalize
 
 
-def _saved_space(saved: dict[str, Any], live: spaces.Space) -> spaces.Space:
+def _saved_space(saved: dict[str, Any], live: Space) -> Space:
     try:
         space: Any = _OldUnpickler(io.BytesIO(base64.b64decode(saved[":serialized:"]))).load()
     except Exception:  # its classes may not exist any more
         return live
-    return space if isinstance(space, spaces.Space) else live
+    return space if isinstance(space, Space) else live

@@ -23,9 +23,7 @@ OF_THE_ZOO = {
     "push_to_hub": ("rl_zoo3.push_to_hub", "upload an agent to the Hugging Face Hub"),
     "load_from_hub": ("rl_zoo3.load_from_hub", "download an agent from the Hugging Face Hub"),
 }
-OWN = {
-    "priors": ("sb3_ca2e.zoo.list_priors:main", "list the agents that can be prior agents in an environment"),
-}
+OWN = {"priors": ("sb3_ca2e.zoo.list_priors:main", "list the agents that can be prior agents in an environment")}
 COMMANDS = {**OF_THE_ZOO, **OWN}
 
 

@@ -2,15 +2,13 @@
 
 from typing import Any
 
-import optuna
+from optuna import Trial
 from rl_zoo3.hyperparams_opt import convert_offpolicy_params, sample_dqn_params, sample_td3_params
 
 Hyperparams = dict[str, Any]
 
 
-def sample_ca2e_dqn_params(
-    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: Hyperparams
-) -> Hyperparams:
+def sample_ca2e_dqn_params(trial: Trial, n_actions: int, n_envs: int, additional_args: Hyperparams) -> Hyperparams:
     """
     Sample hyperparameters of CA2EDQN.
 
@@ -24,9 +22,7 @@ def sample_ca2e_dqn_params(
     return {**hyperparams, **_sample_memory(trial, additional_args)}
 
 
-def sample_ca2e_ddpg_params(
-    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: Hyperparams
-) -> Hyperparams:
+def sample_ca2e_ddpg_params(trial: Trial, n_actions: int, n_envs: int, additional_args: Hyperparams) -> Hyperparams:
     """
     Sample hyperparameters of CA2EDDPG.
 
@@ -44,7 +40,7 @@ def sample_ca2e_ddpg_params(
     return {**hyperparams, **own, **_sample_memory(trial, additional_args)}
 
 
-def _sample_memory(trial: optuna.Trial, additional_args: Hyperparams) -> Hyperparams:
+def _sample_memory(trial: Trial, additional_args: Hyperparams) -> Hyperparams:
     """Sample the multi-step length and the exponent of priorities (0 disables them)."""
     n_steps = trial.suggest_int("n_steps", 1, 10, log=True)
     alpha = trial.suggest_float("alpha", 0.0, 1.0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common import env_util
 from stable_baselines3.common.vec_env import VecFrameStack
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
@@ -93,9 +94,7 @@ class Settings:
     max_num_frames_per_episode: int = 108_000
 
     @classmethod
-    def of(
-        cls, spec: gym.envs.registration.EnvSpec, wrapper_kwargs: dict[str, Any], env_kwargs: dict[str, Any]
-    ) -> "Settings":
+    def of(cls, spec: EnvSpec, wrapper_kwargs: dict[str, Any], env_kwargs: dict[str, Any]) -> "Settings":
         """
         Combine the settings of a game.
 
