@@ -100,10 +100,8 @@ class EnvRecipe:
         venv = built(loaded(self.builders[0]), len(slots), seed)
         filenames = [self.monitor_file] if self.monitor_file is not None else []
         env_id = str(self.identity.env_id)
-        files = [
-            EpisodeFiles(filenames, env_id, (), self.info_keywords, slot, prior)
-            for slot, prior in zip(slots, priors, strict=True)
-        ]
+        seats = zip(slots, priors, strict=True)
+        files = [EpisodeFiles(filenames, env_id, (), self.info_keywords, *seat) for seat in seats]
         return SharedVecEnv(venv, files)
 
     def build(

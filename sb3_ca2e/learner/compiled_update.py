@@ -10,15 +10,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from sb3_ca2e.common.layers import Rewritten, copy_of
-from sb3_ca2e.learner.flat_adam import (
-    AdamTensors,
-    FlatAdam,
-    Layout,
-    adam,
-    bias_corrections,
-    decays_weights_themselves,
-    flattened,
-)
+from sb3_ca2e.learner import flat_adam
+from sb3_ca2e.learner.flat_adam import AdamTensors, FlatAdam, Layout, decays_weights_themselves
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 
 #: Function of the network to optimise that returns the loss and any other detached results.
@@ -95,12 +88,12 @@ class FlatNetworks:
         for index, tensors in enumerate(zip(parameters, state.first, state.second, strict=True)):
             parameter, first, second = stepped = [tensor.clone() for tensor in tensors]  # fused into one loop
             settings = state.corrections, state.rate, state.constants, self.decoupled[name]
-            adam(parameter, gradients[index], first, second, *settings)
+            flat_adam.adam(parameter, gradients[index], first, second, *settings)
             taken = sound & state.trained[index] if index in state.trained else sound
             for tensor, new in zip(tensors, stepped, strict=True):
                 tensor.copy_(th.where(taken, new, tensor))
         state.steps.add_(sound)
-        state.corrections.copy_(bias_corrections(state.constants, state.steps[0] + 1))
+        state.corrections.copy_(flat_adam.bias_corrections(state.constants, state.steps[0] + 1))
         return result
 
     def polyak_update(self, target: str, online: str, tau: float) -> None:
@@ -199,7 +192,7 @@ class FlatUpdate:
     ):
         self._update, self._modules, self._metrics, self._priority_floor = update, modules, metrics, priority_floor
         self._layouts = {name: Layout(module) for name, module in modules.items()}
-        self._parameters = {name: flattened(module, self._layouts[name]) for name, module in modules.items()}
+        self._parameters = {name: flat_adam.flattened(module, self._layouts[name]) for name, module in modules.items()}
         self._adams = {name: FlatAdam(optimizer, modules[name]) for name, optimizer in optimizers.items()}
         self._decoupled = {name: decays_weights_themselves(optimizer) for name, optimizer in optimizers.items()}
         device = next(iter(self._parameters.values()))[0].device

@@ -120,13 +120,10 @@ def _leave_other_threads_alone() -> None:
 
     # To find the user's source lines of a graph, it would enable anomaly detection, which is slow, affects all
     # threads, and warns.
-    call = getattr(aot_autograd, "create_functional_call", None)
+    name = "create_functional_call"
+    call = getattr(aot_autograd, name, None)
     if call is not None:
-        _here(
-            aot_autograd,
-            "create_functional_call",
-            lambda graph, *rest, **more: call(_Run(graph.forward), *rest, **more),
-        )
+        _here(aot_autograd, name, lambda graph, *rest, **more: call(_Run(graph.forward), *rest, **more))
     if hasattr(compile_fx, "_warn_tf32_disabled"):  # the user decides
         _here(compile_fx, "_warn_tf32_disabled", lambda: None)
     # The compiler once traces the identity, with a tracer under which calls of other modules fail in all threads, such

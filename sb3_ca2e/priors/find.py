@@ -187,10 +187,8 @@ def find_agent(source: str | pathlib.Path, env_id: str | None) -> AgentFiles:
     if algorithm not in ALGORITHMS:
         nearest = difflib.get_close_matches(algorithm, ALGORITHMS, n=1)
         hint = f" Did you mean 'zoo:{nearest[0]}'?" if nearest else ""
-        raise ValueError(
-            f"{source!r} names no algorithm whose agents can be priors; use one of: {', '.join(sorted(ALGORITHMS))}."
-            + hint
-        )
+        all_names = ", ".join(sorted(ALGORITHMS))
+        raise ValueError(f"{source!r} names no algorithm whose agents can be priors; use one of: {all_names}.{hint}")
     wanted = named or env_id
     if wanted is None:
         raise ValueError(f"The environment has no id to look for; say which: 'zoo:{algorithm}/<environment id>'.")

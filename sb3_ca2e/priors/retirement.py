@@ -35,14 +35,8 @@ class Retirement:
         :param index: its position in ``prior_agents``
         """
         while len(self.state["priors"]) <= index:
-            unknown: dict[str, Any] = {
-                "baseline": None,
-                "returns": [],
-                "streak": 0,
-                "retired_at": None,
-                "learner_reward": None,
-            }
-            self.state["priors"].append(unknown)
+            unknown = dict.fromkeys(("baseline", "retired_at", "learner_reward"))
+            self.state["priors"].append({**unknown, "returns": [], "streak": 0})
 
     def set_baseline(self, index: int, mean_reward: float | None) -> None:
         """

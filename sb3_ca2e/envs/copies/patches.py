@@ -18,17 +18,7 @@ from sb3_ca2e.envs.copies.modules import is_imported
 from sb3_ca2e.envs.identity import layers_of
 
 #: Packages whose functions and classes hold no environment of the user's.
-LIBRARIES = {
-    "gymnasium",
-    "stable_baselines3",
-    "sb3_contrib",
-    "torch",
-    "numpy",
-    "mujoco",
-    "ale_py",
-    "builtins",
-    "typing",
-}
+LIBRARIES = {"gymnasium", "stable_baselines3", "sb3_contrib", "torch", "numpy", "mujoco", "ale_py"}
 #: Packages whose classes are not expected to be changed.
 _NOT_CHANGED = {"sb3_ca2e", "builtins", "typing", "abc"}
 

@@ -287,13 +287,8 @@ class _MakesAnew:
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is Monitor and vars(obj).keys() <= OF_A_MONITOR:
-            return Monitor, (
-                obj.env,
-                file_of(obj),
-                obj.allow_early_resets,
-                obj.reset_keywords,
-                tuple(obj.info_keywords),
-            )
+            keywords = obj.reset_keywords, tuple(obj.info_keywords)
+            return Monitor, (obj.env, file_of(obj), obj.allow_early_resets, *keywords)
         if isinstance(obj, Monitor) and obj.results_writer is not None and _pickled_as_any(type(obj)):
             return copyreg.__newobj__, (type(obj),), without_file(obj)  # type: ignore[attr-defined]
         if type(obj) is EpisodicLifeEnv and vars(obj).keys() <= OF_LIVES:

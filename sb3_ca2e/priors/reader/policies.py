@@ -16,6 +16,9 @@ from sb3_ca2e.priors.reader.errors import Unreadable
 from sb3_ca2e.priors.reader.pickle_values import Symbol, describe
 
 _COMMON = ("net_arch", "activation_fn", "normalize_images", "features_extractor_class", "features_extractor_kwargs")
+#: Policies for images and dictionaries, which have the same names in most of SB3's modules.
+_OTHERS = ("CnnPolicy", "MultiInputPolicy")
+
 _SOFT_ACTOR = ("use_sde", "log_std_init", "use_expln", "clip_mean", "n_critics", "share_features_extractor")
 _STOCHASTIC_ACTOR = ("log_std_init", "full_std", "use_expln", "squash_output", "share_features_extractor")
 
@@ -46,13 +49,7 @@ class Family:
 FAMILIES = (
     Family(
         ("a2c", "ppo", "trpo"),
-        {
-            "stable_baselines3.common.policies": (
-                "ActorCriticPolicy",
-                "ActorCriticCnnPolicy",
-                "MultiInputActorCriticPolicy",
-            )
-        },
+        {BasePolicy.__module__: ("ActorCriticPolicy", "ActorCriticCnnPolicy", "MultiInputActorCriticPolicy")},
         _COMMON + _STOCHASTIC_ACTOR,
         sde_of_model=True,
         for_learning={"ortho_init": False},
@@ -60,34 +57,22 @@ FAMILIES = (
     Family(
         ("dqn", "ca2e_dqn"),
         {
-            "stable_baselines3.dqn.policies": ("DQNPolicy", "CnnPolicy", "MultiInputPolicy"),
+            "stable_baselines3.dqn.policies": ("DQNPolicy", *_OTHERS),
             "sb3_ca2e.policies": ("CA2EDQNPolicy", "CA2EDQNCnnPolicy", "CA2EDQNMultiInputPolicy"),
         },
         _COMMON,
     ),
-    Family(
-        ("qrdqn",),
-        {"sb3_contrib.qrdqn.policies": ("QRDQNPolicy", "CnnPolicy", "MultiInputPolicy")},
-        (*_COMMON, "n_quantiles"),
-    ),
+    Family(("qrdqn",), {"sb3_contrib.qrdqn.policies": ("QRDQNPolicy", *_OTHERS)}, (*_COMMON, "n_quantiles")),
     Family(
         ("td3", "ddpg", "ca2e_ddpg"),
         {
-            "stable_baselines3.td3.policies": ("TD3Policy", "CnnPolicy", "MultiInputPolicy"),
+            "stable_baselines3.td3.policies": ("TD3Policy", *_OTHERS),
             "sb3_ca2e.policies": ("CA2EDDPGPolicy", "CA2EDDPGCnnPolicy", "CA2EDDPGMultiInputPolicy"),
         },
         (*_COMMON, "n_critics", "share_features_extractor"),
     ),
-    Family(
-        ("sac",),
-        {"stable_baselines3.sac.policies": ("SACPolicy", "CnnPolicy", "MultiInputPolicy")},
-        _COMMON + _SOFT_ACTOR,
-    ),
-    Family(
-        ("tqc",),
-        {"sb3_contrib.tqc.policies": ("TQCPolicy", "CnnPolicy", "MultiInputPolicy")},
-        (*_COMMON, *_SOFT_ACTOR, "n_quantiles"),
-    ),
+    Family(("sac",), {"stable_baselines3.sac.policies": ("SACPolicy", *_OTHERS)}, _COMMON + _SOFT_ACTOR),
+    Family(("tqc",), {"sb3_contrib.tqc.policies": ("TQCPolicy", *_OTHERS)}, (*_COMMON, *_SOFT_ACTOR, "n_quantiles")),
     Family(
         ("ars",),
         {"sb3_contrib.ars.policies": ("ARSPolicy",)},
