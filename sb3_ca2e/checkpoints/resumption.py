@@ -89,8 +89,7 @@ class Resumption:
             return
         if normalize is None:
             raise ValueError(
-                "The checkpoint was saved with VecNormalize. Wrap the environment in VecNormalize as "
-                "before; its statistics are restored."
+                "The checkpoint was saved with VecNormalize. Wrap the environment in it: its statistics are restored."
             )
         for name in ("obs_rms", "ret_rms"):
             ours, theirs = getattr(normalize, name, None), getattr(self.normalize, name, None)

@@ -238,8 +238,7 @@ class Saving(OffPolicyAlgorithm):
         self._resumption.set_statistics(self._vec_normalize_env)
         if reset_num_timesteps:
             warnings.warn(
-                "learn() counts from zero, though the model was resumed: pass reset_num_timesteps=False to continue "
-                "the run.",
+                "learn() counts from zero, though the model was resumed: pass reset_num_timesteps=False to continue.",
                 stacklevel=2,
             )
             self.replay_buffer.end_streams()

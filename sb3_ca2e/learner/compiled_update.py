@@ -87,8 +87,7 @@ class FlatNetworks:
             gradients = [gradient * scale for gradient in gradients]
         for index, tensors in enumerate(zip(parameters, state.first, state.second, strict=True)):
             parameter, first, second = stepped = [tensor.clone() for tensor in tensors]  # fused into one loop
-            settings = state.corrections, state.rate, state.constants, self.decoupled[name]
-            flat_adam.adam(parameter, gradients[index], first, second, *settings)
+            flat_adam.adam(parameter, gradients[index], first, second, state, self.decoupled[name])
             taken = sound & state.trained[index] if index in state.trained else sound
             for tensor, new in zip(tensors, stepped, strict=True):
                 tensor.copy_(th.where(taken, new, tensor))

@@ -179,14 +179,7 @@ def adam_constants(beta1: float, beta2: float, eps: float, weight_decay: float) 
 
 
 def adam(
-    parameter: th.Tensor,
-    gradient: th.Tensor,
-    first: th.Tensor,
-    second: th.Tensor,
-    corrections: th.Tensor,
-    rate: th.Tensor,
-    constants: th.Tensor,
-    decoupled: bool,
+    parameter: th.Tensor, gradient: th.Tensor, first: th.Tensor, second: th.Tensor, state: AdamTensors, decoupled: bool
 ) -> None:
     """
     Make a step of Adam (https://arxiv.org/abs/1412.6980, Algorithm 1) or AdamW (https://arxiv.org/abs/1711.05101) in
@@ -196,19 +189,17 @@ def adam(
     :param gradient: gradient; same shape, like the moments
     :param first: first moment
     :param second: second moment
-    :param corrections: ``(2,)`` bias corrections of the moments
-    :param rate: learning rate
-    :param constants: ``(7,)`` result of :func:`adam_constants`
+    :param state: corrections, rate and constants
     :param decoupled: whether to decay the weights directly, not through the gradient
     """
-    one_less_beta1, beta2, one_less_beta2, eps, weight_decay, *_ = constants.unbind()
+    one_less_beta1, beta2, one_less_beta2, eps, weight_decay, *_ = state.constants.unbind()
     if decoupled:
-        parameter.mul_(1 - rate * weight_decay)
+        parameter.mul_(1 - state.rate * weight_decay)
     else:
         gradient = gradient + weight_decay * parameter
     first.lerp_(gradient, one_less_beta1)
     second.mul_(beta2).add_(one_less_beta2 * gradient.square())
-    parameter.sub_(rate / corrections[0] * first / ((second / corrections[1]).sqrt() + eps))
+    parameter.sub_(state.rate / state.corrections[0] * first / ((second / state.corrections[1]).sqrt() + eps))
 
 
 def bias_corrections(constants: th.Tensor, steps: th.Tensor) -> th.Tensor:

@@ -123,8 +123,7 @@ class PriorAgent:
         if not alike(policy.action_space, action_space):
             raise ValueError(
                 f"The prior agent {self.name} was trained on actions {policy.action_space}, this environment's are "
-                f"{action_space}. Give an agent of an environment with these actions, or wrap the environment so that "
-                "they agree."
+                f"{action_space}. Give an agent of an environment with these actions, or wrap this one to have its own."
             )
         deterministic = not is_image_space(observation_space)  # as the RL Zoo plays Atari
         self._loaded = LoadedPrior(self.name, policy, preprocessing, action_space, deterministic)

@@ -105,27 +105,16 @@ EXTRACTORS: dict[Symbol, type[nn.Module]] = {
 #: Entries of ``policy_kwargs`` that only matter for learning, or on the machine of training
 _IGNORED = frozenset(("optimizer_class", "optimizer_kwargs", "ortho_init", "device"))
 
-_OPTIMIZERS = frozenset(
-    Symbol(module, name)
-    for module, name in {
-        "torch.optim.adam": "Adam",
-        "torch.optim.adamw": "AdamW",
-        "torch.optim.rmsprop": "RMSprop",
-        "torch.optim.sgd": "SGD",
-        "torch.optim.radam": "RAdam",
-        "torch.optim.nadam": "NAdam",
-        "stable_baselines3.common.sb2_compat.rmsprop_tf_like": "RMSpropTFLike",
-    }.items()
-)
+#: What these entries name
+_UNUSED = {
+    *(Symbol(f"torch.optim.{name.lower()}", name) for name in ("Adam", "AdamW", "RMSprop", "SGD", "RAdam", "NAdam")),
+    Symbol("stable_baselines3.common.sb2_compat.rmsprop_tf_like", "RMSpropTFLike"),
+    *(Symbol("torch", "device"), Symbol("collections", "OrderedDict")),
+}
 
 #: Symbols allowed in pickles of ``policy_class`` and of ``policy_kwargs``
 CLASS_SYMBOLS = frozenset(_FAMILY_OF)
-KWARGS_SYMBOLS = (
-    frozenset(ACTIVATIONS)
-    | frozenset(EXTRACTORS)
-    | _OPTIMIZERS
-    | {Symbol("torch", "device"), Symbol("collections", "OrderedDict")}
-)
+KWARGS_SYMBOLS = frozenset(ACTIVATIONS) | frozenset(EXTRACTORS) | _UNUSED
 
 MAX_LAYERS = 32
 MAX_WIDTH = 2**20
