@@ -46,6 +46,8 @@ N_EVALUATIONS, N_EVAL_EPISODES, N_TEST_EPISODES = 20, 10, 20
 #: Environments of evaluations. All step until the last one has played its episodes, so that one environment for each
 #: episode would mostly step in vain while the last lander hovers.
 N_EVAL_ENVS = 5
+#: Entries of ``model.actor_stats`` in the table of actors, and their formats.
+NUMBERS = {"ep_rew_mean": ".1f", "episodes": ",", "fps": ",.0f", "baseline": ".1f", "retired_at": ",.0f"}
 
 
 class ActorsTable(BaseCallback):
@@ -98,16 +100,10 @@ def actors_table(stats: Sequence[dict[str, Any]], agents: dict[int, str], title:
     for row in stats:
         agent, is_prior = agents.get(row["slot"]), row["kind"] == "prior"
         plays = f"prior {agent}" if is_prior else f"nature, was {agent}" if agent else "nature"
+        epsilon = "" if is_prior else f"{row['epsilon']:.2f}"
+        numbers = [_or_blank(row[key], form) for key, form in NUMBERS.items()]
         table.add_row(
-            str(row["slot"]),
-            plays,
-            "" if is_prior else f"{row['epsilon']:.2f}",
-            _or_blank(row["ep_rew_mean"], ".1f"),
-            f"{row['episodes']:,}",
-            f"{row['fps']:,.0f}",
-            _or_blank(row["baseline"], ".1f"),
-            _or_blank(row["retired_at"], ",.0f"),
-            style="cyan" if is_prior else "green" if agent else None,
+            str(row["slot"]), plays, epsilon, *numbers, style="cyan" if is_prior else "green" if agent else None
         )
     return table
 

@@ -19,6 +19,9 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from sb3_ca2e.errors import UnrecoverableError
 
+#: Names of entries of an episode.
+Keys = tuple[str, ...]
+
 
 class SlotWriter(ResultsWriter):
     """
@@ -31,7 +34,7 @@ class SlotWriter(ResultsWriter):
     :param prior: whether a prior agent plays: the file is ``actor_<slot>_prior.monitor.csv`` then
     """
 
-    def __init__(self, filename: str, env_id: str, extra_keys: tuple[str, ...], slot: int, prior: bool):
+    def __init__(self, filename: str, env_id: str, extra_keys: Keys, slot: int, prior: bool):
         self._arguments = filename, env_id, extra_keys, slot
         path = self._path(prior)
         header = _header(path) or {"t_start": time.time(), "env_id": env_id}
@@ -106,15 +109,7 @@ class EpisodeFiles:
     :param prior: whether a prior agent plays
     """
 
-    def __init__(
-        self,
-        filenames: Sequence[str],
-        env_id: str,
-        known: tuple[str, ...],
-        info_keywords: tuple[str, ...],
-        slot: int,
-        prior: bool,
-    ):
+    def __init__(self, filenames: Sequence[str], env_id: str, known: Keys, info_keywords: Keys, slot: int, prior: bool):
         self._added = tuple(key for key in info_keywords if key not in known)
         self._writers = [SlotWriter(file, env_id, known + self._added, slot, prior) for file in filenames]
 
@@ -161,7 +156,7 @@ class SlotMonitor(gym.Wrapper):
         slot: int,
         prior: bool,
         filename: str | None = None,
-        info_keywords: tuple[str, ...] = (),
+        info_keywords: Keys = (),
         owned: bool = True,
     ):
         with no_files():

@@ -7,6 +7,8 @@ import torch as th
 
 #: Function without arguments that returns outputs and may change other tensors.
 Run = Callable[[], tuple[th.Tensor, ...]]
+#: Makes a recording of a function: calls repeat what it did.
+Record = Callable[[Run], Run]
 #: Runs before a graph is recorded, as PyTorch requires: libraries initialise themselves in the first ones.
 WARM_UP = 3
 
@@ -24,10 +26,7 @@ class CudaGraph:
     """
 
     def __init__(
-        self,
-        function: Callable[..., tuple[th.Tensor, ...]],
-        state: Sequence[th.Tensor],
-        record: Callable[[Run], Run] | None = None,
+        self, function: Callable[..., tuple[th.Tensor, ...]], state: Sequence[th.Tensor], record: Record | None = None
     ):
         self._function, self._state, self._record = function, state, record or cuda_graph
         self._inputs: list[th.Tensor] = []

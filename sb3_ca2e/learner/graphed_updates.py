@@ -8,7 +8,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_ca2e.learner.cuda_graph import CudaGraph, Run
+from sb3_ca2e.learner.cuda_graph import CudaGraph, Record
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 from sb3_ca2e.replay.rows import Rows
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
@@ -48,7 +48,7 @@ class FusedUpdates:
         batch_size: int,
         update: Callable[[PrioritizedReplaySamples], Sequence[th.Tensor]],
         state: Sequence[th.Tensor],
-        record: Callable[[Run], Run] | None = None,
+        record: Record | None = None,
     ):
         self._key = _taken_for_granted(memory, batch_size)
         # Weak: if the user replaces or empties the memory, its space must be freed at once.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, VecNormalize, is_vecenv_wrapped
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
@@ -93,13 +94,7 @@ class BatchVecEnv(VecEnv):
     :param spec: gymnasium's spec of the environments
     """
 
-    def __init__(
-        self,
-        n_envs: int,
-        observation_space: gym.Space,
-        action_space: gym.Space,
-        spec: gym.envs.registration.EnvSpec | None = None,
-    ):
+    def __init__(self, n_envs: int, observation_space: gym.Space, action_space: gym.Space, spec: EnvSpec | None = None):
         self._attributes = {"spec": spec, "render_mode": None}
         self._started = time.time()
         super().__init__(n_envs, observation_space, action_space)

@@ -22,21 +22,10 @@ from sb3_ca2e.priors.reader.spaces import ORDERED_DICT
 REBUILD_TENSOR = Symbol("torch._utils", "_rebuild_tensor_v2")
 REBUILD_PARAMETER = Symbol("torch._utils", "_rebuild_parameter")
 
-STORAGES = {
-    Symbol("torch", f"{name}Storage"): dtype
-    for name, dtype in {
-        "Half": th.float16,
-        "BFloat16": th.bfloat16,
-        "Float": th.float32,
-        "Double": th.float64,
-        "Bool": th.bool,
-        "Byte": th.uint8,
-        "Char": th.int8,
-        "Short": th.int16,
-        "Int": th.int32,
-        "Long": th.int64,
-    }.items()
-}
+#: dtypes by the names of their storages; most have a name in torch that is the same in lower case
+_DTYPES = ("Half", "BFloat16", "Float", "Double", "Bool", "Short", "Int", "Long")
+_NAMED = {"Byte": th.uint8, "Char": th.int8, **{name: getattr(th, name.lower()) for name in _DTYPES}}
+STORAGES = {Symbol("torch", f"{name}Storage"): dtype for name, dtype in _NAMED.items()}
 
 #: Symbols allowed in files of tensors
 SYMBOLS = frozenset(STORAGES) | {REBUILD_TENSOR, REBUILD_PARAMETER, ORDERED_DICT}
