@@ -102,9 +102,8 @@ def actors_table(stats: Sequence[dict[str, Any]], agents: dict[int, str], title:
         plays = f"prior {agent}" if is_prior else f"nature, was {agent}" if agent else "nature"
         epsilon = "" if is_prior else f"{row['epsilon']:.2f}"
         numbers = [_or_blank(row[key], form) for key, form in NUMBERS.items()]
-        table.add_row(
-            str(row["slot"]), plays, epsilon, *numbers, style="cyan" if is_prior else "green" if agent else None
-        )
+        style = "cyan" if is_prior else "green" if agent else None
+        table.add_row(str(row["slot"]), plays, epsilon, *numbers, style=style)
     return table
 
 

@@ -53,10 +53,8 @@ def _runs(pid: int) -> bool:
         return True
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # the process belongs to another user
-        return True
+    except OSError as error:  # of another kind if the process belongs to another user
+        return not isinstance(error, ProcessLookupError)
     return True
 
 

@@ -57,10 +57,8 @@ def parse_value(value: Any) -> Any:
 
 def _literal(node: ast.expr) -> Any:
     """``ast.literal_eval`` that also supports ``dict(name=value)``."""
-    is_dict = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict"
-    if not is_dict:
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict"):
         return ast.literal_eval(node)
-    assert isinstance(node, ast.Call)
     if node.args or any(keyword.arg is None for keyword in node.keywords):
         raise ValueError("only dict(name=value, ...) is understood")
     return {str(keyword.arg): _literal(keyword.value) for keyword in node.keywords}

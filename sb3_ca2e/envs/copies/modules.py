@@ -117,7 +117,4 @@ def _lost(name: str) -> str | None:
 
 def _found(name: str, path: Any) -> importlib.machinery.ModuleSpec | None:
     """Find a module as ``import`` would, though it has been imported."""
-    for finder in sys.meta_path:
-        if (spec := finder.find_spec(name, path)) is not None:
-            return spec
-    return None
+    return next(filter(None, (finder.find_spec(name, path) for finder in sys.meta_path)), None)
