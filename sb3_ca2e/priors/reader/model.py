@@ -18,8 +18,7 @@ from sb3_ca2e.common.sums import SUMS
 from sb3_ca2e.priors.reader import policies
 from sb3_ca2e.priors.reader.archive import MAX_ARCHIVE, MIB, Archive, open_plain
 from sb3_ca2e.priors.reader.errors import Unreadable, refusing
-from sb3_ca2e.priors.reader.pickle_values import Symbol
-from sb3_ca2e.priors.reader.pickles import decode
+from sb3_ca2e.priors.reader.pickles import Symbol, decode
 from sb3_ca2e.priors.reader.spaces import SYMBOLS, space_of
 from sb3_ca2e.priors.reader.torch_files import SavedTensor, open_state_dict, open_torch_file
 

@@ -13,7 +13,7 @@ from torch import nn
 from sb3_ca2e.common.installing import needing
 from sb3_ca2e.policies import LayerNormCNN
 from sb3_ca2e.priors.reader.errors import Unreadable
-from sb3_ca2e.priors.reader.pickle_values import Symbol, describe
+from sb3_ca2e.priors.reader.pickles import Symbol, describe
 
 _COMMON = ("net_arch", "activation_fn", "normalize_images", "features_extractor_class", "features_extractor_kwargs")
 #: Policies for images and dictionaries, which have the same names in most of SB3's modules.

@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_ca2e.priors.reader.errors import Unreadable
-from sb3_ca2e.priors.reader.pickle_values import Call, Symbol, describe
+from sb3_ca2e.priors.reader.pickles import Call, Symbol, describe
 
 DTYPE = Symbol("numpy", "dtype")
 NDARRAY = Symbol("numpy", "ndarray")

@@ -11,8 +11,7 @@ import numpy as np
 from sb3_ca2e.priors.reader import spaces
 from sb3_ca2e.priors.reader.archive import MIB, open_plain
 from sb3_ca2e.priors.reader.errors import Unreadable, refusing
-from sb3_ca2e.priors.reader.pickle_values import Call, Symbol, describe
-from sb3_ca2e.priors.reader.pickles import decode
+from sb3_ca2e.priors.reader.pickles import Call, Symbol, decode, describe
 from sb3_ca2e.priors.reader.spaces import array_of, number_of
 from sb3_ca2e.replay.block import OBSERVATION, plain
 from sb3_ca2e.replay.normalization import normalized

@@ -15,8 +15,7 @@ import torch as th
 
 from sb3_ca2e.priors.reader.archive import MIB, Archive, Window
 from sb3_ca2e.priors.reader.errors import Unreadable
-from sb3_ca2e.priors.reader.pickle_values import Call, Persistent, Symbol, describe
-from sb3_ca2e.priors.reader.pickles import decode, decode_first
+from sb3_ca2e.priors.reader.pickles import Call, Persistent, Symbol, decode, decode_first, describe
 from sb3_ca2e.priors.reader.spaces import ORDERED_DICT
 
 REBUILD_TENSOR = Symbol("torch._utils", "_rebuild_tensor_v2")

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sb3_ca2e.priors.reader.errors import Unreadable
-from sb3_ca2e.priors.reader.pickle_values import Call, Symbol
-from sb3_ca2e.priors.reader.pickles import MAX_OPCODES, decode
+from sb3_ca2e.priors.reader.pickles import MAX_OPCODES, Call, Symbol, decode
 from sb3_ca2e.priors.reader.spaces import ARRAY_SYMBOLS, array_of, number_of, space_of
 from sb3_ca2e.priors.reader.spaces import SYMBOLS as SPACE_SYMBOLS
 
