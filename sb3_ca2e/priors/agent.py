@@ -17,7 +17,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, is_vecenv_wra
 from sb3_ca2e.common import copying, sums
 from sb3_ca2e.envs.identity import EnvIdentity, identity_of_vec
 from sb3_ca2e.priors.loaded import LoadedPrior, refuse_recurrent
-from sb3_ca2e.priors.preprocessing import Preprocessing, TrainedOn, alike
+from sb3_ca2e.priors.preprocessing import Preprocessing, alike
+from sb3_ca2e.priors.trained_on import TrainedOn
 
 # The modules that find and read files, a third of the package, are imported only when needed.
 if TYPE_CHECKING:

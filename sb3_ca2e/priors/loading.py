@@ -20,12 +20,12 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ca2e.priors.find import AgentFiles, algorithm_class, algorithms_with
 from sb3_ca2e.priors.loaded import RECURRENT, refuse_recurrent
-from sb3_ca2e.priors.preprocessing import TrainedOn, frozen
 from sb3_ca2e.priors.reader.attributes import check_model, saved_attributes
 from sb3_ca2e.priors.reader.config import read_yaml
 from sb3_ca2e.priors.reader.errors import UntrustedAgentError
 from sb3_ca2e.priors.reader.model import read_agent
 from sb3_ca2e.priors.reader.statistics import read_vec_normalize
+from sb3_ca2e.priors.trained_on import TrainedOn, frozen
 
 
 def load_policy(files: AgentFiles, trust: bool, observation_space: Space, action_space: Space) -> BasePolicy:

@@ -7,8 +7,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ca2e.priors.loading import load_vec_normalize
-from sb3_ca2e.priors.preprocessing import frozen
 from sb3_ca2e.priors.reader.statistics import read_vec_normalize
+from sb3_ca2e.priors.trained_on import frozen
 
 
 @pytest.mark.parametrize("read", [read_vec_normalize, lambda path: frozen(load_vec_normalize(path))])
