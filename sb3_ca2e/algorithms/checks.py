@@ -3,7 +3,8 @@
 import inspect
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from types import UnionType
 from typing import Any
 
@@ -143,8 +144,7 @@ def check(model: Any) -> None:
         raise ValueError("env is None: give an id, an environment or a VecEnv; CA2E needs it to create the model.")
     if not isinstance(model.replay_buffer_kwargs, Mapping):
         raise TypeError(f"replay_buffer_kwargs takes a dictionary, not {model.replay_buffer_kwargs!r}.")
-    _check_numbers(model)
-    _check_choices(model)
+    _check_each(model)
     if model.n_slots <= len(model.prior_agents):
         raise ValueError(
             f"{len(model.prior_agents)} prior agents leave no nature slot of n_actors={model.n_slots}; each prior "
@@ -168,7 +168,7 @@ def check(model: Any) -> None:
             f"train_freq=({model.train_freq.frequency}, 'episode') is not supported: many actors are in many episodes "
             "at once. Give a number of steps."
         )
-    if not _is_whole(model.train_freq.frequency) or model.train_freq.frequency < 1:
+    if not _is_count(model.train_freq.frequency):
         raise ValueError(f"train_freq must be a whole number of at least 1, not {model.train_freq.frequency!r}.")
 
 
@@ -199,7 +199,7 @@ def check_learn(total_timesteps: Any, callback: Any, log_interval: Any) -> int:
     """
     if not _is_number(total_timesteps) or not np.isfinite(total_timesteps):
         raise TypeError(f"total_timesteps must be a number of transitions, such as 100_000, not {total_timesteps!r}.")
-    if log_interval is not None and not (_is_whole(log_interval) and log_interval >= 1):
+    if log_interval is not None and not _is_count(log_interval):
         raise ValueError(f"log_interval must be a whole number of at least 1, or None, not {log_interval!r}.")
     for each in callback if isinstance(callback, list) else [callback] if callback is not None else []:
         if isinstance(each, type) and issubclass(each, BaseCallback):
@@ -213,49 +213,36 @@ def check_learn(total_timesteps: Any, callback: Any, log_interval: Any) -> int:
     return first
 
 
-def _check_numbers(model: Any) -> None:
+def _check_each(model: Any) -> None:
+    """Check the arguments one by one; an algorithm need not have them all."""
+
+    def require(expected: str, holds: Callable[[Any], bool], *names: str) -> None:
+        for name in names:
+            if hasattr(model, name) and not holds(value := getattr(model, name)):
+                given = "n_actors" if name == "n_slots" else name.lstrip("_")
+                raise ValueError(f"{given} must be {expected}, not {value!r}.")
+
     counts = ("local_buffer_size", "actor_update_interval", "prior_patience", "n_steps", "buffer_size", "batch_size")
-    for name in (*counts, "n_slots", *(["n_processes"] if model.n_processes is not None else [])):
-        value = getattr(model, name)
-        if not _is_whole(value) or value < 1:
-            name = name.replace("n_slots", "n_actors")
-            raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
-    numbers = {"gamma", "tau", "learning_starts", "target_update_interval", "exploration_fraction"}
-    for name in sorted(numbers & vars(model).keys()):
-        value = getattr(model, name)
-        if not _is_number(value) or np.isnan(value):
-            raise ValueError(f"{name} must be a number, not {value!r}.")
-    for name in ("gradient_steps", "_stats_window_size"):
-        value = getattr(model, name)
-        if not isinstance(value, int | np.integer):
-            raise ValueError(f"{name.lstrip('_')} must be a whole number, not {value!r}.")
-    if not _is_whole(model.actor_restarts) or model.actor_restarts < 0:
-        raise ValueError(f"actor_restarts must be a whole number of at least 0, not {model.actor_restarts!r}.")
-    if model.actor_timeout is not None and not (_is_number(model.actor_timeout) and model.actor_timeout > 0):
-        raise ValueError(f"actor_timeout must be a number of seconds, or None, not {model.actor_timeout!r}.")
-    if not (_is_number(model.prior_alpha) and np.isfinite(model.prior_alpha)):
-        raise ValueError(f"prior_alpha must be a finite number, not {model.prior_alpha!r}.")
-    if hasattr(model, "critic_l2") and not (_is_number(model.critic_l2) and 0 <= model.critic_l2 < np.inf):
-        raise ValueError(f"critic_l2 must be a finite number of at least 0, not {model.critic_l2!r}.")
-    for name in {"learning_rate", "actor_learning_rate"} & vars(model).keys():
-        value = getattr(model, name)
-        if not (callable(value) or (_is_number(value) and 0 <= value < np.inf)):
-            raise ValueError(
-                f"{name} must be a number of at least 0, or a schedule such as "
-                f"stable_baselines3.common.utils.LinearSchedule(1e-3, 0.0, 1.0), not {value!r}."
-            )
-    for name in {"alpha", "beta"} & model.replay_buffer_kwargs.keys():
-        value = model.replay_buffer_kwargs[name]
-        if not (_is_number(value) and 0 <= value < np.inf):
-            raise ValueError(f"replay_buffer_kwargs has {name}={value!r}; it must be a finite number of at least 0.")
-
-
-def _check_choices(model: Any) -> None:
+    require("a whole number of at least 1", _is_count, *counts, "n_slots")
+    require("a whole number of at least 1", lambda value: value is None or _is_count(value), "n_processes")
+    numbers = ("exploration_fraction", "gamma", "learning_starts", "target_update_interval", "tau")
+    require("a number", lambda value: _is_number(value) and not np.isnan(value), *numbers)
+    whole = ("gradient_steps", "_stats_window_size")
+    require("a whole number", lambda value: isinstance(value, int | np.integer), *whole)
+    require("a whole number of at least 0", lambda value: _is_whole(value) and value >= 0, "actor_restarts")
+    seconds = "a number of seconds, or None"
+    require(seconds, lambda value: value is None or (_is_number(value) and value > 0), "actor_timeout")
+    require("a finite number", lambda value: _is_number(value) and np.isfinite(value), "prior_alpha")
+    require("a finite number of at least 0", _is_amount, "critic_l2")
+    schedule = "a schedule such as stable_baselines3.common.utils.LinearSchedule(1e-3, 0.0, 1.0)"
+    rates = ("learning_rate", "actor_learning_rate")
+    require(f"a number of at least 0, or {schedule}", lambda value: callable(value) or _is_amount(value), *rates)
     for name, choices in _CHOICES.items():
-        value = getattr(model, name, choices[0])
-        if not isinstance(value, str | bool | np.bool_) or value not in choices:
-            *first, last = map(repr, choices)
-            raise ValueError(f"{name} must be {', '.join(first)} or {last}, not {value!r}.")
+        *first, last = map(repr, choices)
+        require(f"{', '.join(first)} or {last}", partial(_is_one_of, choices), name)
+    for name in {"alpha", "beta"} & model.replay_buffer_kwargs.keys():
+        if not _is_amount(value := model.replay_buffer_kwargs[name]):
+            raise ValueError(f"replay_buffer_kwargs has {name}={value!r}; it must be a finite number of at least 0.")
 
 
 def _is_number(value: object) -> bool:
@@ -264,3 +251,15 @@ def _is_number(value: object) -> bool:
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_whole(value) and bool(value >= 1)
+
+
+def _is_amount(value: Any) -> bool:
+    return _is_number(value) and bool(0 <= value < np.inf)
+
+
+def _is_one_of(choices: Collection[bool | str], value: object) -> bool:
+    return isinstance(value, str | bool | np.bool_) and value in choices
