@@ -5,7 +5,6 @@ import hashlib
 import io
 import os
 import pathlib
-import queue
 import re
 import struct
 import zipfile
@@ -20,8 +19,8 @@ SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
 #: Offset of the name's length in the header of a zip member (APPNOTE.TXT, 4.3.7).
 _LENGTHS_AT = 26
-#: Bytes per read, bytes by which hashing lags behind writing, and bytes per flush to disk.
-_CHUNK, _BEHIND, _TO_DISK = 2**20, 2**22, 2**27
+#: Bytes per read, and bytes per flush to disk.
+_CHUNK, _TO_DISK = 2**20, 2**27
 
 
 class HashedFile:
@@ -109,8 +108,8 @@ def zip_with_sums(file: BinaryIO, title: str) -> Iterator[io.BufferedRandom | io
     """
     Open a zip to which a list of its members' checksums is added at the end.
 
-    The writer of the zip need not know of checksums. A new file is hashed by a thread that reads behind the writer, and
-    flushed to disk meanwhile, so that neither takes noticeable time.
+    The writer of the zip need not know of checksums. A new file is hashed and flushed to disk while it is written, so
+    that neither takes noticeable time.
 
     :param file: empty file that becomes the zip; a regular file should be readable too
     :param title: title of the list
@@ -123,13 +122,15 @@ def zip_with_sums(file: BinaryIO, title: str) -> Iterator[io.BufferedRandom | io
         _add_sums(archive, title, {})
         file.write(archive.getbuffer())
         return
-    followed = _FollowedFile(file.raw)
+    hashed = _HashedZip(file.raw)
     try:
-        with followed.follow() as sums:
-            yield followed
-        _add_sums(followed, title, sums)
+        with hashed.pool:
+            yield hashed
+            _add_sums(hashed, title, hashed.sums)
+        for flush in hashed.flushes:
+            flush.result()  # raise its error here: the next fsync would not report it again
     finally:
-        followed.detach()  # the caller closes the file
+        hashed.detach()  # the caller closes the file
 
 
 def check_members(archive: zipfile.ZipFile) -> None:
@@ -187,24 +188,24 @@ def _sum_at(file: BinaryIO, extent: _Extent) -> str:
     return digest.hexdigest()
 
 
-class _FollowedFile(io.BufferedRandom):
+class _HashedZip(io.BufferedRandom):
     """
-    A zip file that a thread hashes part by part behind the writer.
+    A zip file whose parts are hashed by a thread while they are written.
 
     ``zipfile`` seeks to the place of a member, writes the header in one call, and then the content. So a part begins
     after the first write that follows a seek and ends at the next seek. If a writer behaves differently, the parts
-    match no member and their sums are not used; the result is never wrong.
+    match no member and their sums are not used.
     """
 
     def __init__(self, raw: io.FileIO):
         super().__init__(raw)
-        self._path = raw.name
-        self._pool = futures.ThreadPoolExecutor(2)  # one hashes, one flushes to disk
-        self._tasks: list[futures.Future[None]] = []
-        self._written: queue.SimpleQueue[tuple[int, int, int] | None] = queue.SimpleQueue()
-        #: offsets: the part's beginning; up to where the thread may read; up to where a flush to disk has begun
-        self._part = self._told = self._synced = 0
-        self._header_comes = True
+        self.pool = futures.ThreadPoolExecutor(2)  # one hashes, one flushes to disk
+        #: flushes to disk that have begun
+        self.flushes: list[futures.Future[None]] = []
+        #: sums of the parts that have ended
+        self.sums: dict[_Extent, str] = {}
+        self._part: Any = None  # the hash of the current part, if it has begun
+        self._begin = self._flushed = 0
 
     def write(self, data: Any, /) -> int:
         """
@@ -213,16 +214,24 @@ class _FollowedFile(io.BufferedRandom):
         :param data: as for any file
         :return: number of bytes
         """
-        if self._header_comes:
+        if self._part is None:
             written = super().write(data)
-            self._part = self._told = self.tell()
-            self._header_comes = False
+            self._part, self._begin = hashlib.sha256(), self.tell()
             return written
         view = memoryview(data).cast("B")
-        for begin in range(0, len(view), _BEHIND):
-            super().write(view[begin : begin + _BEHIND])
-            if (end := self.tell()) - self._told >= _BEHIND:
-                self._tell(end)
+        if len(view) < _CHUNK:  # not worth another thread
+            self._part.update(view)
+            return super().write(view)
+        hashed = self.pool.submit(self._part.update, view)
+        try:
+            for begin in range(0, len(view), _TO_DISK):
+                super().write(view[begin : begin + _TO_DISK])
+                if (end := self.tell()) - self._flushed >= _TO_DISK:
+                    self.flush()
+                    self.flushes.append(self.pool.submit(os.fsync, self.raw.fileno()))
+                    self._flushed = end
+        finally:
+            hashed.result()  # the data is the writer's again afterwards
         return len(view)
 
     def seek(self, target: int, whence: int = os.SEEK_SET, /) -> int:
@@ -233,48 +242,7 @@ class _FollowedFile(io.BufferedRandom):
         :param whence: as for any file
         :return: the new position
         """
-        if not self._header_comes:
-            self._tell(self.tell())
-        self._header_comes = True
+        if self._part is not None:
+            self.sums[self._begin, self.tell() - self._begin] = self._part.hexdigest()
+            self._part = None
         return super().seek(target, whence)
-
-    def _tell(self, end: int) -> None:
-        self.flush()
-        if end > self._told:
-            self._written.put((self._part, self._told, end))
-            self._told = end
-        if end - self._synced >= _TO_DISK:
-            self._tasks.append(self._pool.submit(os.fsync, self.raw.fileno()))
-            self._synced = end
-
-    @contextlib.contextmanager
-    def follow(self) -> Iterator[dict[_Extent, str]]:
-        """
-        Hash the file while it is written.
-
-        :return: the sums of its parts, filled when the context ends
-        :raises OSError: if the file can't be read or flushed to disk
-        """
-        sums: dict[_Extent, str] = {}
-        with self._pool:
-            self._tasks.append(self._pool.submit(self._take_sums, sums))
-            try:
-                yield sums
-            finally:
-                self._written.put(None)
-            for task in self._tasks:
-                task.result()  # raise a thread's error here: the next fsync would not report it again
-
-    def _take_sums(self, sums: dict[_Extent, str]) -> None:
-        hashes: dict[int, Any] = {}
-        ends: dict[int, int] = {}
-        with open(self._path, "rb", buffering=0) as file:
-            while (news := self._written.get()) is not None:
-                part, begin, end = news
-                digest = hashes.setdefault(part, hashlib.sha256())
-                file.seek(begin)
-                while begin < end and (read := file.read(min(end - begin, _CHUNK))):
-                    digest.update(read)
-                    begin += len(read)
-                ends[part] = begin
-        sums.update({(part, ends[part] - part): digest.hexdigest() for part, digest in hashes.items()})
