@@ -306,9 +306,11 @@ def same(ours: Any, theirs: Any) -> bool:
     :param theirs: anything
     :return: whether both are equal and of the same type; NaN equals NaN
     """
+    if type(ours) in CONTAINERS:
+        with contextlib.suppress(Exception):  # fast for large tables; values with other pickles may still be equal
+            if pickle.dumps(ours) == pickle.dumps(theirs):
+                return True
     waiting, seen = [(ours, theirs)], set()
-    if type(ours) in CONTAINERS and _pickled_alike(ours, theirs):
-        return True
     while waiting:
         one, other = waiting.pop()
         if type(one) is not type(other):
@@ -323,13 +325,6 @@ def same(ours: Any, theirs: Any) -> bool:
                 return False
             waiting += [(one[key], other[key]) for key in keys]
     return True
-
-
-def _pickled_alike(ours: Any, theirs: Any) -> bool:
-    """Whether two values have equal pickles, a fast check of large tables; if not, they may still be equal."""
-    with contextlib.suppress(Exception):
-        return pickle.dumps(ours) == pickle.dumps(theirs)
-    return False
 
 
 def _same_datum(ours: Any, theirs: Any) -> bool:

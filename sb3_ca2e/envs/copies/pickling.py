@@ -8,7 +8,7 @@ import importlib
 import io
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -53,12 +53,8 @@ def loaded(builder: Builder) -> Any:
     :param builder: result of :func:`env_builder` or :func:`function_builder`
     :return: a copy of the environment, or of the function that makes it
     """
-    if builder.kept is None:
-        return _changed(*cloudpickle.loads(builder.pickled))
-    return _changed(*copying.loads(builder.pickled, builder.kept))
-
-
-def _changed(made: Any, changes: Iterable[Change]) -> Any:
+    kept = builder.kept
+    made, changes = cloudpickle.loads(builder.pickled) if kept is None else copying.loads(builder.pickled, kept)
     for change in changes:
         change.make(made)
     return made
@@ -139,32 +135,32 @@ def _copied(env: gym.Env, changes: Sequence[Change], more: Sequence[Change] = ()
     """
     Make a temporary copy in this process, with required changes, and with those of the others that can be applied.
     """
-    with patches.classes_kept(patches.kinds_of([env])), _loaded(env, changes, more) as copied:
-        yield copied
+    with patches.classes_kept(patches.kinds_of([env])):
+        copied = _loaded(env, changes, more)
+        try:
+            yield copied
+        finally:
+            if isinstance(env.unwrapped, EzPickle):  # of other copies, close() may affect the original
+                with contextlib.suppress(Exception):
+                    copied.close()
 
 
-@contextlib.contextmanager
-def _loaded(env: gym.Env, changes: Sequence[Change], more: Sequence[Change]) -> Iterator[gym.Env]:
+def _loaded(env: gym.Env, changes: Sequence[Change], more: Sequence[Change]) -> gym.Env:
     try:
         with no_files(), random_numbers_kept():
             try:
-                copied = loaded(dumps((env, [*changes, *more]), here=True))
+                copied: gym.Env = loaded(dumps((env, [*changes, *more]), here=True))
             except Exception:
                 if not more:
                     raise
                 more = [each for each in more if _refused(env, each) is None]
                 copied = loaded(dumps((env, [*changes, *more]), here=True))
+            return copied
     except Exception as error:
         raise _NotLoadedError(
             f"Actors step copies of {env}, and its pickle can't be loaded again{_raised_in(error)}. "
             f"{_WITHOUT_ATTRIBUTES if isinstance(error, RecursionError) else ''}{_PASS_A_FUNCTION}.{_SYNC}"
         ) from error
-    try:
-        yield copied
-    finally:
-        if isinstance(env.unwrapped, EzPickle):  # of other copies, close() may affect the original
-            with contextlib.suppress(Exception):
-                copied.close()
 
 
 def _refused(env: gym.Env, change: Change) -> BaseException | None:
@@ -204,13 +200,13 @@ def fetched(base: SubprocVecEnv, index: int) -> tuple[Builder, EnvIdentity, tupl
     :raises ValueError: if something can't be copied; the message names it and the remedy
     """
     base.env_is_wrapped(_Ask(), index)  # type: ignore[arg-type]
-    copied = base.env_method("__enter__", indices=index)[0]  # gym.Env.__enter__ returns the environment itself
+    # gym.Env.__enter__ returns the environment itself.
+    copied: tuple[Builder, EnvIdentity, tuple[bytes, ...]] | str = base.env_method("__enter__", indices=index)[0]
     if isinstance(copied, str):
         reason = copied.replace(_SYNC, "")  # not possible: these environments are in other processes
         told = f"About environment {index} of the SubprocVecEnv: {reason} CA2E runs it in processes of its own."
         raise ValueError(told)
-    builder, identity, changed = copied
-    return builder, identity, changed
+    return copied
 
 
 class _Ask:
@@ -351,9 +347,6 @@ def dumps(env: Any, here: bool = False) -> Builder:
     :return: the builder
     """
     buffer = io.BytesIO()
-    if not here:
-        _EnvPickler(buffer).dump(env)
-        return Builder(buffer.getvalue())
-    pickler = _EnvPicklerHere(buffer)
+    pickler = _EnvPicklerHere(buffer) if here else _EnvPickler(buffer)
     pickler.dump(env)
-    return Builder(buffer.getvalue(), tuple(pickler.kept))
+    return Builder(buffer.getvalue(), tuple(pickler.kept) if isinstance(pickler, _EnvPicklerHere) else None)

@@ -52,7 +52,7 @@ class View:
         :return: its description
         """
         root = root_of(array)
-        return cls(root, _address(array) - _address(root), array.shape, array.strides, array.dtype)
+        return cls(root, array.ctypes.data - root.ctypes.data, array.shape, array.strides, array.dtype)
 
     def made(self) -> np.ndarray:
         """
@@ -110,7 +110,7 @@ def lost_storages(held: list[tuple[Any, Any, Any]]) -> Iterator[tuple[Any, Any]]
 def _memory(held: Any) -> int:
     """Return the address of the memory of an array, or of a tensor on the CPU; 0 if it has none."""
     if isinstance(held, np.ndarray):
-        return _address(root_of(held)) if held.size else 0
+        return root_of(held).ctypes.data if held.size else 0
     return int(held.untyped_storage().data_ptr()) if held.device.type == "cpu" and held.layout is th.strided else 0
 
 
@@ -155,8 +155,3 @@ def lost_views(arrays: list[tuple[Any, np.ndarray, Any]]) -> Iterator[tuple[Any,
             yield from ((path, ours) for path, ours, theirs in members if not is_foreign(theirs))
         elif len(members) > 1 and len({id(root_of(theirs)) for _, _, theirs in members}) > 1:
             yield from ((path, View.of(ours)) for path, ours, _ in members if root_of(ours) is not ours)
-
-
-def _address(array: np.ndarray) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
