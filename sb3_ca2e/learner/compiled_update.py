@@ -1,6 +1,7 @@
 """An algorithm's update as one compiled function of a few tensors that hold networks and optimizers."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch as th
@@ -43,6 +44,7 @@ class Functional:
         return iter(self.values.values())
 
 
+@dataclass(eq=False)
 class FlatNetworks:
     """
     :class:`~sb3_ca2e.learner.update.Networks` on flat tensors, for the compiler.
@@ -54,18 +56,15 @@ class FlatNetworks:
     :param decoupled: whether each optimizer decays the weights directly
     """
 
-    def __init__(
-        self,
-        modules: dict[str, nn.Module],
-        layouts: dict[str, Layout],
-        parameters: dict[str, list[th.Tensor]],
-        adams: dict[str, AdamTensors],
-        decoupled: dict[str, bool],
-    ):
-        self.modules, self.layouts, self.decoupled = modules, layouts, decoupled
-        self.parameters, self.adams = parameters, adams
+    modules: dict[str, nn.Module]
+    layouts: dict[str, Layout]
+    parameters: dict[str, list[th.Tensor]]
+    adams: dict[str, AdamTensors]
+    decoupled: dict[str, bool]
+
+    def __post_init__(self) -> None:
         #: scalar bool: whether all losses and gradients of this update have been finite so far
-        self.sound = th.ones((), dtype=th.bool, device=next(iter(parameters.values()))[0].device)
+        self.sound = th.ones((), dtype=th.bool, device=next(iter(self.parameters.values()))[0].device)
 
     def __call__(self, name: str) -> Functional:
         return Functional(self.modules[name], self.layouts[name].split(self.parameters[name]))
@@ -80,7 +79,8 @@ class FlatNetworks:
         gradients, result = th.func.grad(of, has_aux=True)(parameters)
         for index, trained in state.trained.items():
             gradients[index] = th.where(trained, gradients[index], 0.0)
-        sound = self.sound = self.sound & all_finite([result[0], *gradients])
+        finite = th.stack([tensor.isfinite().all() for tensor in (result[0], *gradients)]).all()
+        sound = self.sound = self.sound & finite
         if max_grad_norm is not None:
             norm = th.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
             scale = (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)  # as nn.utils.clip_grad_norm_
@@ -100,57 +100,37 @@ class FlatNetworks:
             parameter.copy_(th.where(self.sound, parameter.lerp(followed, tau), parameter))
 
 
-def all_finite(tensors: Sequence[th.Tensor]) -> th.Tensor:
+def taken_for_granted(
+    modules: dict[str, nn.Module], optimizers: dict[str, th.optim.Optimizer]
+) -> Callable[[], tuple[Any, ...]]:
     """
-    Check that all elements are finite.
-
-    :param tensors: tensors of any shapes on one device
-    :return: scalar bool
-    """
-    return th.stack([tensor.isfinite().all() for tensor in tensors]).all()
-
-
-class TakenForGranted:
-    """
-    Properties of networks and optimizers that a compiled update relies on: which tensors they have, and which are
-    trained how.
-
-    Checking compares some dozen numbers, and is done before each round of updates.
+    Collect what a compiled update relies on: which tensors networks and optimizers have, and which are trained how.
 
     :param modules: all networks
     :param optimizers: optimizers by the name of their network
+    :return: function that returns some dozen current numbers, fast enough to be called before each round of updates
     """
+    layers = [layer for module in modules.values() for layer in module.modules()]
+    owned = [each for layer in layers for each in (layer._parameters, layer._modules) if each]
+    parameters = [parameter for module in modules.values() for parameter in module.parameters()]
+    trained = [parameter for name in optimizers for parameter in modules[name].parameters()]
+    hooks = hooks_of(modules, optimizers)
 
-    def __init__(self, modules: dict[str, nn.Module], optimizers: dict[str, th.optim.Optimizer]):
-        self._layers = [layer for module in modules.values() for layer in module.modules()]
-        owned = [each for layer in self._layers for each in (layer._parameters, layer._modules)]
-        self._owned = [each for each in owned if each]
-        self._parameters = [parameter for module in modules.values() for parameter in module.parameters()]
-        self._trained = [parameter for name in optimizers for parameter in modules[name].parameters()]
-        self._hooks, self._optimizers = hooks_of(modules, optimizers), list(optimizers.values())
-        self._found = self._look()
-
-    def holds(self) -> bool:
-        """
-        Check whether these properties still hold.
-
-        :return: True if nothing has changed
-        """
-        return self._look() == self._found
-
-    def _look(self) -> tuple[Any, ...]:
+    def look() -> tuple[Any, ...]:
         return (
-            [tuple(map(id, owned.values())) for owned in self._owned],
-            [parameter.data_ptr() for parameter in self._parameters],
-            [parameter.requires_grad for parameter in self._trained],
-            any(self._hooks),
+            [tuple(map(id, each.values())) for each in owned],
+            [parameter.data_ptr() for parameter in parameters],
+            [parameter.requires_grad for parameter in trained],
+            any(hooks),
             [
                 (len(each.param_groups), tuple(map(id, group["params"])), group["amsgrad"], group["maximize"])
-                for each in self._optimizers
+                for each in optimizers.values()
                 for group in each.param_groups[:1]
             ],
-            [decays_weights_themselves(each) for each in self._optimizers],
+            [decays_weights_themselves(each) for each in optimizers.values()],
         )
+
+    return look
 
 
 def hooks_of(modules: dict[str, nn.Module], optimizers: dict[str, th.optim.Optimizer]) -> list[Mapping[int, Any]]:
@@ -199,10 +179,11 @@ class FlatUpdate:
         # in a row up to now.
         self._tally = th.zeros(len(metrics) + 2, device=device)
         self._since, self._in_a_row = self._tally[:-1], self._tally[-1]
-        self._state, self._state_spec = tree_flatten(
-            (self._parameters, {name: each.tensors for name, each in self._adams.items()}, self._tally)
-        )
-        self._taken_for_granted = TakenForGranted(modules, optimizers)
+        adams = {name: each.tensors for name, each in self._adams.items()}
+        #: the first inputs of the graph, which it writes
+        self.state, self._state_spec = tree_flatten((self._parameters, adams, self._tally))
+        self._look = taken_for_granted(modules, optimizers)
+        self._found = self._look()
         self._used: list[int] = []
 
     def holds(self) -> bool:
@@ -211,7 +192,7 @@ class FlatUpdate:
 
         :return: True if nothing has changed
         """
-        return self._taken_for_granted.holds()
+        return self._look() == self._found
 
     def update_state(self) -> bool:
         """
@@ -248,11 +229,6 @@ class FlatUpdate:
         tensors = batch.tensors()
         return [tensors[index].contiguous() for index in self._used]
 
-    @property
-    def state(self) -> list[th.Tensor]:
-        """The first inputs of the graph, which it writes."""
-        return self._state
-
     def trace(self, batch: PrioritizedReplaySamples) -> GraphModule:
         """
         Record the operations of an update.
@@ -264,7 +240,7 @@ class FlatUpdate:
         modules = {name: copy_of(module) for name, module in self._modules.items()}  # modules may keep recorded tensors
 
         def function(*tensors: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-            state, inputs = list(tensors[: len(self._state)]), tensors[len(self._state) :]
+            state, inputs = list(tensors[: len(self.state)]), tensors[len(self.state) :]
             parameters, adams, tally = tree_unflatten(state, self._state_spec)
             networks = FlatNetworks(modules, self._layouts, parameters, adams, self._decoupled)
             with th.no_grad(), Rewritten():
@@ -275,8 +251,8 @@ class FlatUpdate:
                 tally.copy_(th.stack([*sums, skipped + ~sound, (in_a_row + 1.0) * ~sound]))
                 return td_errors, td_errors.abs().double() + self._priority_floor
 
-        graph: GraphModule = make_fx(function, tracing_mode="fake")(*self._state, *tensors)
-        placeholders = graph.graph.find_nodes(op="placeholder")[len(self._state) :]
+        graph: GraphModule = make_fx(function, tracing_mode="fake")(*self.state, *tensors)
+        placeholders = graph.graph.find_nodes(op="placeholder")[len(self.state) :]
         self._used = [index for index, node in enumerate(placeholders) if node.users]
         for node in placeholders:
             if not node.users:
