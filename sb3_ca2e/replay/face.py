@@ -11,9 +11,10 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ca2e.replay.block import OBSERVATION, Block, ObservationColumn, plain
+from sb3_ca2e.replay.block import Block, ObservationColumn, plain
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 from sb3_ca2e.replay.sb3_buffers import blocks_of, check_readable, check_writable
+from sb3_ca2e.replay.stacks import by_key
 from sb3_ca2e.replay.storage import SegmentStorage
 
 #: Size in bytes of the largest array that is copied.
@@ -156,9 +157,8 @@ class PublicFace(ReplayBuffer):
 
     def _spaces(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Return SB3's shape and dtype of observations for each key."""
-        if isinstance(self.observation_space, spaces.Dict):
-            return {key: (self.obs_shape[key], np.dtype(s.dtype)) for key, s in self.observation_space.items()}  # type: ignore[call-overload]
-        return {OBSERVATION: (self.obs_shape, np.dtype(self.observation_space.dtype))}
+        parts = by_key(getattr(self.observation_space, "spaces", self.observation_space))
+        return {key: (shape, np.dtype(parts[key].dtype)) for key, shape in by_key(self.obs_shape).items()}
 
     def _observation_arrays(self, name: str, later: int) -> Any:
         """

@@ -6,8 +6,8 @@ import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn, plain
-from sb3_ca2e.replay.stacks import each_frame
+from sb3_ca2e.replay.block import ObservationColumn, plain
+from sb3_ca2e.replay.stacks import by_key, each_frame
 
 
 def normalized(
@@ -33,9 +33,7 @@ def observation_statistics(normalize: VecNormalize) -> dict[str, RunningMeanStd]
     :param normalize: the user's wrapper
     :return: statistics by key
     """
-    if not normalize.norm_obs:
-        return {}
-    return normalize.obs_rms if isinstance(normalize.obs_rms, dict) else {OBSERVATION: normalize.obs_rms}
+    return by_key(normalize.obs_rms) if normalize.norm_obs else {}
 
 
 def normalize_observations(
@@ -56,8 +54,7 @@ def normalize_observations(
     :return: for each key ``(batch, *shape)``, float32 where normalised
     """
     if not of_frames:
-        whole = env.normalize_obs(plain(arrays))
-        return whole if isinstance(whole, dict) else {OBSERVATION: whole}
+        return by_key(env.normalize_obs(plain(arrays)))
     changed = dict(arrays)
     for key, rms in observation_statistics(env).items():
         change = partial(normalized, mean=rms.mean, variance=rms.var, epsilon=env.epsilon, clip=env.clip_obs)

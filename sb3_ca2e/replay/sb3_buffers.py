@@ -9,7 +9,6 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 
 from sb3_ca2e.replay.block import (
-    OBSERVATION,
     TERMINATED,
     TRANSITION,
     TRUNCATED,
@@ -18,7 +17,7 @@ from sb3_ca2e.replay.block import (
     described,
     lead_frames,
 )
-from sb3_ca2e.replay.stacks import stacked
+from sb3_ca2e.replay.stacks import by_key, stacked
 
 #: Steps in a block, about as many as an actor hands over at a time.
 BLOCK_STEPS = 64
@@ -117,11 +116,8 @@ class _Contents:
         if buffer.full:
             # An observation shared by two transitions is overwritten before the older transition is.
             self.positions = (buffer.pos + np.arange(int(shared), buffer.buffer_size)) % buffer.buffer_size
-        is_dict = isinstance(buffer.observation_space, spaces.Dict)
-        self._before: Any = buffer.observations if is_dict else {OBSERVATION: buffer.observations}
-        self._after = self._before
-        if not shared:
-            self._after = buffer.next_observations if is_dict else {OBSERVATION: buffer.next_observations}
+        self._before = by_key(buffer.observations)
+        self._after = self._before if shared else by_key(buffer.next_observations)
 
     def before(self, positions: np.ndarray, slot: int) -> Arrays:
         """Return ``(n, *shape)`` observations before steps, for each key."""

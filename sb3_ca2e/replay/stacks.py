@@ -1,10 +1,21 @@
-"""Frame stacks: built from consecutive rows, and changed frame by frame."""
+"""Observations by the keys of their columns, and frame stacks, built from consecutive rows and changed by frames."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from sb3_ca2e.replay.block import ObservationColumn
+from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
+
+
+def by_key(observations: Any) -> dict[str, Any]:
+    """
+    Return observations, or something about them, as a dictionary; see :func:`~sb3_ca2e.replay.block.plain`.
+
+    :param observations: those of SB3, a dictionary only if the observation space is one
+    :return: by key of the columns
+    """
+    return observations if isinstance(observations, dict) else {OBSERVATION: observations}
 
 
 def stacked(frames: np.ndarray, ages: np.ndarray, column: ObservationColumn) -> np.ndarray:

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from sb3_ca2e.replay.block import OBSERVATION, TERMINATED, TRANSITION, TRUNCATED, Block, ObservationColumn
+from sb3_ca2e.replay.block import TERMINATED, TRANSITION, TRUNCATED, Block, ObservationColumn
+from sb3_ca2e.replay.stacks import by_key
 
 Observations = np.ndarray | dict[str, np.ndarray]
 
@@ -75,5 +76,5 @@ class StepBlocks:
         return blocks
 
     def _arrays(self, obs: Observations) -> dict[str, np.ndarray]:
-        arrays = obs if isinstance(obs, dict) else {OBSERVATION: obs}
+        arrays = by_key(obs)
         return {key: np.reshape(arrays[key], (self.n_envs, *c.frame_shape)) for key, c in self.columns.items()}

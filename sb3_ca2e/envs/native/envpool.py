@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from torch.utils._pytree import tree_map
 
 from sb3_ca2e.envs.native.vec_env import BatchVecEnv, NativeVecEnv
+from sb3_ca2e.replay.stacks import by_key
 
 
 def make_envpool_env(env_id: str, n_envs: int = 1, seed: int | None = None, **kwargs: Any) -> NativeVecEnv:
@@ -87,28 +88,21 @@ class EnvPoolVecEnv(BatchVecEnv):
         self._lengths += 1
         infos = [{key: value[index] for key, value in told.items()} for index in range(self.num_envs)]
         if dones.any():
-            over = (told["terminated"] > 0) | truncated if "terminated" in told else dones
+            over = dones & ((told["terminated"] > 0) | truncated) if "terminated" in told else dones
             for index in np.flatnonzero(dones).tolist():
                 infos[index]["terminal_observation"] = _writable(tree_map(itemgetter(index), observations))
                 infos[index]["TimeLimit.truncated"] = bool(truncated[index] and not terminated[index])
                 if over[index]:
-                    infos[index]["episode"] = self._episode(index)
+                    infos[index]["episode"] = self.episode(self._returns[index], self._lengths[index])
+            self._returns[over], self._lengths[over] = 0, 0
             self._begin(observations, np.flatnonzero(dones))
         return observations, rewards, dones, infos
 
-    def _episode(self, index: int) -> dict[str, Any]:
-        episode = self.episode(self._returns[index], self._lengths[index])
-        self._returns[index], self._lengths[index] = 0, 0
-        return episode
-
     def _begin(self, observations: Any, indices: np.ndarray) -> None:
         """Make the step with which EnvPool begins an episode; its reset would start a new game when a life is lost."""
-        first = self._pool.step(self._actions[indices], indices.astype(np.int32))[0]
-        if isinstance(observations, dict):
-            for key, values in observations.items():
-                values[indices] = first[key]
-        else:
-            observations[indices] = first
+        first = by_key(self._pool.step(self._actions[indices], indices.astype(np.int32))[0])
+        for key, values in by_key(observations).items():
+            values[indices] = first[key]
 
     def close(self) -> None:
         """Close the environments."""

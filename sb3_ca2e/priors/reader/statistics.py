@@ -15,6 +15,7 @@ from sb3_ca2e.priors.reader.pickles import Call, Symbol, decode, describe
 from sb3_ca2e.priors.reader.spaces import array_of, number_of
 from sb3_ca2e.replay.block import OBSERVATION, plain
 from sb3_ca2e.replay.normalization import normalized
+from sb3_ca2e.replay.stacks import by_key
 
 VEC_NORMALIZE = Symbol("stable_baselines3.common.vec_env.vec_normalize", "VecNormalize")
 RUNNING_MEAN_STD = Symbol("stable_baselines3.common.running_mean_std", "RunningMeanStd")
@@ -65,7 +66,7 @@ class NormalizationStatistics:
         :param observation: ``(batch, *shape)`` raw observations, or a dictionary of them
         :return: the normalised observations
         """
-        arrays = dict(observation) if isinstance(observation, dict) else {OBSERVATION: observation}
+        arrays = dict(by_key(observation))
         for key, each in self.observations.items():
             arrays[key] = normalized(arrays[key], each.mean, each.var, self.epsilon, self.clip_obs)
         return plain(arrays)

@@ -16,7 +16,8 @@ import torch as th
 
 from sb3_ca2e.actors.inference import Steps
 from sb3_ca2e.actors.slot import Playing
-from sb3_ca2e.transport.shared_memory.inference_layout import Doorbell, InferenceLayout, Request, by_key, read_text
+from sb3_ca2e.replay.stacks import by_key
+from sb3_ca2e.transport.shared_memory.inference_layout import Doorbell, InferenceLayout, Request, read_text
 
 
 class LearnerGone(Exception):

@@ -5,13 +5,11 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch as th
 
 from sb3_ca2e.common.packed_arrays import Field, size_of, views_of
-from sb3_ca2e.replay.block import OBSERVATION
 from sb3_ca2e.transport.shared_memory.memory import map_file
 
 #: Bytes reserved for the traceback of a prior agent.
@@ -190,13 +188,3 @@ class Doorbell:
         """
         data = os.read(fd, 1024 * cls._MESSAGE.size)
         return [process for (process,) in cls._MESSAGE.iter_unpack(data)] or [cls.STOP]
-
-
-def by_key(observations: Any) -> dict[str, th.Tensor]:
-    """
-    Return observations as a dictionary.
-
-    :param observations: a tensor, or a dictionary of them
-    :return: tensors by key of their columns
-    """
-    return observations if isinstance(observations, dict) else {OBSERVATION: observations}
