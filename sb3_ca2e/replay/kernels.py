@@ -91,8 +91,7 @@ def set_leaves(sums: np.ndarray, leaves: np.ndarray, values: np.ndarray) -> tupl
     for node in nodes:
         if not width <= node < len(sums):
             raise IndexError("a leaf that the sum tree does not have")
-    for node in nodes:
-        sums[node] = 0.0
+    sums[nodes] = 0.0
     for i in range(len(nodes)):
         sums[nodes[i]] = max(sums[nodes[i]], values[i])
     while width > len(nodes):
@@ -194,12 +193,9 @@ def multi_steps(
     for row in rows:
         smallest = min(smallest, sums[size + row])
     # Columns one after the other, so that the cache misses of many rows overlap.
-    for i in range(len(rows)):
-        integers[2, i] = n_committed - inserted_at[rows[i]]
-    for i in range(len(rows)):
-        prior[i] = flags[rows[i]] & PRIOR != 0
-    for i in range(len(rows)):
-        step_rewards[i, 0] = rewards[rows[i]]
+    integers[2] = n_committed - inserted_at[rows]
+    prior[:] = flags[rows] & PRIOR != 0
+    step_rewards[:, 0] = rewards[rows]
     for i in range(len(rows)):
         row, step = rows[i], 0
         # (N P(j))^-beta / max_j (N P(j))^-beta: the number N of transitions and the total cancel.
