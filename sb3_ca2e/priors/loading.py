@@ -47,7 +47,7 @@ def load_policy(files: AgentFiles, trust: bool, observation_space: Space, action
         _refuse_misnamed(files, module)
         return _trusted_policy(files, observation_space, action_space)
     try:
-        return read_agent(files.model, files.algorithm).policy
+        return read_agent(files.model, files.algorithm)
     except UntrustedAgentError as error:
         if RECURRENT in error.reason:
             refuse_recurrent(str(files.model), [RECURRENT])

@@ -5,11 +5,9 @@ import json
 import math
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import ConstantSchedule
 from torch.overrides import TorchFunctionMode
@@ -39,28 +37,13 @@ _UNUSED = {"pytorch_variables.pth", "tensors.pth", *(f"{name}optimizer.pth" for 
 _MEMBERS = _UNUSED | {"data", "policy.pth", "_stable_baselines3_version", "system_info.txt", SUMS}
 
 
-@dataclass(frozen=True)
-class SavedAgent:
-    """
-    The parts of a model's zip that an acting agent needs.
-
-    :param policy: policy on the CPU in evaluation mode
-    :param observation_space: saved observation space
-    :param action_space: saved action space
-    """
-
-    policy: BasePolicy
-    observation_space: spaces.Space
-    action_space: spaces.Space
-
-
-def read_agent(model: pathlib.Path, algorithm: str | None = None) -> SavedAgent:
+def read_agent(model: pathlib.Path, algorithm: str | None = None) -> BasePolicy:
     """
     Rebuild the policy of a saved model without executing anything in the file.
 
     :param model: zip written by SB3's ``save``
     :param algorithm: name of the algorithm that it must belong to, as in the RL Zoo; None for any
-    :return: the policy and its spaces
+    :return: the policy with its saved spaces, on the CPU, in evaluation mode
     :raises UntrustedAgentError: if it can't be read this way; the message names the offending content
     :raises OSError: if the file can't be opened
     :raises ImportError: if SB3-Contrib is needed and missing
@@ -69,16 +52,13 @@ def read_agent(model: pathlib.Path, algorithm: str | None = None) -> SavedAgent:
         archive = Archive(file, "the archive", MAX_MEMBERS, _MEMBERS.__contains__)
         attributes = _attributes_in(archive.read("data", MAX_DATA))
         policy_class, family, arguments = _network_of(attributes, algorithm)
-        observation_space, action_space = (
-            space_of(_decoded(attributes, name, SYMBOLS)) for name in ("observation_space", "action_space")
-        )
+        for name in ("observation_space", "action_space"):
+            arguments[name] = space_of(_decoded(attributes, name, SYMBOLS))
         for name in archive.names:
             if name in _UNUSED:
                 open_torch_file(archive.window(name), name)
-        arguments |= {"observation_space": observation_space, "action_space": action_space}
         weights = open_state_dict(archive.window("policy.pth"), "policy.pth")
-        policy = _built(policy_class, family, arguments, weights)
-    return SavedAgent(policy, observation_space, action_space)
+        return _built(policy_class, family, arguments, weights)
 
 
 def _attributes_in(data: bytes) -> dict[str, Any]:

@@ -103,12 +103,12 @@ def test_every_policy_of_every_algorithm_acts_as_its_model(tmp_path, algorithm, 
 
     agent = read_agent(saved(model, tmp_path), algorithm)
 
-    assert type(agent.policy) is type(model.policy)
+    assert type(agent) is type(model.policy)
     assert agent.observation_space == model.observation_space
     assert agent.action_space == model.action_space
-    assert not agent.policy.training
-    assert_acts_as(agent.policy, model)
-    assert_acts_as(cloudpickle.loads(cloudpickle.dumps(agent.policy)), model)
+    assert not agent.training
+    assert_acts_as(agent, model)
+    assert_acts_as(cloudpickle.loads(cloudpickle.dumps(agent)), model)
 
 
 @pytest.mark.parametrize(
@@ -137,13 +137,13 @@ def test_what_the_model_says_of_its_network_is_followed(tmp_path, algorithm, pol
 
     agent = read_agent(saved(model, tmp_path), algorithm)
 
-    assert_acts_as(agent.policy, model)
+    assert_acts_as(agent, model)
 
 
 def test_an_agent_that_draws_its_actions_can_do_so(tmp_path):
     model = model_of("sac", use_sde=True)
 
-    policy = read_agent(saved(model, tmp_path)).policy
+    policy = read_agent(saved(model, tmp_path))
 
     observations = np.zeros((1, 5), np.float32)
     drawn = [policy.predict(observations, deterministic=False)[0] for _ in range(2)]
@@ -158,7 +158,7 @@ def test_the_agents_of_the_package_act_as_their_models(path):
 
     agent = read_agent(path, algorithm)
 
-    assert_acts_as(agent.policy, algorithm_class(algorithm).load(path, device="cpu"))
+    assert_acts_as(agent, algorithm_class(algorithm).load(path, device="cpu"))
 
 
 def test_the_random_numbers_of_the_run_are_left_alone(tmp_path):
@@ -190,7 +190,7 @@ def test_images_of_agents_saved_before_sb3_1_7_have_one_name_for_their_extractor
         lambda weights: {name: each for name, each in weights.items() if name[:3] not in ("pi_", "vf_")},
     )
 
-    assert_acts_as(read_agent(path).policy, model)
+    assert_acts_as(read_agent(path), model)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_views_of_a_storage_are_read_as_torch_reads_them(tmp_path):
 
     path = edited_weights(saved(model, tmp_path), transposed)
 
-    assert_acts_as(read_agent(path).policy, model)
+    assert_acts_as(read_agent(path), model)
 
 
 def test_the_format_of_torch_before_1_6_is_read(tmp_path):
@@ -241,7 +241,7 @@ def test_the_format_of_torch_before_1_6_is_read(tmp_path):
         for name, data in members.items():
             archive.writestr(name, data)
 
-    assert_acts_as(read_agent(path).policy, model)
+    assert_acts_as(read_agent(path), model)
 
 
 class OwnExtractor(stable_baselines3.common.torch_layers.FlattenExtractor):
@@ -301,4 +301,4 @@ def test_attributes_that_are_not_needed_may_be_anything(tmp_path):
     with zipfile.ZipFile(path) as archive:
         assert ":serialized:" in json.loads(archive.read("data"))["learning_rate"]
 
-    assert_acts_as(read_agent(path).policy, model)
+    assert_acts_as(read_agent(path), model)

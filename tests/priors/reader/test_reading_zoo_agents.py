@@ -78,7 +78,7 @@ def test_agents_act_as_when_sb3_loads_them(algorithm):
 
         agent = read_agent(path, algorithm)
 
-        actions, _ = agent.policy.predict(observations, deterministic=True)
+        actions, _ = agent.predict(observations, deterministic=True)
         model = loaded_by_sb3(algorithm, path, n_observations, action_space)
         expected, _ = model.predict(observations, deterministic=True)
         assert len(np.unique(expected, axis=0)) > 1, path
