@@ -146,8 +146,7 @@ def learning_curve(
         axes.axhline(threshold, color="black", lw=0.8, ls=(0, (1, 3)), label=f"solved: {threshold:g}")
         shown.append(np.array([threshold]))
 
-    known = [(log.last(f"priors/{slot}/baseline"), colour, name) for slot, colour, name in _priors(log, agents)]
-    baselines = [(baseline, colour, name) for baseline, colour, name in known if baseline is not None]
+    baselines = _logged_of_priors(log, agents, "baseline")
     heights = [baseline for baseline, _, _ in baselines]
     for i, (baseline, colour, _) in enumerate(baselines):
         offset, n_equal = heights[:i].count(baseline), heights.count(baseline)  # alternate dashes of equal ones
@@ -186,10 +185,8 @@ def run_picture(
     if len(log.timesteps):
         mean = log.results.mean(axis=1)
         returns.plot(log.timesteps, mean, color=EVALUATION_COLOUR, lw=2, marker="o", ms=3.5, label="evaluation, greedy")
-    for slot, colour, name in _priors(log, agents):
-        baseline = log.last(f"priors/{slot}/baseline")
-        if baseline is not None:
-            returns.axhline(baseline, color=colour, lw=1.2, ls="--", label=f"{name}'s own mean: {baseline:.0f}")
+    for baseline, colour, name in _logged_of_priors(log, agents, "baseline"):
+        returns.axhline(baseline, color=colour, lw=1.2, ls="--", label=f"{name}'s own mean: {baseline:.0f}")
     returns.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8.5, frameon=False)
 
     _transitions_axis(throughput, log.end)
@@ -285,10 +282,15 @@ def _priors(log: RunLog, agents: Mapping[int, str] | None) -> list[tuple[int, st
     return [(slot, PRIOR_COLOURS[i % len(PRIOR_COLOURS)], names[slot]) for i, slot in enumerate(slots)]
 
 
+def _logged_of_priors(log: RunLog, agents: Mapping[int, str] | None, key: str) -> list[tuple[float, str, str]]:
+    """Return the last value, colour and name of each prior agent that has logged a key."""
+    last = [(log.last(f"priors/{slot}/{key}"), colour, name) for slot, colour, name in _priors(log, agents)]
+    return [(value, colour, name) for value, colour, name in last if value is not None]
+
+
 def _mark_retirements(axes: "Axes", log: RunLog, agents: Mapping[int, str] | None, text_at: str | None) -> None:
     """Draw a vertical line where a prior retired, with its name on the left; close names are spread."""
-    retired = [(log.last(f"priors/{slot}/retired_at"), colour, name) for slot, colour, name in _priors(log, agents)]
-    marks = sorted((at, colour, name) for at, colour, name in retired if at is not None)
+    marks = sorted(_logged_of_priors(log, agents, "retired_at"))
     for at, colour, _ in marks:
         axes.axvline(at, color=colour, lw=1.2, ls=":")
     if text_at is None:

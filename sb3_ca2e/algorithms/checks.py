@@ -227,8 +227,7 @@ def _check_each(model: Any) -> None:
     require("a whole number of at least 1", lambda value: value is None or _is_count(value), "n_processes")
     numbers = ("exploration_fraction", "gamma", "learning_starts", "target_update_interval", "tau")
     require("a number", lambda value: _is_number(value) and not np.isnan(value), *numbers)
-    whole = ("gradient_steps", "_stats_window_size")
-    require("a whole number", lambda value: isinstance(value, int | np.integer), *whole)
+    require("a whole number", lambda value: isinstance(value, int | np.integer), "gradient_steps", "_stats_window_size")
     require("a whole number of at least 0", lambda value: _is_whole(value) and value >= 0, "actor_restarts")
     seconds = "a number of seconds, or None"
     require(seconds, lambda value: value is None or (_is_number(value) and value > 0), "actor_timeout")

@@ -29,7 +29,8 @@ def identity_of(env: gym.Env) -> EnvIdentity:
     :param env: an environment
     :return: its identity
     """
-    return _from_spec(env.spec, _wrappers(env))
+    wrappers = frozenset(type(layer).__name__ for layer in layers_of(env) if isinstance(layer, gym.Wrapper))
+    return _from_spec(env.spec, wrappers)
 
 
 def identity_of_vec(env: VecEnv) -> EnvIdentity:
@@ -50,13 +51,7 @@ def identity_of_vec(env: VecEnv) -> EnvIdentity:
 
 
 def _from_spec(spec: gym.envs.registration.EnvSpec | None, wrappers: frozenset[str]) -> EnvIdentity:
-    if spec is None:
-        return EnvIdentity(wrappers=wrappers)
-    return EnvIdentity(spec.id, spec.max_episode_steps, wrappers)
-
-
-def _wrappers(env: gym.Env) -> frozenset[str]:
-    return frozenset(type(layer).__name__ for layer in layers_of(env) if isinstance(layer, gym.Wrapper))
+    return EnvIdentity(wrappers=wrappers) if spec is None else EnvIdentity(spec.id, spec.max_episode_steps, wrappers)
 
 
 def layers_of(env: gym.Env) -> Iterator[gym.Env]:

@@ -124,11 +124,9 @@ def algorithm_class(name: str) -> type[BaseAlgorithm]:
     :return: its class
     :raises ImportError: if SB3-Contrib is needed and missing
     """
-    package = ALGORITHMS[name]
     with needing("zoo", f"A {name} agent needs sb3-contrib"):
-        module = importlib.import_module(package)
-    own = {"ca2e_dqn": "CA2EDQN", "ca2e_ddpg": "CA2EDDPG"}
-    found: type[BaseAlgorithm] = getattr(module, own.get(name, name.upper()))
+        module = importlib.import_module(ALGORITHMS[name])
+    found: type[BaseAlgorithm] = getattr(module, name.replace("_", "").upper())
     return found
 
 
@@ -239,8 +237,8 @@ def _agents_of(names: list[str], algorithms: list[str] | None = None) -> Iterato
 
 def _runs(folder: pathlib.Path, name: str) -> list[pathlib.Path]:
     """List the folders ``<name>_<run>``, newest first."""
-    runs = folder.iterdir() if folder.is_dir() else []
-    return sorted((run for run in runs if run.is_dir() and _env_of(run) == name), key=_run_number, reverse=True)
+    runs = (run for run in folder.glob("*") if run.is_dir() and _env_of(run) == name)
+    return sorted(runs, key=_run_number, reverse=True)
 
 
 def _env_of(run: pathlib.Path) -> str:

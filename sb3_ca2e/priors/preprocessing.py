@@ -90,18 +90,20 @@ class Preprocessing:
         arrays = _arrays(observation)
         if not self._frames:
             return plain(self._normalized(arrays)), None
-        arrays = {key: frame.newest(arrays[key]) for key, frame in self._frames.items()}
-        starts = _starts(len(next(iter(arrays.values()))), state, episode_start)
-        ages = np.zeros(len(starts), dtype=np.int64) if state is None else np.where(starts, 0, state.ages + 1)
+        arrays = {key: _last(arrays[key], frame.size, frame.axis) for key, frame in self._frames.items()}
+        n = len(next(iter(arrays.values())))
+        if state is None:
+            state, episode_start = State(np.zeros(n, dtype=np.int64), {}), np.ones(n, dtype=bool)
+        starts = np.zeros(n, dtype=bool) if episode_start is None else np.asarray(episode_start, dtype=bool)
+        ages = np.where(starts, 0, state.ages + 1)
         remaining = 1 - ages / self._time_limit
         arrays = {key: frame.changed(arrays[key], remaining) for key, frame in self._frames.items()}
         if self.trained_on.of_frames:
             arrays = self._normalized(arrays)
         stacks = {}
         if self.trained_on.n_stack > 1:
-            older = state.stacks if state is not None else {}
             for key, frame in self._frames.items():
-                stacks[key] = frame.stacked(older.get(key), arrays[key], starts, self.trained_on.n_stack)
+                stacks[key] = frame.stacked(state.stacks.get(key), arrays[key], starts, self.trained_on.n_stack)
             arrays = stacks
         if not self.trained_on.of_frames:
             arrays = self._normalized(arrays)
@@ -153,15 +155,6 @@ class _Frame:
                 if n_live in (size, size * trained_on.n_stack):
                     return cls(axis + 1, size, timed, old_ant)
         return None
-
-    def newest(self, observations: np.ndarray) -> np.ndarray:
-        """
-        Take the newest frames.
-
-        :param observations: ``(batch, *shape)`` raw observations, stacked or not
-        :return: ``(batch, *frame_shape)`` newest frames
-        """
-        return _last(observations, self.size, self.axis)
 
     def changed(self, frames: np.ndarray, remaining: np.ndarray) -> np.ndarray:
         """
@@ -226,12 +219,6 @@ def _mismatch(trained_on: TrainedOn, own: spaces.Space, live: spaces.Space) -> s
         f"was trained on observations {own}{steps}, this environment's are {live}. "
         "Give an agent of an environment with these spaces, or wrap the environment so that they agree."
     )
-
-
-def _starts(n: int, state: State | None, episode_start: np.ndarray | None) -> np.ndarray:
-    if state is None:
-        return np.ones(n, dtype=bool)
-    return np.zeros(n, dtype=bool) if episode_start is None else np.asarray(episode_start, dtype=bool)
 
 
 def _parts(space: spaces.Space) -> dict[str, spaces.Space]:

@@ -99,9 +99,8 @@ class TrainedOn:
             elif isinstance(layer, VecNormalize):
                 statistics, of_frames = frozen(layer), n_stack > 1
             layer = layer.venv
-        time_limit = None
-        if "TimeFeatureWrapper" in identity.wrappers:
-            time_limit = identity.max_episode_steps or DEFAULT_TIME_LIMIT
+        timed = "TimeFeatureWrapper" in identity.wrappers
+        time_limit = (identity.max_episode_steps or DEFAULT_TIME_LIMIT) if timed else None
         return cls(identity.env_id, statistics, n_stack, of_frames, time_limit)
 
     def describe(self) -> list[str]:

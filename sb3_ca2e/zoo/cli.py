@@ -1,12 +1,10 @@
 """``sb3-ca2e``: the RL Zoo's commands with CA2E's algorithms among theirs, and commands for prior agents."""
 
 import difflib
-import importlib
 import importlib.metadata
+import pkgutil
 import runpy
 import sys
-from collections.abc import Callable
-from typing import Any
 
 from sb3_ca2e.zoo.registration import patch, register
 
@@ -70,9 +68,7 @@ def run(place: str) -> None:
     """
     :param place: ``"module:function"`` to call, or a module to run as a script
     """
-    module, _, function = place.partition(":")
-    if function:
-        command: Callable[[], Any] = getattr(importlib.import_module(module), function)
-        command()
+    if ":" in place:
+        pkgutil.resolve_name(place)()
     else:
-        runpy.run_module(module, run_name="__main__")
+        runpy.run_module(place, run_name="__main__")

@@ -175,14 +175,12 @@ def table(env_id: str, found: list[Candidate]) -> str:
         rows.append([each.source, each.trained_on or "", *map(_reward, rewards), seen, loads])
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
-    lines = []
-    for row in zip(*columns, strict=True):
-        lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    padded = [[cell.ljust(width) for cell in column] for column, width in zip(columns, widths, strict=True)]
+    lines = ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
     return "\n".join([*lines, *([""] if notes else []), *notes])
 
 
 def _reward(reward: Any) -> str:
     if reward is None:
         return ""
-    mean, std = reward if isinstance(reward, tuple) else (reward, None)
-    return f"{mean:.1f}" + (f" ± {std:.1f}" if std is not None else "")
+    return " ± ".join(f"{each:.1f}" for each in (reward if isinstance(reward, tuple) else (reward,)))

@@ -215,7 +215,12 @@ class ForkServer:
         started = self._unread()
         if self._spoke:
             self.close()
-            self._wait()
+            try:
+                self._process.wait(SHUTDOWN)
+            except subprocess.TimeoutExpired:
+                warnings.warn("The actors' server did not end in time and was killed.", stacklevel=2)
+                self._process.kill()
+                self._process.wait()
         else:  # still importing for seconds, it would not notice
             self._process.kill()
             self._process.wait()
@@ -231,14 +236,6 @@ class ForkServer:
 
     def _started(self) -> list[Handle]:
         return [report.handle for report in self.reports() if isinstance(report, Started)]
-
-    def _wait(self) -> None:
-        try:
-            self._process.wait(SHUTDOWN)
-        except subprocess.TimeoutExpired:
-            warnings.warn("The actors' server did not end in time and was killed.", stacklevel=2)
-            self._process.kill()
-            self._process.wait()
 
 
 def _surroundings() -> tuple[Any, ...]:
