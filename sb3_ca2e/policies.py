@@ -18,11 +18,15 @@ def fused(kwargs: dict[str, Any]) -> dict[str, Any]:
     """
     Make Adam step all parameters in one kernel, which halves its time on small networks.
 
-    :param kwargs: arguments of a policy; settings of other optimizers, or given by the user, are kept
+    :param kwargs: arguments of a policy; other optimizers, and implementations that the user chose, are kept
     :return: ``kwargs``
     """
-    if kwargs.get("optimizer_class", th.optim.Adam) in (th.optim.Adam, th.optim.AdamW):
-        kwargs["optimizer_kwargs"] = {"fused": True, **(kwargs.get("optimizer_kwargs") or {})}
+    given = kwargs.get("optimizer_kwargs") or {}
+    # Adam takes only one of these; ``capturable`` goes with all of them.
+    if kwargs.get("optimizer_class", th.optim.Adam) in (th.optim.Adam, th.optim.AdamW) and given.keys().isdisjoint(
+        {"fused", "foreach", "differentiable"}
+    ):
+        kwargs["optimizer_kwargs"] = {"fused": True, **given}
     return kwargs
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import time
+import warnings
 from typing import TYPE_CHECKING, Any, Self
 
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -284,7 +285,7 @@ class CA2EMixin(Construction):
                 self._record_updates()
             self._last_batch = batch, td_errors
             if self.compilable and self._compile_now(gradient_steps):
-                learner.compile(batch, wait=self.execution == "sync", asked_for=self.compile is True)
+                learner.compile(batch, wait=self.execution == "sync", tell=self._tell_eager)
         if self._collector is not None:
             self._collector.learner_updates += time.perf_counter() - started
 
@@ -301,6 +302,13 @@ class CA2EMixin(Construction):
 
     def _values_of_update_settings(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in self.update_settings)
+
+    def _tell_eager(self, obstacle: str) -> None:
+        """Tell why updates that should be compiled stay eager."""
+        if self.compile is True:
+            warnings.warn(f"compile=True, but updates stay eager: {obstacle}.", stacklevel=2)
+        elif self.verbose >= 1:
+            print(f"Updates stay eager: {obstacle}.")
 
     def _compile_now(self, gradient_steps: int) -> bool:
         """Decide whether to compile, which takes about ten seconds that a short run does not repay."""

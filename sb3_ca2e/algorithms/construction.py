@@ -58,6 +58,7 @@ class Construction(Hooks, Saving):
         added: CA2EArguments = {name: given.pop(name, each.default) for name, each in PARAMETERS.items()}  # type: ignore[assignment]
         env = as_env(made(env, given.get("verbose", 0)))
         check_kind(env, type(self))
+        given["policy_kwargs"] = _copied(given.get("policy_kwargs"))  # SB3's algorithms and policies write into it
         super().__init__(policy, env, **given, _init_setup_model=False)  # type: ignore[call-arg]
         self._keep(added)
         if _init_setup_model:
@@ -110,6 +111,7 @@ class Construction(Hooks, Saving):
         # SB3 warns of n_steps > 1 with a custom buffer class, but ours supports it.
         n_steps, self.n_steps = self.n_steps, 1
         n_learns = self._n_learns
+        self.policy_kwargs = _copied(self.policy_kwargs)  # load() may have set it
         try:
             super()._setup_model()
         finally:
@@ -221,3 +223,8 @@ class Construction(Hooks, Saving):
             self.seed = seed  # each actor derives its own from it
             self._n_learns = 0
             self.replay_buffer.set_random_seed(seed)
+
+
+def _copied(value: Any) -> Any:
+    """Copy a dictionary and those in it; everything else is kept."""
+    return {key: _copied(each) for key, each in value.items()} if isinstance(value, dict) else value

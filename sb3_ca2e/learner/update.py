@@ -297,14 +297,16 @@ class Learner:
         """Whether compiled updates run."""
         return self._compiled is not None
 
-    def compile(self, batch: PrioritizedReplaySamples, wait: bool = False, asked_for: bool = False) -> None:
+    def compile(
+        self, batch: PrioritizedReplaySamples, wait: bool = False, tell: Callable[[str], None] | None = None
+    ) -> None:
         """
         Start the compiler, once, unless another model of this process is being compiled; updates continue meanwhile.
 
         :param batch: example batch; all batches must be like it. An update must have been made, so that the optimizers
             have states
         :param wait: whether to wait until it has finished
-        :param asked_for: whether to warn, once, if updates stay eager
+        :param tell: called once with the reason, if updates stay eager
         """
         if self._flat is None and self.obstacle is None and self._eager.sound and _COMPILING.acquire(blocking=wait):
             try:
@@ -314,9 +316,9 @@ class Learner:
                     _COMPILING.release()
         if wait and self._compiler is not None:
             self._compiler.join()
-        if asked_for and self.obstacle is not None and not self._obstacle_told:
+        if tell is not None and self.obstacle is not None and not self._obstacle_told:
             self._obstacle_told = True
-            warnings.warn(f"compile=True, but updates stay eager: {self.obstacle}.", stacklevel=2)
+            tell(self.obstacle)
 
     def _start_compiler(self, batch: PrioritizedReplaySamples) -> None:
         # Not in the compiler's thread: tracing and importing temporarily change state of all threads.
