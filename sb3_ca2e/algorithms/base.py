@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ca2e.algorithms.checks import as_list, check_learn
 from sb3_ca2e.algorithms.construction import Construction
+from sb3_ca2e.algorithms.overrides import refuse_overrides
 from sb3_ca2e.envs.model_env import asked_of_first_reset, not_reset, release
 from sb3_ca2e.envs.recipe import recipe_from
 from sb3_ca2e.learner.graphed_updates import launches
@@ -85,6 +86,7 @@ class CA2EMixin(Construction):
                 "PrioritizedReplayBuffer: keep the model's own, and copy transitions into it with "
                 "model.replay_buffer.add_from(buffer)."
             )
+        refuse_overrides(self)
         as_list("prior_agents", self.prior_agents, "agents, one a slot", PriorSource)  # the user may have set them
         tb_log_name = tb_log_name or type(self).__name__
         with discarded_on_error(), Interrupts() as self._interrupts:

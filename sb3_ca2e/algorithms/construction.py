@@ -14,6 +14,7 @@ from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.algorithms.arguments import PARAMETERS, CA2EArguments, describe_constructor, names_taken
 from sb3_ca2e.algorithms.checks import as_list, check, check_env_type, check_kind, check_observations, check_space
 from sb3_ca2e.algorithms.hooks import Hooks
+from sb3_ca2e.algorithms.overrides import refuse_overrides
 from sb3_ca2e.checkpoints.saving import Saving
 from sb3_ca2e.common.misspelt import refuse_misspelt
 from sb3_ca2e.envs.copies.modules import modules_of, refuse_lost_modules
@@ -116,6 +117,7 @@ class Construction(Hooks, Saving):
             super()._setup_model()
         finally:
             self.n_steps = n_steps
+        refuse_overrides(self)
         self._n_learns = n_learns  # SB3 sets the seed again, but a loaded model continues
         if self.execution == "async":
             parts = [self, self.action_noise, *self.policy.modules()]

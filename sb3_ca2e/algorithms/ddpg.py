@@ -41,6 +41,7 @@ class CA2EDDPG(CA2EMixin, DDPG):
     }
 
     action_spaces = (spaces.Box,)
+    called_by_sb3: ClassVar[dict[str, tuple[str, ...]]] = {"actor": ("set_training_mode",), "critic": ("q1_forward",)}
     compilable = True
     update_settings = ("critic_l2", "tau")
 

@@ -40,6 +40,7 @@ class CA2EDQN(CA2EMixin, DQN):
     }
 
     action_spaces = (spaces.Discrete,)
+    called_by_sb3: ClassVar[dict[str, tuple[str, ...]]] = {"q_net": ("_predict", "set_training_mode")}
     compilable = True
     update_settings = ("double_q", "max_grad_norm")
 

@@ -54,6 +54,8 @@ class Hooks:
 
     #: classes of action spaces that the algorithm supports
     action_spaces: ClassVar[tuple[type[spaces.Space], ...]] = (spaces.Space,)
+    #: by attribute of the policy, methods of this network that SB3's ``learn`` calls and that the hooks leave out
+    called_by_sb3: ClassVar[dict[str, tuple[str, ...]]] = {}
     #: whether :meth:`update` does the same in every call, so that it can be compiled
     compilable: ClassVar[bool] = False
     #: names of the model's attributes that :meth:`update` reads

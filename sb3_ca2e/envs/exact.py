@@ -1,6 +1,8 @@
 """Checks that objects of known classes are not of subclasses that override something."""
 
+import inspect
 import types
+from collections.abc import Iterable
 from typing import Any
 
 #: Attributes that a subclass may define without changing behaviour.
@@ -34,6 +36,25 @@ def overridden(value: Any, known: type) -> str | None:
     for name, own in vars(value).items():
         if callable(own) and isinstance(getattr(known, name, None), types.FunctionType):
             return f"{kind.__name__}.{name}"
+    return None
+
+
+def from_elsewhere(value: Any, names: Iterable[str], packages: Iterable[str]) -> str | None:
+    """
+    Find a method that is not the one of known packages: overridden in a class, or replaced on the object or a class.
+
+    :param value: an object
+    :param names: methods and properties to look at; those that the object lacks are skipped
+    :param packages: packages whose methods are known
+    :return: class and name of the first that was defined elsewhere; None if there is none
+    """
+    for name in names:
+        found = inspect.getattr_static(value, name, None)
+        function = getattr(found, "fget", None) or getattr(found, "__func__", found)
+        # Not the function's own module: ``functools.wraps`` copies it.
+        module = getattr(function, "__globals__", {}).get("__name__", "")
+        if found is not None and module.partition(".")[0] not in packages:
+            return f"{type(value).__name__}.{name}"
     return None
 
 
