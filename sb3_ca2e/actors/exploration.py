@@ -1,7 +1,7 @@
 """Exploration: each slot has its own setting."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
@@ -9,6 +9,8 @@ from typing import ClassVar, Protocol
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
+
+from sb3_ca2e.actors.action_samples import ActionSamples, own_samples
 
 
 class Exploration(Protocol):
@@ -67,12 +69,14 @@ class EpsilonGreedy:
     :param initial: epsilon at the start
     :param final: epsilon after ``fraction`` of the training
     :param fraction: fraction of the training over which epsilon is annealed
+    :param samples: draws random actions in a way of the user's; None for uniform ones
     """
 
     n_actions: int
     initial: float
     final: float
     fraction: float
+    samples: ActionSamples | None = field(default=None, kw_only=True)
 
     drawn_ahead: ClassVar[bool] = True
 
@@ -81,14 +85,17 @@ class EpsilonGreedy:
         return self.initial + done * (self.final - self.initial)
 
     def draw_noise(self, n: int, progress: float, rng: np.random.Generator) -> np.ndarray:
-        return np.where(rng.random(n) < self.rate(progress), self.random(n, rng), -1)
+        explores = rng.random(n) < self.rate(progress)
+        if self.samples is not None:
+            return np.array([self.samples.draw(1)[0] if each else -1 for each in explores])
+        return np.where(explores, self.random(n, rng), -1)
 
     @staticmethod
     def perturb(greedy: np.ndarray, noise: np.ndarray) -> np.ndarray:
         return np.where(noise < 0, greedy, noise)
 
     def random(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        return rng.integers(self.n_actions, size=n)
+        return self.samples.draw(n) if self.samples is not None else rng.integers(self.n_actions, size=n)
 
     def reset(self) -> None:
         pass
@@ -101,10 +108,12 @@ class GaussianNoise:
 
     :param shape: shape of the environment's actions; stored actions are flat
     :param sigma: standard deviation
+    :param samples: draws random actions in a way of the user's; None for uniform ones
     """
 
     shape: tuple[int, ...]
     sigma: float
+    samples: ActionSamples | None = field(default=None, kw_only=True)
 
     drawn_ahead: ClassVar[bool] = True
 
@@ -123,6 +132,8 @@ class GaussianNoise:
         return actions
 
     def random(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        if self.samples is not None:
+            return self.samples.draw(n)
         return rng.uniform(-1.0, 1.0, (n, math.prod(self.shape))).astype(np.float32)
 
     def reset(self) -> None:
@@ -147,7 +158,12 @@ class NoiseProcess(GaussianNoise):
         noises = np.empty((n, *self.shape), dtype=np.float32)
         for noise in noises:
             noise[...] = self.noise()
-        return noises.reshape(n, -1)
+        return noises.reshape(n, math.prod(self.shape))
+
+    def random(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        actions = super().random(n, rng)
+        # SB3 adds noise before learning starts too. Added to uniform actions, it would gain nothing.
+        return actions if self.samples is None else self.perturb(actions, self.draw_noise(n, 0.0, rng))
 
     def reset(self) -> None:
         self.noise.reset()
@@ -167,10 +183,12 @@ class Explorer:
 
     def __init__(self, explorations: Sequence[Exploration], rngs: Sequence[np.random.Generator], block_size: int):
         self._explorations, self._rngs, self._block_size = explorations, rngs, block_size
-        self._perturb, self._drawn_ahead = explorations[0].perturb, explorations[0].drawn_ahead
-        self._progress, self._n_random = 0.0, 0
-        self._random = self._stacked([each.random(1, rng) for each, rng in self._slots()])
-        self._noise = np.zeros_like(self._random)
+        self._sampled = samples_of(explorations[0]) is not None
+        self._perturb = explorations[0].perturb
+        self._drawn_ahead = explorations[0].drawn_ahead and not self._sampled
+        self._progress, self._n_random, self._t = 0.0, 0, 0
+        self._random = self._stacked([each.random(0 if self._sampled else 1, rng) for each, rng in self._slots()])
+        self._noise = np.zeros((1, *self._random.shape[1:]), dtype=self._random.dtype)
         #: whether each slot takes greedy actions, with the axes of actions
         self._greedy = np.zeros((len(explorations), *[1] * (self._random.ndim - 2)), dtype=bool)
         self._any_greedy = False
@@ -182,8 +200,8 @@ class Explorer:
         :param progress: fraction of the training that is done, 0 to 1
         :param n_random: number of steps until learning starts; until then, actions are uniform
         """
-        n, self._progress, self._n_random = self._block_size, progress, n_random
-        if n_random > 0:
+        n, self._progress, self._n_random, self._t = self._block_size, progress, n_random, 0
+        if n_random > 0 and not self._sampled:
             self._random = self._stacked([each.random(n, rng) for each, rng in self._slots()])
         if self._drawn_ahead:
             self._noise = self._stacked([each.draw_noise(n, progress, rng) for each, rng in self._slots()])
@@ -207,19 +225,28 @@ class Explorer:
         :return: ``(slots, ...)`` actions to take; may be modified
         """
         actions: np.ndarray
+        self._t = t + 1
         if t < self._n_random:
-            actions = self._random[t]
+            actions = self._next(lambda each, rng: each.random(1, rng)) if self._sampled else self._random[t]
         else:
             actions = self._perturb(greedy, self._noise[t] if self._drawn_ahead else self._next_noise())
         if self._any_greedy:
             actions = np.where(self._greedy, greedy, actions)
         return actions
 
+    @property
+    def samples_next(self) -> bool:
+        """Whether the next actions are random ones of the user's, of which a game without exploration has none."""
+        return self._sampled and self._t < self._n_random
+
     def _next_noise(self) -> np.ndarray:
-        """Draw the noise of one step; greedy slots draw none."""
+        return self._next(lambda each, rng: each.draw_noise(1, self._progress, rng))
+
+    def _next(self, draw: Callable[[Exploration, np.random.Generator], np.ndarray]) -> np.ndarray:
+        """Draw random numbers for one step; greedy slots draw none."""
         for position, (each, rng) in enumerate(self._slots()):
             if not self._greedy[position]:
-                self._noise[0, position] = each.draw_noise(1, self._progress, rng)[0]
+                self._noise[0, position] = draw(each, rng)[0]
         noise: np.ndarray = self._noise[0]
         return noise
 
@@ -232,12 +259,24 @@ class Explorer:
         return np.stack(of_slots, axis=1)
 
 
+def samples_of(exploration: Exploration) -> ActionSamples | None:
+    """
+    Return what draws the random actions of a slot.
+
+    :param exploration: the slot's exploration
+    :return: draws in a way of the user's; None if the exploration draws them itself
+    """
+    samples: ActionSamples | None = getattr(exploration, "samples", None)
+    return samples
+
+
 def epsilon_ladder(
     n_slots: int,
     n_actions: int,
     initial: float | Sequence[float] | None,
     final: float | Sequence[float],
     fraction: float,
+    action_space: spaces.Space | None = None,
 ) -> list[EpsilonGreedy]:
     """
     Create one epsilon-greedy setting for each slot.
@@ -248,13 +287,15 @@ def epsilon_ladder(
         0.2
     :param final: final epsilon, one for all slots or a list with one for each
     :param fraction: fraction of the training over which epsilon is annealed
+    :param action_space: draws random actions if it has a ``sample`` of the user's; None for uniform ones
     :return: the settings in the order of the slots
     """
     spread = np.linspace(1.0, 0.2, n_slots).tolist() if initial is None else initial
     starts = per_slot("exploration_initial_eps", spread, n_slots)
     ends = per_slot("exploration_final_eps", final, n_slots)
     return [
-        EpsilonGreedy(n_actions, float(start), float(end), fraction) for start, end in zip(starts, ends, strict=True)
+        EpsilonGreedy(n_actions, float(start), float(end), fraction, samples=each)
+        for start, end, each in zip(starts, ends, own_samples(action_space, n_slots), strict=True)
     ]
 
 
@@ -263,22 +304,23 @@ def noise_ladder(n_slots: int, action_space: spaces.Box, noise: ActionNoise | No
     Create one action noise for each slot.
 
     :param n_slots: number of slots
-    :param action_space: the action space
+    :param action_space: the action space; draws random actions if it has a ``sample`` of the user's
     :param noise: noise to copy for each slot; None for Gaussian noise with sigma evenly spaced from 0.05 to 0.4
     :return: the settings in the order of the slots
     :raises TypeError: if ``noise`` is not an action noise
     :raises ValueError: if its values do not have the shape of actions
     """
-    shape = action_space.shape
+    shape, samples = action_space.shape, own_samples(action_space, n_slots)
     if noise is None:
-        return [GaussianNoise(shape, float(sigma)) for sigma in np.linspace(0.05, 0.4, n_slots)]
+        sigmas = np.linspace(0.05, 0.4, n_slots)
+        return [GaussianNoise(shape, float(sigma), samples=own) for sigma, own in zip(sigmas, samples, strict=True)]
     if not isinstance(noise, ActionNoise):
         raise TypeError(f"action_noise takes an ActionNoise of SB3, such as NormalActionNoise, not {noise!r}.")
     if isinstance(noise, VectorizedActionNoise):
         noise = noise.base_noise  # each slot has its own anyway
     _check_noise(noise, shape)
     sigma = float(np.mean(getattr(noise, "_sigma", np.nan)))
-    return [NoiseProcess(shape, sigma, noise=deepcopy(noise)) for _ in range(n_slots)]
+    return [NoiseProcess(shape, sigma, noise=deepcopy(noise), samples=own) for own in samples]
 
 
 def _check_noise(noise: ActionNoise, shape: tuple[int, ...]) -> None:

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils import EzPickle
 
-from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.actors.exploration import Exploration, samples_of
 from sb3_ca2e.actors.worker import Worker
 from sb3_ca2e.envs.slot_monitor import SlotMonitor
 from sb3_ca2e.envs.vector_slots import VecEnvSlot
@@ -86,6 +86,8 @@ def restore(actor: Worker, state: ActorsState) -> None:
         slot.env.env = cloudpickle.loads(state.environments[position])
         slot.rng.bit_generator.state = state.rngs[position]
         vars(slot.exploration).update(vars(state.explorations[position]))
+        if (samples := samples_of(slot.exploration)) is not None:
+            samples.begin(slot.env)
         vars(slot).update(state.slots[position])
     for key, batch in state.observations.items():
         actor.observations.batch[key][...] = batch

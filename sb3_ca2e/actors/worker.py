@@ -9,7 +9,7 @@ import numpy as np
 import torch as th
 
 from sb3_ca2e.actors.actions import ActionScale
-from sb3_ca2e.actors.exploration import Explorer
+from sb3_ca2e.actors.exploration import Explorer, samples_of
 from sb3_ca2e.actors.flat_parameters import FlatParameters
 from sb3_ca2e.actors.handover import Handover, Seconds
 from sb3_ca2e.actors.heartbeat import Phase
@@ -88,6 +88,9 @@ class Worker:
             self._generators.note()
             self._show_first(len(self.slots) - 1)
         self.collecting = -1
+        for slot in self.slots:
+            if (samples := samples_of(slot.exploration)) is not None:
+                samples.begin(slot.env, int(slot.rng.integers(2**31)))
         self._explorer = Explorer(spec.explorations, [slot.rng for slot in self.slots], spec.block_size)
         self.show_who_explores()
 
@@ -267,6 +270,8 @@ class Worker:
         self.pulse.enter(Phase.RESETTING)
         slot.reset(game_over, retired=prior_broken or self.port.retired(slot.index))
         self._show_first(position)
+        if self._explorer.samples_next:
+            slot.greedy = False
         self.pulse.enter(Phase.COLLECTING)
         self._environments += time.perf_counter() - started
         self._explorer.set_greedy(position, slot.greedy or slot.prior is not None)

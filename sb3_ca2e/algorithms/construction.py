@@ -120,7 +120,7 @@ class Construction(Hooks, Saving):
         refuse_overrides(self)
         self._n_learns = n_learns  # SB3 sets the seed again, but a loaded model continues
         if self.execution == "async":
-            parts = [self, self.action_noise, *self.policy.modules()]
+            parts = [self, self.action_noise, self.action_space, *self.policy.modules()]
             refuse_lost_modules(modules_of(map(type, parts)), "the model")
         if self.env is not None and n_learns > 0:
             forget_asked(self.env)

@@ -158,7 +158,7 @@ class CA2EDQN(CA2EMixin, DQN):
         """
         n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
         starts, ends = self.exploration_initial_eps, self.exploration_final_eps
-        ladder = epsilon_ladder(self.n_slots, n_actions, starts, ends, self.exploration_fraction)
+        ladder = epsilon_ladder(self.n_slots, n_actions, starts, ends, self.exploration_fraction, self.action_space)
         return list[Exploration](ladder)
 
     # What runs in the actors (Algorithms 1.2 and 2).
