@@ -183,15 +183,25 @@ class Explorer:
 
     def __init__(self, explorations: Sequence[Exploration], rngs: Sequence[np.random.Generator], block_size: int):
         self._explorations, self._rngs, self._block_size = explorations, rngs, block_size
-        self._sampled = samples_of(explorations[0]) is not None
-        self._perturb = explorations[0].perturb
-        self._drawn_ahead = explorations[0].drawn_ahead and not self._sampled
         self._progress, self._n_random, self._t = 0.0, 0, 0
-        self._random = self._stacked([each.random(0 if self._sampled else 1, rng) for each, rng in self._slots()])
-        self._noise = np.zeros((1, *self._random.shape[1:]), dtype=self._random.dtype)
+        n_drawn = 0 if samples_of(explorations[0]) is not None else 1
+        self._random = self._stacked([each.random(n_drawn, rng) for each, rng in self._slots()])
+        self.explore(explorations)
         #: whether each slot takes greedy actions, with the axes of actions
         self._greedy = np.zeros((len(explorations), *[1] * (self._random.ndim - 2)), dtype=bool)
         self._any_greedy = False
+
+    def explore(self, explorations: Sequence[Exploration]) -> None:
+        """
+        Replace the explorations, between two blocks.
+
+        :param explorations: exploration of each slot
+        """
+        self._explorations = explorations
+        self._sampled = samples_of(explorations[0]) is not None
+        self._perturb = explorations[0].perturb
+        self._drawn_ahead = explorations[0].drawn_ahead and not self._sampled
+        self._noise = np.zeros((1, *self._random.shape[1:]), dtype=self._random.dtype)
 
     def begin_block(self, progress: float, n_random: int) -> None:
         """

@@ -8,6 +8,7 @@ import torch as th
 
 from sb3_ca2e.actors.heartbeat import Heartbeat
 from sb3_ca2e.actors.inference import Steps
+from sb3_ca2e.actors.orders import Numbered
 from sb3_ca2e.actors.slot import Playing
 
 
@@ -48,6 +49,18 @@ class Port(Protocol):
 
         :param slot: index of the slot
         :return: True if it must be replaced
+        """
+
+    @property
+    def newest_order(self) -> int:
+        """Number of the newest order; 0 before the first."""
+
+    def orders(self, since: int) -> Sequence[Numbered]:
+        """
+        Return orders, without those that newer ones have replaced.
+
+        :param since: number of an order; 0 for all
+        :return: the orders after it, with their numbers; each call returns new copies
         """
 
     def views(self, sequence: int) -> Sequence[dict[str, np.ndarray]]:

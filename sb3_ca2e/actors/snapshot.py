@@ -28,7 +28,7 @@ class ActorsState:
     :param observations: current observations by key
     :param parameters: parameters that the actor acts with
     :param counters: counters of the actor
-    :param warmup: number of transitions, of all slots, for which nature actors act at random
+    :param warmup: number of transitions, of all slots since the first block, for which nature actors act at random
     """
 
     environments: list[bytes]
@@ -67,7 +67,7 @@ def state_of(actor: Worker) -> ActorsState | None:
         actor.observations.batch,
         actor.flat,
         {name: getattr(actor, name) for name in _COUNTERS},
-        actor.spec.warmup,
+        actor.spec.warmup - actor.spec.begun,
     )
 
 
@@ -94,7 +94,7 @@ def restore(actor: Worker, state: ActorsState) -> None:
     actor.flat[:] = state.parameters
     for name, value in state.counters.items():
         setattr(actor, name, value)
-    actor.spec = replace(actor.spec, warmup=state.warmup)
+    actor.spec = replace(actor.spec, begun=actor.spec.warmup - state.warmup)
     actor.show_who_explores()
 
 

@@ -36,7 +36,8 @@ class WorkerSpec:
     :param gamma: discount factor
     :param block_size: transitions in a block
     :param update_interval: transitions of a slot between two checks for newer parameters
-    :param warmup: number of transitions, of all slots, for which nature actors act at random
+    :param warmup: the model's number of timesteps until which nature actors act at random
+    :param begun: the model's number of timesteps when the process begins its first block
     :param n_learns: number of earlier calls of ``learn``; each call sees new episodes
     :param info_keys: entries of ``info`` passed to the learner's callbacks
     :param statistics: initial statistics of VecNormalize, as :meth:`Statistics.publish` returns them
@@ -60,6 +61,7 @@ class WorkerSpec:
     update_interval: int
     supervision: Supervision
     warmup: int = 0
+    begun: int = 0
     n_learns: int = 0
     info_keys: tuple[str, ...] = ()
     statistics: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))

@@ -1,6 +1,7 @@
 """The actor: steps the environments of its slots, nature or prior (Algorithms 1.1 and 1.2 of the paper)."""
 
 import copy
+import dataclasses
 import time
 import traceback
 from typing import Any
@@ -16,10 +17,13 @@ from sb3_ca2e.actors.heartbeat import Phase
 from sb3_ca2e.actors.inference import TRACE_AFTER, Inference, as_tensors
 from sb3_ca2e.actors.local_buffer import LocalBuffer
 from sb3_ca2e.actors.observations import PRIOR_FAILURES, InvalidSteps, Observations, finite_reward, not_finite
+from sb3_ca2e.actors.orders import calls_of, settings_of
 from sb3_ca2e.actors.port import Networks, Port
 from sb3_ca2e.actors.slot import Playing, Slot
 from sb3_ca2e.actors.spec import WorkerSpec
 from sb3_ca2e.envs.copies.generators import ProcessGenerators
+from sb3_ca2e.envs.slot_monitor import SlotMonitor
+from sb3_ca2e.envs.vector_slots import VecEnvSlot
 from sb3_ca2e.errors import NotFiniteError, UnrecoverableError
 from sb3_ca2e.priors.loaded import LoadedPrior
 from sb3_ca2e.replay.block import Frames, plain
@@ -45,6 +49,7 @@ class Worker:
         normalization = spec.recipe.normalization
         self.normalizer = normalization.views(self.flat[-n_statistics:]) if normalization is not None else None
         self.version, self.sequence, self.steps = 0, 0, 0
+        self._settings_seen, self._calls_seen = 0, [0] * len(spec.slots)  # numbers of orders
         self.pulse = port.pulse
         self._environments = self._inference = 0.0  # seconds since collecting began
         self.slots: list[Slot] = []
@@ -84,6 +89,7 @@ class Worker:
             self.collecting = index
             seed = spec.seed_of(index)
             env = seat or spec.recipe.build(index, prior is not None, seed, self._generators)
+            self._obey(len(self.slots), env)
             self.slots.append(Slot(index, env, exploration, prior, seed, at_first))
             self._generators.note()
             self._show_first(len(self.slots) - 1)
@@ -112,10 +118,13 @@ class Worker:
         self.pulse.late = False
         self._environments = self._inference = 0.0
         self._refresh()
+        if self.port.newest_order != self._settings_seen:
+            self._take_settings()
         with_prior = [slot.prior is not None for slot in self.slots]
         self._local_buffer.begin(self.port.views(self.sequence), self._ages(), with_prior)
         handover = Handover(self.spec.process, self.sequence, version=self.version, begins=self.sequence == 0)
-        self._explorer.begin_block(self.port.progress, -(-self.spec.warmup // self.spec.n_slots) - self.steps)
+        n_random = -((self.spec.begun - self.spec.warmup) // self.spec.n_slots) - self.steps
+        self._explorer.begin_block(self.port.progress, n_random)
         for t in range(self.spec.block_size):
             if self.port.stopped:
                 break
@@ -142,6 +151,31 @@ class Worker:
         if (self.version == 0 or self.sequence % every == 0) and self.port.version != self.version:
             self.version, self._current = self.port.read(self.flat), None
             self._policy.parameters_changed()
+
+    def _take_settings(self) -> None:
+        """Use the learner's newer settings, only between blocks: a block has one exploration and one gamma."""
+        orders = self.port.orders(self._settings_seen)
+        self._settings_seen = orders[-1][0]
+        changes = settings_of(orders).given()
+        if (of_all := changes.get("explorations")) is not None:
+            changes["explorations"] = [of_all[slot.index] for slot in self.slots]
+            self._explorer.explore(changes["explorations"])
+            for slot, exploration in zip(self.slots, changes["explorations"], strict=True):
+                slot.exploration = exploration
+        self.spec = dataclasses.replace(self.spec, **changes)
+
+    def _obey(self, position: int, env: SlotMonitor | VecEnvSlot) -> None:
+        """Repeat in a slot, before its next episode, what the user has called since its last one."""
+        if self.port.newest_order == self._calls_seen[position] or isinstance(env, VecEnvSlot):
+            return
+        orders = self.port.orders(self._calls_seen[position])
+        self._calls_seen[position] = orders[-1][0]
+        for call in calls_of(orders, self.spec.slots[position] % max(len(self.spec.recipe.builders), 1)):
+            try:
+                call.carry_out(env.of_user)
+            except Exception as error:
+                error.add_note(f"It was raised by {call}, which the model's own environment has executed before.")
+                raise
 
     def _ages(self) -> list[int]:
         return [slot.age for slot in self.slots]
@@ -234,6 +268,7 @@ class Worker:
                 return
             except NotFiniteError as error:
                 self._invalid_steps.refused(position, error)
+                self._obey(position, slot.env)
                 slot.raw, _ = slot.env.reset()
 
     def _tell_who_plays(self) -> None:
@@ -268,6 +303,7 @@ class Worker:
         slot, had_prior = self.slots[position], self.slots[position].prior is not None
         started = time.perf_counter()
         self.pulse.enter(Phase.RESETTING)
+        self._obey(position, slot.env)
         slot.reset(game_over, retired=prior_broken or self.port.retired(slot.index))
         self._show_first(position)
         if self._explorer.samples_next:

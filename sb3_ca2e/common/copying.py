@@ -107,6 +107,19 @@ def loads(pickled: bytes, kept: Sequence[Any]) -> Any:
     return _Unpickler(io.BytesIO(pickled), kept).load()
 
 
+def dumps(obj: Any) -> tuple[bytes, list[Any]]:
+    """
+    Pickle an object for this process.
+
+    :param obj: any object that can be pickled
+    :return: arguments of :func:`loads`
+    """
+    buffer = io.BytesIO()
+    pickler = Pickler(buffer)
+    pickler.dump(obj)
+    return buffer.getvalue(), pickler.kept
+
+
 def copy(obj: Any) -> Any:
     """
     Copy an object within this process.
@@ -114,7 +127,4 @@ def copy(obj: Any) -> Any:
     :param obj: any object that can be pickled
     :return: the copy
     """
-    buffer = io.BytesIO()
-    pickler = Pickler(buffer)
-    pickler.dump(obj)
-    return loads(buffer.getvalue(), pickler.kept)
+    return loads(*dumps(obj))

@@ -162,6 +162,7 @@ class SlotMonitor(gym.Wrapper):
         with no_files():
             env = make()
         inner = unwrap_wrapper(env, Monitor)
+        self._adds_monitor = not isinstance(inner, Monitor)
         if not isinstance(inner, Monitor):
             env = inner = Monitor(env)
         super().__init__(env)
@@ -173,6 +174,11 @@ class SlotMonitor(gym.Wrapper):
         env_id = str(inner.env.spec.id if inner.env.spec is not None else None)
         files = [file for file in (own, filename) if file is not None]
         self._files = EpisodeFiles(files, env_id, known, info_keywords, slot, prior)
+
+    @property
+    def of_user(self) -> gym.Env:
+        """The environment as the user wrapped it."""
+        return self.env.env if self._adds_monitor else self.env  # type: ignore[attr-defined]
 
     def reset(self, **kwargs: Any) -> Any:
         """

@@ -2,17 +2,20 @@
 
 import contextlib
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from sb3_ca2e.actors.handover import Handover
 from sb3_ca2e.actors.heartbeat import Phase
+from sb3_ca2e.actors.orders import Numbered, Order
 from sb3_ca2e.actors.snapshot import ActorsState, restore, state_of
 from sb3_ca2e.actors.spec import WorkerSpec
 from sb3_ca2e.actors.worker import Worker
+from sb3_ca2e.common import copying
 from sb3_ca2e.errors import ActorError
 from sb3_ca2e.replay.block import Block, BlockLayout
+from sb3_ca2e.transport.order_log import OrderLog
 
 
 class InProcessHeartbeat:
@@ -44,6 +47,7 @@ class InProcessPort:
         self._retired: set[int] = set()
         self.pulse = InProcessHeartbeat()
         self.version, self.progress = 0, 0.0
+        self.log = OrderLog(copying.dumps)
 
     def show(self, parameters: np.ndarray, version: int) -> None:
         """
@@ -68,6 +72,13 @@ class InProcessPort:
 
     def retired(self, slot: int) -> bool:
         return slot in self._retired
+
+    @property
+    def newest_order(self) -> int:
+        return self.log.newest
+
+    def orders(self, since: int) -> list[Numbered]:
+        return [(each.number, copying.loads(*each.pickled)) for each in self.log.entries if each.number > since]
 
     def views(self, sequence: int) -> list[dict[str, np.ndarray]]:
         return self._views
@@ -113,6 +124,12 @@ class SyncActors:
 
     def retire(self, slot: int) -> None:
         self._port.retire(slot)
+
+    def prepare(self, order: Order) -> Callable[[], object]:
+        return self._port.log.prepare(order)
+
+    def order(self, order: Order) -> None:
+        self.prepare(order)()
 
     def collect(self, wait: bool = True) -> tuple[Handover, list[Block]] | None:
         with self._failures():

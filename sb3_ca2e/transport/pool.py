@@ -1,10 +1,12 @@
 """The interface through which the learner sees its actors, whatever the transport."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 
 from sb3_ca2e.actors.handover import Handover
+from sb3_ca2e.actors.orders import Order
 from sb3_ca2e.actors.snapshot import ActorsState
 from sb3_ca2e.replay.block import Block
 
@@ -43,6 +45,27 @@ class ActorPool(Protocol):
         Retire the prior agent of a slot.
 
         :param slot: prior slot that becomes a nature slot at its next episode
+        """
+
+    def prepare(self, order: Order) -> Callable[[], object]:
+        """
+        Check and pickle an order, which :meth:`order` then can't refuse.
+
+        :param order: the order
+        :return: function that sends it, as :meth:`order` would have done
+        :raises ValueError: if it can't be pickled
+        :raises RuntimeError: if there are too many calls of environments
+        """
+
+    def order(self, order: Order) -> None:
+        """
+        Send an order to all actors, also to those that start later.
+
+        Calls take effect in each slot before its next ``reset``, settings in each process with its next block.
+
+        :param order: the order
+        :raises ValueError: if it can't be pickled
+        :raises RuntimeError: if there are too many calls of environments
         """
 
     def collect(self, wait: bool = True) -> tuple[Handover, list[Block]] | None:

@@ -1,21 +1,27 @@
 """What every transport does for a learner, whatever stands between it and its actors: the interface ``ActorPool``."""
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch as th
 
 from sb3_ca2e import CA2EDQN, ActorError, BuilderVecEnv
+from sb3_ca2e.actors.exploration import EpsilonGreedy
 from sb3_ca2e.actors.flat_parameters import FlatParameters
 from sb3_ca2e.actors.heartbeat import Supervision
+from sb3_ca2e.actors.orders import EnvCall, SetAttribute, Settings
 from sb3_ca2e.priors.agent import PriorAgent
 from sb3_ca2e.replay.block import OBSERVATION, PRIOR, TRANSITION, Block
+from sb3_ca2e.transport import order_log
 from sb3_ca2e.transport.in_process import SyncActors
 from sb3_ca2e.transport.pool import ActorPool
 from sb3_ca2e.transport.shared_memory.pool import AsyncActors
+from tests.actors.levels_env import LevelsEnv, shown
 from tests.actors.recording_env import RecordingEnv, make_spec
 from tests.chaos.victims import children
 from tests.transport.shared_memory.test_pool import BLOCK, Failing
@@ -36,7 +42,7 @@ class World:
 
     def __init__(self, transport: str, env_fn=RecordingEnv, prior: PriorAgent | None = None):
         exploring = {"exploration_initial_eps": 1.0, "exploration_final_eps": 0.0, "exploration_fraction": 1.0}
-        envs = BuilderVecEnv([RecordingEnv] * 2)
+        envs = BuilderVecEnv([env_fn if env_fn is LevelsEnv else RecordingEnv] * 2)
         self.model = CA2EDQN("MlpPolicy", envs, n_actors=2, policy_kwargs={"net_arch": [8]}, device="cpu", **exploring)
         self.model.env.env_fns = [RecordingEnv, env_fn]
         spec = make_spec(self.model, block_size=BLOCK, priors=[None, prior], update_interval=BLOCK)
@@ -129,6 +135,122 @@ def test_an_environment_that_fails_is_told_by_its_slot(where, transport):
             list(world.collected())
     finally:
         world.pool.stop()
+
+
+@pytest.fixture
+def levels(transport):
+    it = World(transport, LevelsEnv)
+    yield it
+    it.pool.stop()
+
+
+def until_shown(world: World, *expected: tuple[float, float]) -> None:
+    """Wait until each slot shows its observation, as all do from then on."""
+    for _, blocks in world.collected():
+        if [shown(block) for block in blocks] == [[each] for each in expected]:
+            return
+    raise AssertionError("they were never shown")
+
+
+def test_calls_reach_the_slots_of_their_environments_before_their_next_episodes_in_order_and_once(levels):
+    assert [shown(block) for block in next(levels.collected())[1]] == [[(1, 0)]] * 2
+    for order in (
+        EnvCall("add", (1,), {}, (0, 1)),
+        SetAttribute("level", 3.0, (0,)),
+        EnvCall("add", (), {"number": 2}, (1, 0, 1)),
+        SetAttribute("level", 5.0, (0, 1)),
+    ):
+        levels.pool.order(order)
+    ages = [set(), set()]  # at which the new values were first seen
+    for _, blocks in levels.collected():
+        for block in blocks:
+            sums = block.frames[OBSERVATION][-len(block.flags) - 1 : -1][made(block), 1]
+            ages[block.slot] |= {int(block.ages[:-1][made(block)][t]) for t in np.flatnonzero(sums)[:1]}
+        if [shown(block) for block in blocks] == [[(5, 8)], [(5, 10)]]:
+            break
+    # They may have begun a block in the middle of an episode too
+    assert all(each and min(each) == 0 for each in ages)
+    for _, blocks in levels.collected(3):
+        assert [shown(block) for block in blocks] == [[(5, 8)], [(5, 10)]]
+    levels.pool.order(EnvCall("set_level", (7,), {}, (1,)))
+    until_shown(levels, (5, 8), (7, 10))
+
+
+def test_a_value_replaces_an_earlier_one_unless_a_method_may_have_read_that(levels):
+    for level in range(200):
+        levels.pool.order(SetAttribute("level", float(level), (0, 1)))
+        levels.pool.order(SetAttribute("level", float(level), (1,)))
+    for level in (2.0, 3.0):
+        levels.pool.order(SetAttribute("level", level, (0, 1)))
+        levels.pool.order(SetAttribute("level", level + 10, (0,)))
+        levels.pool.order(EnvCall("add", (1,), {}, (0, 1)))
+    until_shown(levels, (13, 2 * 12 + 13), (3, 2 * 2 + 3))
+
+
+def test_orders_that_can_not_be_kept_are_refused_and_change_nothing(levels, monkeypatch):
+    monkeypatch.setattr(order_log, "MOST_CALLS", 3)
+    lock, both = threading.Lock(), (0, 1)
+    orders = EnvCall("add", (lock,), {}, both), SetAttribute("level", lock, both), Settings(explorations=(lock, lock))
+    for order in orders:
+        for give in (levels.pool.order, levels.pool.prepare):
+            with pytest.raises(ValueError, match=r"(?s)Actors repeat .*\(TypeError: .*Pass plain values"):
+                give(order)
+    levels.pool.order(SetAttribute("level", 4.0, both))
+    number = [1.0]
+    send = levels.pool.prepare(EnvCall("add", (), {"number": number}, both))
+    number[0] = "a list, and not a number: what is sent is what was prepared"
+    for each in (1, 2):
+        levels.pool.order(EnvCall("add", (each,), {}, both))
+    for order in (EnvCall("add", (1,), {}, (0,)), SetAttribute("level", 6.0, (0,))):
+        with pytest.raises(RuntimeError, match=r"one call too many: actors have 3 .*Set an attribute"):
+            levels.pool.order(order)
+    levels.pool.order(Settings(gamma=0.5))
+    until_shown(levels, (4, 2 * 4 + 8), (4, 2 * 4 + 8))
+    send()
+    with pytest.raises(
+        ActorError, match=r"(?s)slot 0, .*TypeError: can't multiply.*raised by env_method\('add', \.\.\.\)"
+    ):
+        list(levels.collected())
+
+
+def greedy_shares(world: World, at_most: int = 50) -> Iterator[list[float]]:
+    """How large a share of the actions of each slot the learner's policy would have chosen."""
+    for _, blocks in world.collected(at_most):
+        shares = []
+        for block in blocks:
+            observations = block.frames[OBSERVATION][-len(block.flags) - 1 : -1][made(block)]
+            expected, _ = world.model.predict(observations, deterministic=True)
+            shares.append(float((block.actions[made(block)].ravel() == expected).mean()))
+        yield shares
+
+
+def reached(shares: Iterator[list[float]], done: Callable[[list[float]], bool]) -> bool:
+    return any(done(each) for each in shares)
+
+
+def test_settings_hold_from_the_next_block_on_and_are_combined(world):
+    world.publish()
+    random, greedy = (EpsilonGreedy(3, rate, rate, 1.0) for rate in (1.0, 0.0))
+    world.pool.order(Settings(explorations=(greedy, greedy)))
+    assert reached(greedy_shares(world), lambda shares: shares == [1.0, 1.0])
+    assert all(shares == [1.0, 1.0] for shares in greedy_shares(world, 3))
+    world.pool.order(Settings(warmup=10**9))
+    assert reached(greedy_shares(world), lambda shares: max(shares) < 1.0)
+    world.pool.order(Settings(warmup=0))
+    assert reached(greedy_shares(world), lambda shares: shares == [1.0, 1.0])
+    world.pool.order(Settings(explorations=(greedy, random)))
+    assert reached(greedy_shares(world), lambda shares: shares[0] == 1.0 and shares[1] < 1.0)
+    world.pool.order(Settings(gamma=0.0))
+    assert any(max(map(partial(error_without_future, world), blocks)) < 1e-4 for _, blocks in world.collected())
+
+
+def error_without_future(world: World, block: Block) -> float:
+    """How far the priorities are from those of rewards alone, which gamma 0 gives."""
+    observations = th.as_tensor(block.frames[OBSERVATION][-len(block.flags) - 1 : -1])
+    with th.no_grad():
+        values = world.model.q_net(observations).gather(1, th.as_tensor(block.actions).long())[:, 0]
+    expected = np.abs(block.rewards - values.numpy())
+    return float(np.abs(block.priorities - expected)[made(block)].max())
 
 
 def test_it_is_told_what_there_is(world, transport):

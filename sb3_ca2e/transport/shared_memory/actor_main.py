@@ -54,7 +54,8 @@ def run_actor(fds: dict[str, int], niceness: int) -> int:
         if exchange is not None:
             ways = fds["exchange"], fds["bell"], fds["replies"]
             remote = InferenceClient(exchange, spec.process, *ways)
-        port = SharedMemoryPort(spec.process, board, BlockBuffers(spec.layout, spec.slots, fds["buffers"]))
+        buffers = BlockBuffers(spec.layout, spec.slots, fds["buffers"])
+        port = SharedMemoryPort(spec.process, board, buffers, (fds["orders"], fds["more_orders"]))
         port.pulse.supervise(spec.supervision)
         actor = Worker(spec, port, remote, alone=True)
         # The learner's threads wait for each other in every layer, so an actor on the core of one would delay all.

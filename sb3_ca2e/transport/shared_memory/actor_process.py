@@ -60,8 +60,8 @@ class ActorProcess:
         :param serial: number that identifies it to the server
         :param spec: description of what it runs
         :param payload: pickled description
-        :param fds: file descriptors of the control block and, with inference on the learner's device, of the exchange
-            and its pipes
+        :param fds: file descriptors of the control block, the two files of orders and, with inference on the learner's
+            device, of the exchange and its pipes
         :return: the process
         :raises ServerGone: if the server has ended
         """
@@ -78,8 +78,9 @@ class ActorProcess:
             theirs.callback(os.close, messages_write)
             ours.callback(os.close, messages_read)
             os.set_blocking(wake_write, False)
-            board, *exchange = fds
-            server.spawn(serial, [spec_fd, board, buffers_fd, wake_read, messages_write, *exchange])
+            board, orders, more_orders, *exchange = fds
+            own = buffers_fd, wake_read, messages_write
+            server.spawn(serial, [spec_fd, board, orders, more_orders, *own, *exchange])
             ours.pop_all()
         return cls(spec, buffers, wake_write, messages_read)
 

@@ -7,6 +7,7 @@ There are no shared locks: only the learner writes it.
 import numpy as np
 
 from sb3_ca2e.transport.shared_memory.memory import map_file
+from sb3_ca2e.transport.shared_memory.order_files import OrderWords
 
 
 class ControlBlock:
@@ -21,13 +22,15 @@ class ControlBlock:
     """
 
     _STOP, _VERSION = range(2)
-    _HEADER = 64
+    _HEADER = 64 + OrderWords.SIZE
 
     def __init__(self, n_slots: int, n_parameters: int, fd: int | None = None):
         memory = map_file(fd) if fd is not None else np.zeros(self.size(n_slots, n_parameters), dtype=np.uint8)
         words = memory[: self._HEADER].view(np.int64)
         self._words, self._sequence = words[:2], words[2:4]
         self._progress = memory[32:40].view(np.float64)
+        #: what it says about orders
+        self.orders = OrderWords(memory[64 : self._HEADER])
         end = self._HEADER + 16 * n_slots
         self._nature, self._credit = memory[self._HEADER : end].view(np.int64).reshape(2, n_slots)
         self._parameters = memory[end : end + 8 * n_parameters].view(np.float32).reshape(2, n_parameters)

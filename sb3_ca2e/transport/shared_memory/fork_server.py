@@ -25,7 +25,7 @@ NICENESS = 10
 #: Length of the learner's messages in characters, and prefix of the request to wait for the next pool.
 MESSAGE, PARK = 16, "park"
 #: File descriptors of a spawn request, in this order; the last three only for inference on the learner's device.
-FDS = ("spec", "board", "buffers", "wake", "messages", "exchange", "bell", "replies")
+FDS = ("spec", "board", "orders", "more_orders", "buffers", "wake", "messages", "exchange", "bell", "replies")
 
 
 def main(control_fd: int, niceness: int) -> None:

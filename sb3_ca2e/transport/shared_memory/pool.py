@@ -7,7 +7,7 @@ import selectors
 import signal
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import cloudpickle
 import numpy as np
 
 from sb3_ca2e.actors.handover import Handover
+from sb3_ca2e.actors.orders import Order
 from sb3_ca2e.actors.snapshot import ActorsState
 from sb3_ca2e.actors.spec import WorkerSpec
 from sb3_ca2e.errors import ActorError, ActorWarning
@@ -27,6 +28,7 @@ from sb3_ca2e.transport.shared_memory.fork_server import NICENESS
 from sb3_ca2e.transport.shared_memory.inference_server import InferenceServer
 from sb3_ca2e.transport.shared_memory.limits import check_descriptors
 from sb3_ca2e.transport.shared_memory.memory import shared_file
+from sb3_ca2e.transport.shared_memory.order_files import OrderFiles
 from sb3_ca2e.transport.shared_memory.parking import lease, park
 from sb3_ca2e.transport.shared_memory.restarts import GRACE, KILLED, RestartBudget
 
@@ -83,6 +85,7 @@ class AsyncActors:
         first = specs[0]
         self._board_fd: int | None = shared_file(ControlBlock.size(first.n_slots, first.n_parameters), "board")
         self._board = ControlBlock(first.n_slots, first.n_parameters, self._board_fd)
+        self._orders = OrderFiles(self._board.orders)
         try:
             if inference is not None:
                 inference.start()
@@ -118,6 +121,12 @@ class AsyncActors:
     def retire(self, slot: int) -> None:
         self._board.retire(slot)
 
+    def prepare(self, order: Order) -> Callable[[], object]:
+        return self._orders.prepare(order)
+
+    def order(self, order: Order) -> None:
+        self.prepare(order)()
+
     def state(self) -> ActorsState | None:
         return None  # they never stop between two steps to be saved
 
@@ -142,12 +151,13 @@ class AsyncActors:
         spec = process.spec
         position = max([process.position, *self._slowest(spec.process)])
         made = position * spec.block_size * spec.n_slots
-        changes: dict[str, Any] = {"life": process.budget.used, "warmup": spec.warmup - made}
+        changes: dict[str, Any] = {"life": process.budget.used, "begun": spec.begun + made}
         payload = process.payload + cloudpickle.dumps(changes)
         assert self._board_fd is not None
         self._n_lives += 1
         self._board.grant(spec.process, 0)
-        fds = [self._board_fd, *(self._inference.connect(spec.process) if self._inference is not None else ())]
+        exchange = self._inference.connect(spec.process) if self._inference is not None else ()
+        fds = [self._board_fd, *self._orders.fds, *exchange]
         try:
             life = ActorProcess.begin(server, self._n_lives, replace(spec, **changes), payload, fds)
         finally:
@@ -351,6 +361,7 @@ class AsyncActors:
         if self._board_fd is not None:
             os.close(self._board_fd)
             self._board_fd = None
+        self._orders.close()
         if self._inference is not None:
             self._inference.stop()
         if server is not None:

@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from sb3_ca2e.actors.orders import Numbered
 from sb3_ca2e.transport.shared_memory.block_buffers import BlockBuffers
 from sb3_ca2e.transport.shared_memory.control_block import ControlBlock
+from sb3_ca2e.transport.shared_memory.order_files import OrderReader
 
 
 class SharedMemoryPort:
@@ -13,10 +15,12 @@ class SharedMemoryPort:
     :param process: index of the actor process
     :param board: the learner's control block
     :param buffers: memory for blocks and the heartbeat
+    :param order_fds: files of the orders
     """
 
-    def __init__(self, process: int, board: ControlBlock, buffers: BlockBuffers):
+    def __init__(self, process: int, board: ControlBlock, buffers: BlockBuffers, order_fds: tuple[int, int]):
         self._process, self._board = process, board
+        self._orders = OrderReader(board.orders, order_fds)
         self.pulse, self.views = buffers.pulse, buffers.views
 
     def read(self, out: np.ndarray) -> int:
@@ -24,6 +28,13 @@ class SharedMemoryPort:
 
     def retired(self, slot: int) -> bool:
         return self._board.retired(slot)
+
+    @property
+    def newest_order(self) -> int:
+        return self._orders.newest
+
+    def orders(self, since: int) -> list[Numbered]:
+        return self._orders.since(since)
 
     @property
     def version(self) -> int:
