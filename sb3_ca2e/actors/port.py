@@ -57,10 +57,10 @@ class Port(Protocol):
 
     def orders(self, since: int) -> Sequence[Numbered]:
         """
-        Return orders, without those that newer ones have replaced.
+        Return orders; those that newer ones have replaced may be missing.
 
         :param since: number of an order; 0 for all
-        :return: the orders after it, with their numbers; each call returns new copies
+        :return: the orders after it, with their numbers, the newest last; each call returns new copies
         """
 
     def views(self, sequence: int) -> Sequence[dict[str, np.ndarray]]:

@@ -74,11 +74,11 @@ def test_the_learner_may_be_killed_at_any_time_and_what_it_had_sent_can_be_read(
 def test_an_attribute_set_at_every_step_takes_no_more_memory_than_set_once():
     board = ControlBlock(1, 1)
     files, sizes = OrderFiles(board.orders), []
-    for step in range(3000):  # three files' worth of each
+    for step in range(3000):
         files.prepare(SetAttribute("value", np.full(BULK // 8, step), (0, 1)))()
         files.prepare(SetAttribute("value", np.full(BULK // 8, -step), (1,)))()
         sizes.append(sum(os.fstat(fd).st_size for fd in files.fds))
     assert max(sizes) < 20 * 2 * BULK + 2**16
     orders = OrderReader(board.orders, tuple(files.fds)).since(0)
-    assert [(order.indices, order.value[0]) for _, order in orders] == [((0, 1), 2999), ((1,), -2999)]
+    assert [(order.indices, order.value[0]) for _, order in orders[-2:]] == [((0, 1), 2999), ((1,), -2999)]
     files.close()
