@@ -1,66 +1,13 @@
 """Orders from the learner to all actors: calls of environments, and settings of the workers."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import gymnasium as gym
-
 from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.envs.calls import Call, EnvCall, SetAttribute, for_env
 
-
-@dataclass(frozen=True)
-class EnvCall:
-    """
-    A call of ``VecEnv.env_method``.
-
-    :param method: name of the method
-    :param args: its arguments
-    :param kwargs: its keyword arguments
-    :param indices: indices of the user's environments, from 0, in the order of the calls
-    """
-
-    method: str
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    indices: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"env_method({self.method!r}, ...)"
-
-    def carry_out(self, env: gym.Env) -> None:
-        """
-        Do to an environment what ``DummyVecEnv`` does to its own.
-
-        :param env: the environment with the user's wrappers
-        """
-        env.get_wrapper_attr(self.method)(*self.args, **self.kwargs)
-
-
-@dataclass(frozen=True)
-class SetAttribute:
-    """
-    A call of ``VecEnv.set_attr``.
-
-    :param name: name of the attribute
-    :param value: its value
-    :param indices: indices of the user's environments, from 0
-    """
-
-    name: str
-    value: Any
-    indices: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"set_attr({self.name!r}, ...)"
-
-    def carry_out(self, env: gym.Env) -> None:
-        """
-        Do to an environment what ``DummyVecEnv`` does to its own.
-
-        :param env: the environment with the user's wrappers
-        """
-        setattr(env, self.name, self.value)
+__all__ = ["Call", "EnvCall", "Numbered", "Order", "SetAttribute", "Settings", "calls_of", "settings_of"]
 
 
 @dataclass(frozen=True)
@@ -71,11 +18,13 @@ class Settings:
     :param explorations: exploration of every slot, prior slots included
     :param gamma: discount factor of the priorities
     :param warmup: the model's number of timesteps until which nature actors act at random
+    :param raises_on_nan: whether a step that is not finite is an error, as a ``VecCheckNan`` may ask
     """
 
     explorations: tuple[Exploration, ...] | None = None
     gamma: float | None = None
     warmup: int | None = None
+    raises_on_nan: bool | None = None
 
     def __str__(self) -> str:
         return "a setting of the actors (exploration, action noise, gamma or learning_starts)"
@@ -89,23 +38,40 @@ class Settings:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
-    def updated(self, newer: "Settings") -> "Settings":
+    def replaces(self, older: Any) -> bool:
         """
-        Combine with newer settings.
+        Tell whether an older order need not be carried out.
 
-        :param newer: settings that take precedence
-        :return: settings that have the same effect as these followed by the newer ones
+        :param older: an order
+        :return: True if it sets nothing else
         """
-        return replace(self, **newer.given())
+        return isinstance(older, Settings) and older.given().keys() <= self.given().keys()
+
+    def depends_on(self, older: Any) -> bool:
+        """
+        Tell whether these settings replace nothing that is as old as another order.
+
+        :param older: an order
+        :return: False
+        """
+        return False
+
+    def without_values(self) -> "Settings":
+        """
+        Return what a log compares.
+
+        :return: the settings, whose explorations may be large
+        """
+        return replace(self, explorations=None if self.explorations is None else ())
 
 
-Order = EnvCall | SetAttribute | Settings
+Order = Call | Settings
 
 #: An order with its number; numbers increase, and those of replaced orders are missing.
 Numbered = tuple[int, Order]
 
 
-def calls_of(orders: Iterable[Numbered], env_index: int) -> list[EnvCall | SetAttribute]:
+def calls_of(orders: Iterable[Numbered], env_index: int) -> list[Call]:
     """
     Select the calls of one of the user's environments.
 
@@ -113,19 +79,18 @@ def calls_of(orders: Iterable[Numbered], env_index: int) -> list[EnvCall | SetAt
     :param env_index: index of the environment
     :return: its calls in their order, as often as they were made
     """
-    calls = [order for _, order in orders if not isinstance(order, Settings)]
-    return [order for order in calls for _ in range(order.indices.count(env_index))]
+    return for_env((order for _, order in orders if not isinstance(order, Settings)), env_index)
 
 
-def settings_of(orders: Sequence[Numbered]) -> Settings:
+def settings_of(orders: Sequence[Numbered]) -> dict[str, Any]:
     """
     Combine the settings among orders.
 
     :param orders: orders
-    :return: the settings; those that nothing changes are None
+    :return: newest values by name
     """
-    combined = Settings()
+    combined: dict[str, Any] = {}
     for _, order in orders:
         if isinstance(order, Settings):
-            combined = combined.updated(order)
+            combined |= order.given()
     return combined

@@ -1,6 +1,7 @@
 """Saves and restores running actors in the learner's process, if their environments can be pickled."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from gymnasium.utils import EzPickle
 
 from sb3_ca2e.actors.exploration import Exploration, samples_of
+from sb3_ca2e.actors.orders import Call
 from sb3_ca2e.actors.worker import Worker
 from sb3_ca2e.envs.slot_monitor import SlotMonitor
 from sb3_ca2e.envs.vector_slots import VecEnvSlot
@@ -29,6 +31,7 @@ class ActorsState:
     :param parameters: parameters that the actor acts with
     :param counters: counters of the actor
     :param warmup: number of transitions, of all slots since the first block, for which nature actors act at random
+    :param calls: for each slot what it has to repeat before its next episode
     """
 
     environments: list[bytes]
@@ -40,6 +43,7 @@ class ActorsState:
     parameters: np.ndarray
     counters: dict[str, int]
     warmup: int
+    calls: Sequence[list[Call]] = ()
 
 
 #: Attributes of a slot that are restored in place, because other objects hold them too.
@@ -56,6 +60,8 @@ def state_of(actor: Worker) -> ActorsState | None:
     """
     try:
         environments = [_pickled(_inside(slot.env)) for slot in actor.slots]
+        calls = [actor.due_in(position)[0] for position in range(len(actor.slots))]
+        cloudpickle.dumps(calls)
     except Exception:  # pickling the user's environment may raise anything
         return None
     return ActorsState(
@@ -68,6 +74,7 @@ def state_of(actor: Worker) -> ActorsState | None:
         actor.flat,
         {name: getattr(actor, name) for name in _COUNTERS},
         actor.spec.warmup - actor.spec.begun,
+        calls,
     )
 
 
@@ -91,9 +98,11 @@ def restore(actor: Worker, state: ActorsState) -> None:
         vars(slot).update(state.slots[position])
     for key, batch in state.observations.items():
         actor.observations.batch[key][...] = batch
-    actor.flat[:] = state.parameters
+    actor.flat[: len(state.parameters)] = state.parameters  # older snapshots have no settings of VecNormalize
     for name, value in state.counters.items():
         setattr(actor, name, value)
+    actor.calls_seen = [0] * len(actor.slots)  # what was called since concerned the environments replaced above
+    actor.calls_due = [*state.calls] or [[] for _ in actor.slots]
     actor.spec = replace(actor.spec, begun=actor.spec.warmup - state.warmup)
     actor.show_who_explores()
 

@@ -17,7 +17,7 @@ from sb3_ca2e.actors.heartbeat import Phase
 from sb3_ca2e.actors.inference import TRACE_AFTER, Inference, as_tensors
 from sb3_ca2e.actors.local_buffer import LocalBuffer
 from sb3_ca2e.actors.observations import PRIOR_FAILURES, InvalidSteps, Observations, finite_reward, not_finite
-from sb3_ca2e.actors.orders import calls_of, settings_of
+from sb3_ca2e.actors.orders import Call, calls_of, settings_of
 from sb3_ca2e.actors.port import Networks, Port
 from sb3_ca2e.actors.slot import Playing, Slot
 from sb3_ca2e.actors.spec import WorkerSpec
@@ -49,7 +49,9 @@ class Worker:
         normalization = spec.recipe.normalization
         self.normalizer = normalization.views(self.flat[-n_statistics:]) if normalization is not None else None
         self.version, self.sequence, self.steps = 0, 0, 0
-        self._settings_seen, self._calls_seen = 0, [0] * len(spec.slots)  # numbers of orders
+        self._settings_seen = 0
+        #: for each slot the number of the newest order whose calls it has repeated, and calls to repeat from a snapshot
+        self.calls_seen, self.calls_due = [0] * len(spec.slots), [list[Call]() for _ in spec.slots]
         self.pulse = port.pulse
         self._environments = self._inference = 0.0  # seconds since collecting began
         self.slots: list[Slot] = []
@@ -83,6 +85,7 @@ class Worker:
         with_prior = [prior is not None for prior in priors]
         self._together = spec.recipe.build_together(spec.slots, with_prior, spec.seed_of(spec.slots[0]))
         seats = self._together.seats if self._together is not None else [None] * len(spec.slots)
+        self._obey_together()
         asked = spec.asked if spec.asked and spec.life == 0 else [{"seed": None}] * len(spec.slots)
         who = zip(spec.slots, seats, spec.explorations, priors, asked, strict=True)
         for index, seat, exploration, prior, at_first in who:
@@ -120,6 +123,7 @@ class Worker:
         self._refresh()
         if self.port.newest_order != self._settings_seen:
             self._take_settings()
+            self._obey_together()
         with_prior = [slot.prior is not None for slot in self.slots]
         self._local_buffer.begin(self.port.views(self.sequence), self._ages(), with_prior)
         handover = Handover(self.spec.process, self.sequence, version=self.version, begins=self.sequence == 0)
@@ -156,7 +160,9 @@ class Worker:
         """Use the learner's newer settings, only between blocks: a block has one exploration and one gamma."""
         orders = self.port.orders(self._settings_seen)
         self._settings_seen = orders[-1][0]
-        changes = settings_of(orders).given()
+        changes = settings_of(orders)
+        if (raises := changes.pop("raises_on_nan", None)) is not None:
+            changes["recipe"] = dataclasses.replace(self.spec.recipe, raises_on_nan=raises)
         if (of_all := changes.get("explorations")) is not None:
             changes["explorations"] = [of_all[slot.index] for slot in self.slots]
             self._explorer.explore(changes["explorations"])
@@ -166,16 +172,36 @@ class Worker:
 
     def _obey(self, position: int, env: SlotMonitor | VecEnvSlot) -> None:
         """Repeat in a slot, before its next episode, what the user has called since its last one."""
-        if self.port.newest_order == self._calls_seen[position] or isinstance(env, VecEnvSlot):
+        if self.port.newest_order == self.calls_seen[position] and not self.calls_due[position]:
             return
-        orders = self.port.orders(self._calls_seen[position])
-        self._calls_seen[position] = orders[-1][0]
-        for call in calls_of(orders, self.spec.slots[position] % max(len(self.spec.recipe.builders), 1)):
+        if isinstance(env, SlotMonitor) and not env.owned:
+            return  # the user's environment, which was called itself
+        calls, self.calls_seen[position] = self.due_in(position)
+        self.calls_due[position] = []
+        for call in calls:
             try:
-                call.carry_out(env.of_user)
+                call.carry_out(env)
             except Exception as error:
                 error.add_note(f"It was raised by {call}, which the model's own environment has executed before.")
                 raise
+
+    def due_in(self, position: int) -> tuple[list[Call], int]:
+        """
+        Return what a slot has to repeat before its next episode.
+
+        :param position: position of the slot in this process
+        :return: calls of its environment, and the number of the newest of all orders that were looked through
+        """
+        seen = self.calls_seen[position]
+        orders = self.port.orders(seen) if self.port.newest_order != seen else []
+        calls = calls_of(orders, self.spec.recipe.env_of(self.spec.slots[position]))
+        return self.calls_due[position] + calls, orders[-1][0] if orders else seen
+
+    def _obey_together(self) -> None:
+        """Do the same in all slots of a native vector environment, which resets itself at the end of an episode."""
+        for position, seat in enumerate(self._together.seats if self._together is not None else []):
+            self.collecting = self.spec.slots[position]
+            self._obey(position, seat)
 
     def _ages(self) -> list[int]:
         return [slot.age for slot in self.slots]

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ca2e.algorithms.checks import as_list, check_learn
 from sb3_ca2e.algorithms.construction import Construction
 from sb3_ca2e.algorithms.overrides import refuse_overrides
+from sb3_ca2e.envs.calls import overheard
 from sb3_ca2e.envs.model_env import asked_of_first_reset, not_reset, release
 from sb3_ca2e.envs.recipe import recipe_from
 from sb3_ca2e.learner.graphed_updates import launches
@@ -162,6 +163,8 @@ class CA2EMixin(Construction):
         self._n_learns += going_on is None
         with DeferredSignals():
             self._collector = start()
+            if not recipe.own or going_on is not None:  # else their slots step the environments that are called
+                self._collector.meanwhile.enter_context(overheard(self.env, self._collector.pool.prepare))
         self.replay_buffer.import_kernels()  # while actors start
 
     def _stop_actors(self, keep_server: bool = False) -> None:

@@ -12,6 +12,7 @@ from sb3_ca2e.actors.heartbeat import Supervision
 from sb3_ca2e.actors.spec import WorkerSpec, for_actors
 from sb3_ca2e.algorithms.construction import Construction
 from sb3_ca2e.common.cpus import cpu_count
+from sb3_ca2e.envs.model_env import nan_checks
 from sb3_ca2e.envs.recipe import EnvRecipe
 from sb3_ca2e.learner.collector import Collector
 from sb3_ca2e.learner.statistics import Statistics
@@ -69,6 +70,7 @@ def build_collector(
             parameters,
             statistics,
             on_device,
+            nan_checks(model.env) if model.env is not None else [],
         )
 
     return start

@@ -10,11 +10,14 @@ from typing import Any
 
 import gymnasium as gym
 from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 from stable_baselines3.common.vec_env.patch_gym import _patch_env
 
+from sb3_ca2e.envs.calls import EnvCall, Heard
 from sb3_ca2e.envs.copies import patches
 from sb3_ca2e.envs.copies.inspection import held_by
 from sb3_ca2e.envs.identity import identity_of, layers_of
+from sb3_ca2e.envs.journal import Journal
 from sb3_ca2e.envs.slot_monitor import appending
 
 #: Most objects to search for an environment that a function holds.
@@ -38,6 +41,8 @@ class BuilderVecEnv(DummyVecEnv):
         self._made: list[gym.Env] | None = None
         #: whether the environments are closed and not yet made again
         self.released = False
+        #: calls that environments made again have to repeat
+        self.journal = Journal()
         self.env_fns = env_fns
         held = _envs_held_by(env_fns)  # before any call, as a function may also keep what it makes
         super().__init__(env_fns)
@@ -60,6 +65,7 @@ class BuilderVecEnv(DummyVecEnv):
             with appending():
                 self._made = [self._made_again(make) for make in self.env_fns]
             self._as_made, self.released = tuple(self._made), False
+            self._repeat_calls()
             for env in self._made:
                 env.reset()  # the state in which learn() began
         return self._made
@@ -73,6 +79,39 @@ class BuilderVecEnv(DummyVecEnv):
         """Whether actors get what the functions make: each call makes a new environment, and none has been replaced."""
         replaced = self._made is not None and any(map(operator.is_not, self._made, self._as_made))
         return not self._holding and not replaced
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        """
+        Call a method of environments, also of those that are made later.
+
+        :param method_name: name of the method
+        :param args: its arguments
+        :param indices: indices of the environments, None for all
+        :param kwargs: its keyword arguments
+        :return: what it returned, for each environment
+        """
+        return self._heard().env_method(method_name, *args, indices=indices, **kwargs)
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """
+        Set an attribute of environments, also of those that are made later.
+
+        :param attr_name: name of the attribute
+        :param value: its value
+        :param indices: indices of the environments, None for all
+        """
+        self._heard().set_attr(attr_name, value, indices)
+
+    def _heard(self) -> Heard:
+        return Heard(self, self.journal.prepare, super().env_method, super().set_attr)
+
+    def _repeat_calls(self) -> None:
+        """Repeat in environments that were made again what was called on those before."""
+        for call in self.journal.calls():
+            if isinstance(call, EnvCall):
+                super().env_method(call.method, *call.args, indices=call.indices, **call.kwargs)
+            else:
+                super().set_attr(call.name, call.value, call.indices)
 
     def release(self) -> None:
         """Close and drop the environments, so that a single device, such as a robot, can be opened elsewhere."""

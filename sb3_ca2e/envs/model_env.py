@@ -10,7 +10,7 @@ from gymnasium.vector.utils import create_empty_array
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, unwrap_vec_normalize
 
 from sb3_ca2e.common.installing import naming_our_extras
 from sb3_ca2e.envs.builder_vec_env import BuilderVecEnv
@@ -100,3 +100,19 @@ def release(env: VecEnv) -> None:
     """
     if isinstance(env.unwrapped, BuilderVecEnv):
         env.unwrapped.release()
+
+
+def nan_checks(env: VecEnv) -> list[VecCheckNan]:
+    """
+    Return the wrappers that may make an error of what is not finite; a callback may change whether they do.
+
+    :param env: the model's environment
+    :return: the wrappers
+    """
+    found = []
+    layer: Any = env
+    while (inside := vars(layer).get("venv")) is not None:
+        if isinstance(layer, VecCheckNan):
+            found.append(layer)
+        layer = inside
+    return found

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env.patch_gym import _patch_env
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_ca2e.envs.builder_vec_env import BuilderVecEnv
+from sb3_ca2e.envs.calls import for_env
 from sb3_ca2e.envs.copies import patches
 from sb3_ca2e.envs.copies.generators import ProcessGenerators, renew
 from sb3_ca2e.envs.copies.pickling import Builder, env_builder, fetched, function_builder, loaded, register, registered
@@ -31,7 +32,7 @@ from sb3_ca2e.envs.native.vec_env import NativeVecEnv, built
 from sb3_ca2e.envs.normalization import Normalization
 from sb3_ca2e.envs.process_state import ProcessState
 from sb3_ca2e.envs.slot_monitor import EpisodeFiles, SlotMonitor, file_of
-from sb3_ca2e.envs.vector_slots import SharedVecEnv
+from sb3_ca2e.envs.vector_slots import SharedVecEnv, VecEnvSlot
 from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
 
 #: Vectorized environments that actors can copy.
@@ -62,6 +63,7 @@ class EnvRecipe:
     :param patches: changes to the environments' classes, for processes that import the classes again
     :param process: settings of the user's process for actor processes, or None
     :param raises_on_nan: whether a ``VecCheckNan`` raises an exception
+    :param calls: pickled calls that environments made by functions have to repeat, or None
     """
 
     builders: tuple[Builder, ...]
@@ -79,11 +81,26 @@ class EnvRecipe:
     patches: tuple[bytes, ...] = ()
     process: ProcessState | None = None
     raises_on_nan: bool = False
+    calls: Builder | None = None
 
     @property
     def normalizes_frames(self) -> bool:
         """Whether a ``VecNormalize`` has statistics of single frames, which are stacked afterwards."""
         return self.normalization is not None and self.normalization.of_frames
+
+    def env_of(self, slot: int) -> int:
+        """
+        Return which of the user's environments a slot stands for.
+
+        :param slot: index of the slot
+        :return: index of the environment
+        """
+        return slot % (len(self.own) or len(self.builders))
+
+    def _repeat_calls(self, env: SlotMonitor | VecEnvSlot, slot: int) -> None:
+        if self.calls is not None:
+            for call in for_env(loaded(self.calls), self.env_of(slot)):
+                call.carry_out(env)
 
     def build_together(self, slots: Sequence[int], priors: Sequence[bool], seed: int) -> SharedVecEnv | None:
         """
@@ -100,9 +117,12 @@ class EnvRecipe:
         venv = built(loaded(self.builders[0]), len(slots), seed)
         filenames = [self.monitor_file] if self.monitor_file is not None else []
         env_id = str(self.identity.env_id)
-        seats = zip(slots, priors, strict=True)
-        files = [EpisodeFiles(filenames, env_id, (), self.info_keywords, *seat) for seat in seats]
-        return SharedVecEnv(venv, files)
+        filed = zip(slots, priors, strict=True)
+        files = [EpisodeFiles(filenames, env_id, (), self.info_keywords, *each) for each in filed]
+        together = SharedVecEnv(venv, files)
+        for slot, seat in zip(slots, together.seats, strict=True):
+            self._repeat_calls(seat, slot)
+        return together
 
     def build(
         self, slot: int, prior: bool = False, seed: int = 0, process: ProcessGenerators | None = None
@@ -134,7 +154,9 @@ class EnvRecipe:
             env: gym.Env = made
             return env
 
-        return SlotMonitor(make, slot, prior, self.monitor_file, self.info_keywords, owned=not self.own)
+        env = SlotMonitor(make, slot, prior, self.monitor_file, self.info_keywords, owned=not self.own)
+        self._repeat_calls(env, slot)
+        return env
 
 
 def copies_of(base: Base, here: bool) -> tuple[tuple[Builder, ...], tuple[bytes, ...]]:
@@ -156,6 +178,13 @@ def copies_of(base: Base, here: bool) -> tuple[tuple[Builder, ...], tuple[bytes,
         functions = [function_builder(each, "that makes the environment", here) for each in base.env_fns]
         return tuple(functions), patches.patches_of(base.kinds)
     return tuple(env_builder(env, here) for env in base.envs), patches.patches_of(patches.kinds_of(base.envs))
+
+
+def _calls_to_repeat(base: Base, here: bool) -> Builder | None:
+    """Pickle what was called on environments that functions make anew; copies of environments have it in them."""
+    if isinstance(base, NativeVecEnv) or (isinstance(base, BuilderVecEnv) and base.makes_new):
+        return base.journal.builder(here)
+    return None
 
 
 def identity_from(env: VecEnv) -> EnvIdentity:
@@ -251,6 +280,7 @@ def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool 
         changed,
         ProcessState() if builders and not here else None,
         raises_on_nan,
+        _calls_to_repeat(base, here) if builders else None,
     )
 
 

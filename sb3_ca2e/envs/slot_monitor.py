@@ -8,7 +8,7 @@ import pathlib
 import time
 import traceback
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -176,9 +176,28 @@ class SlotMonitor(gym.Wrapper):
         self._files = EpisodeFiles(files, env_id, known, info_keywords, slot, prior)
 
     @property
-    def of_user(self) -> gym.Env:
+    def _of_user(self) -> gym.Env:
         """The environment as the user wrapped it."""
         return self.env.env if self._adds_monitor else self.env  # type: ignore[attr-defined]
+
+    def env_method(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """
+        Call a method as ``DummyVecEnv.env_method`` does.
+
+        :param method: name of the method
+        :param args: its arguments
+        :param kwargs: its keyword arguments
+        """
+        self._of_user.get_wrapper_attr(method)(*args, **kwargs)
+
+    def set_attr(self, name: str, value: Any) -> None:
+        """
+        Set an attribute as ``DummyVecEnv.set_attr`` does.
+
+        :param name: name of the attribute
+        :param value: its value
+        """
+        setattr(self._of_user, name, value)
 
     def reset(self, **kwargs: Any) -> Any:
         """

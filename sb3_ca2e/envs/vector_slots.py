@@ -1,6 +1,6 @@
 """A native vector environment that steps all slots of a process at once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,9 @@ class SharedVecEnv:
     """
 
     def __init__(self, venv: VecEnv, files: Sequence[EpisodeFiles]):
-        self._venv = venv
-        self._first = venv.reset()  # first observations of the current or the next episodes
+        #: the vector environment
+        self.venv = venv
+        self._first: Any = None  # first observations of the current or the next episodes
         self._results: Any = None
         self._closed = False
         self.seats = [VecEnvSlot(self, position, each) for position, each in enumerate(files)]
@@ -30,7 +31,7 @@ class SharedVecEnv:
 
         :param actions: one action for each slot
         """
-        self._results = self._venv.step(np.asarray(actions))
+        self._results = self.venv.step(np.asarray(actions))
         self._first = self._results[0]
 
     def result(self, position: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -53,13 +54,15 @@ class SharedVecEnv:
         :param position: position of the slot
         :return: the observation
         """
+        if self._first is None:
+            self._first = self.venv.reset()
         return _row(self._first, position)
 
     def close(self) -> None:
         """Close the vector environment; may be called more than once."""
         if not self._closed:
             self._closed = True
-            self._venv.close()
+            self.venv.close()
 
 
 class VecEnvSlot:
@@ -94,6 +97,25 @@ class VecEnvSlot:
         result = self._together.result(self._position)
         self._files.write(result[-1])
         return result
+
+    def env_method(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """
+        Call a method of the slot's environment.
+
+        :param method: name of the method
+        :param args: its arguments
+        :param kwargs: its keyword arguments
+        """
+        self._together.venv.env_method(method, *args, indices=[self._position], **kwargs)
+
+    def set_attr(self, name: str, value: Any) -> None:
+        """
+        Set an attribute of the slot's environment.
+
+        :param name: name of the attribute
+        :param value: its value
+        """
+        self._together.venv.set_attr(name, value, indices=[self._position])
 
     def prior_retired(self) -> None:
         """Log to another file from now on: the learner plays."""

@@ -1,18 +1,21 @@
 """Turns the actors' blocks into committed transitions, ticks for SB3's callbacks, statistics and retirements."""
 
+import contextlib
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecCheckNan
 
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.flat_parameters import Fetched, FlatParameters
 from sb3_ca2e.actors.handover import Handover, Seconds
 from sb3_ca2e.actors.observations import PRIOR_FAILURES
+from sb3_ca2e.actors.orders import Settings
 from sb3_ca2e.actors.snapshot import ActorsState
 from sb3_ca2e.common.cpus import cpu_count
 from sb3_ca2e.errors import ActorWarning
@@ -43,6 +46,7 @@ class Collector:
     :param parameters: parameters of the published networks
     :param statistics: statistics of the user's ``VecNormalize``, or None
     :param inference: server that runs the actors' networks on the learner's device; None if actors run them
+    :param nan_checks: the user's wrappers that may make an error of what is not finite
     """
 
     def __init__(
@@ -56,10 +60,12 @@ class Collector:
         parameters: FlatParameters,
         statistics: Statistics | None = None,
         inference: InferenceServer | None = None,
+        nan_checks: Sequence[VecCheckNan] = (),
     ):
         self.pool, self.memory, self.n_envs = pool, memory, n_envs
         self.explorations, self.retirement, self.prior_of = explorations, retirement, prior_of
         self._parameters, self._statistics, self._inference = parameters, statistics, inference
+        self._nan_checks, self._raises_on_nan = nan_checks, any(each.raise_exception for each in nan_checks)
         self.stats = [SlotStats() for _ in explorations]
         for slot, index in prior_of.items():
             self.stats[slot].kind = "nature" if retirement.retired(index) else "prior"
@@ -70,6 +76,8 @@ class Collector:
         self._newest = _NOTHING  # newest parameters copied from the learner's device
         self._shown: np.ndarray | None = None
         self.just_retired: list[int] = []
+        #: contexts that last as long as the actors
+        self.meanwhile = contextlib.ExitStack()
         #: seconds spent since the first blocks were stored: these wait for environments and compilation
         self.learner_wait = self.learner_updates = 0.0
         self._actors = np.zeros(len(Seconds._fields))
@@ -98,6 +106,7 @@ class Collector:
         :param waiting: context to enter while waiting, when nothing is half done
         """
         self._publish()
+        self._order_settings()
         self.pool.set_progress(progress)
         asked = time.perf_counter()
         with waiting():
@@ -143,6 +152,13 @@ class Collector:
         if changed or self._shown is None or not np.array_equal(published.view(np.int32), self._shown.view(np.int32)):
             self.pool.publish(published)
         self._shown = published
+
+    def _order_settings(self) -> None:
+        """Tell actors what a callback has changed in the user's wrappers."""
+        raises_on_nan = any(each.raise_exception for each in self._nan_checks)
+        if raises_on_nan != self._raises_on_nan:
+            self.pool.order(Settings(raises_on_nan=raises_on_nan))
+            self._raises_on_nan = raises_on_nan
 
     def _count(self, handover: Handover, blocks: list[Block], timestep: int) -> None:
         self._actors += handover.seconds
@@ -331,6 +347,7 @@ class Collector:
 
         :param keep_server: whether the server that they are forked from may wait for the next ``learn()``
         """
+        self.meanwhile.close()
         self.pool.stop(keep_server)
         self.cut_streams()
 

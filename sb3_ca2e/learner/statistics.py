@@ -31,10 +31,11 @@ class Statistics:
         :param block: stored rows of one slot
         """
         n_rows = len(block.flags)
-        if not self.normalize.training or n_rows == 0:
+        if n_rows == 0:
             return
         newest = {}
-        for key, rms in observation_statistics(self.normalize).items():
+        counts = self.normalize.training and self.normalize.norm_obs
+        for key, rms in observation_statistics(self.normalize).items() if counts else ():
             frames, column = block.frames[key], self.columns[key]
             data = frames[column.n_stack - 1 :] if self.normalization.of_frames else stacked(frames, block.ages, column)
             rms.update(data[:n_rows])
@@ -52,7 +53,7 @@ class Statistics:
         """
         newest = self._newest.pop(slot, {})
         self._returns.pop(slot, None)
-        if self.normalize.training:
+        if self.normalize.training and self.normalize.norm_obs:
             for key, data in newest.items():
                 observation_statistics(self.normalize)[key].update(data)
 
@@ -78,10 +79,10 @@ class Statistics:
         self._returns, self._newest = state
 
     def _discounted(self, block: Block) -> np.ndarray:
-        """Return the running discounted return of the slot after each of its steps."""
-        value, returns = self._returns.get(block.slot, 0.0), []
+        """Return the running discounted return of the slot after each of its steps; it pauses as training does."""
+        value, returns, training = self._returns.get(block.slot, 0.0), [], self.normalize.training
         for reward, flags in zip(block.rewards.tolist(), block.flags.tolist(), strict=True):
-            if flags & TRANSITION:
+            if training and flags & TRANSITION:
                 value = value * self.normalize.gamma + reward
                 returns.append(value)
             if not flags & TRANSITION or flags & (TERMINATED | TRUNCATED):
@@ -93,8 +94,6 @@ class Statistics:
         """
         Return the statistics for actors.
 
-        :return: ``(size,)`` float32, for :class:`Normalizer`
+        :return: as :meth:`Normalization.publish` returns them
         """
-        moments = observation_statistics(self.normalize).values()
-        parts = [np.ravel(part) for rms in moments for part in (rms.mean, rms.var)]
-        return np.concatenate([*parts, [self.normalize.ret_rms.var]]).astype(np.float32)
+        return self.normalization.publish(self.normalize)

@@ -6,7 +6,7 @@ import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ca2e.replay.block import ObservationColumn, plain
+from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn, plain
 from sb3_ca2e.replay.stacks import by_key, each_frame
 
 
@@ -28,12 +28,25 @@ def normalized(
 
 def observation_statistics(normalize: VecNormalize) -> dict[str, RunningMeanStd]:
     """
-    Return the statistics of each observation key that is normalised.
+    Return the statistics of each observation key that has any.
 
     :param normalize: the user's wrapper
     :return: statistics by key
     """
-    return by_key(normalize.obs_rms) if normalize.norm_obs else {}
+    statistics = vars(normalize).get("obs_rms")  # missing if it was made with norm_obs=False
+    return by_key(statistics) if statistics is not None else {}
+
+
+def normalized_keys(normalize: VecNormalize) -> set[str]:
+    """
+    Return the observation keys that are normalised now; ``norm_obs`` and ``norm_obs_keys`` may be changed.
+
+    :param normalize: the user's wrapper
+    :return: the keys
+    """
+    if not normalize.norm_obs:
+        return set()
+    return {OBSERVATION} if normalize.norm_obs_keys is None else set(normalize.norm_obs_keys)
 
 
 def normalize_observations(
@@ -51,12 +64,16 @@ def normalize_observations(
     :param columns: how frames are stacked
     :param env: the user's wrapper
     :param of_frames: whether its statistics are of single frames, which are stacked afterwards
-    :return: for each key ``(batch, *shape)``, float32 where normalised
+    :return: for each key ``(batch, *shape)``, float32 where there are statistics
     """
-    if not of_frames:
-        return by_key(env.normalize_obs(plain(arrays)))
-    changed = dict(arrays)
-    for key, rms in observation_statistics(env).items():
-        change = partial(normalized, mean=rms.mean, variance=rms.var, epsilon=env.epsilon, clip=env.clip_obs)
-        changed[key] = each_frame(change, arrays[key], ages, columns[key])
-    return changed
+    statistics = observation_statistics(env)
+    if of_frames:
+        changed = dict(arrays)
+        for key in normalized_keys(env):
+            mean, variance = statistics[key].mean, statistics[key].var
+            change = partial(normalized, mean=mean, variance=variance, epsilon=env.epsilon, clip=env.clip_obs)
+            changed[key] = each_frame(change, arrays[key], ages, columns[key])
+    else:
+        changed = by_key(env.normalize_obs(plain(arrays)))
+    # The dtype stays when a callback switches normalisation off, so that updates need not be compiled again.
+    return {key: np.asarray(array, np.float32) if key in statistics else array for key, array in changed.items()}

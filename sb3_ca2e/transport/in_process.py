@@ -13,9 +13,9 @@ from sb3_ca2e.actors.snapshot import ActorsState, restore, state_of
 from sb3_ca2e.actors.spec import WorkerSpec
 from sb3_ca2e.actors.worker import Worker
 from sb3_ca2e.common import copying
+from sb3_ca2e.envs.order_log import OrderLog
 from sb3_ca2e.errors import ActorError
 from sb3_ca2e.replay.block import Block, BlockLayout
-from sb3_ca2e.transport.order_log import OrderLog
 
 
 class InProcessHeartbeat:

@@ -15,9 +15,9 @@ from sb3_ca2e.actors.exploration import EpsilonGreedy
 from sb3_ca2e.actors.flat_parameters import FlatParameters
 from sb3_ca2e.actors.heartbeat import Supervision
 from sb3_ca2e.actors.orders import EnvCall, SetAttribute, Settings
+from sb3_ca2e.envs import order_log
 from sb3_ca2e.priors.agent import PriorAgent
 from sb3_ca2e.replay.block import OBSERVATION, PRIOR, TRANSITION, Block
-from sb3_ca2e.transport import order_log
 from sb3_ca2e.transport.in_process import SyncActors
 from sb3_ca2e.transport.pool import ActorPool
 from sb3_ca2e.transport.shared_memory.pool import AsyncActors

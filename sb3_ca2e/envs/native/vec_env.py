@@ -1,5 +1,6 @@
 """Vector environments that are stepped at once, with the function that makes them."""
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +10,9 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, VecNormalize, is_vecenv_wrapped
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+from sb3_ca2e.envs.calls import overheard
+from sb3_ca2e.envs.journal import Journal
 
 #: Makes a vector environment from a number of environments and a seed (None for a random one).
 Build = Callable[[int, int | None], VecEnv]
@@ -34,6 +38,10 @@ class NativeVecEnv(VecEnvWrapper):
             raise TypeError(f"NativeVecEnv takes a function of n_envs and seed that makes a VecEnv, not {build!r}.")
         super().__init__(built(build, n_envs, seed))
         self.build = build
+        #: calls that environments of actors have to repeat
+        self.journal = Journal()
+        self._listening = contextlib.ExitStack()  # as long as this object exists
+        self._listening.enter_context(overheard(self, self.journal.prepare))
 
     def reset(self) -> VecEnvObs:
         """

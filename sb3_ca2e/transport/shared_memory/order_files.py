@@ -15,7 +15,7 @@ import numpy as np
 
 from sb3_ca2e.actors.orders import Numbered, Order
 from sb3_ca2e.envs.copies.modules import modules_in, refuse_lost_modules
-from sb3_ca2e.transport.order_log import Entry, OrderLog
+from sb3_ca2e.envs.order_log import Entry, OrderLog
 from sb3_ca2e.transport.shared_memory.memory import shared_file
 
 #: Number of an order and size of its pickle, which follows.
