@@ -14,8 +14,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack,
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorWarning, PriorAgent
 from sb3_ca2e.envs.normalization import Normalization
+from sb3_ca2e.envs.recipe import recipe_from
 from sb3_ca2e.learner.statistics import Statistics
-from sb3_ca2e.replay.block import OBSERVATION, TERMINATED, TRANSITION, TRUNCATED, Block, ObservationColumn
+from sb3_ca2e.replay.block import OBSERVATION, TERMINATED, TRANSITION, TRUNCATED, Block, ObservationColumn, plain
+from sb3_ca2e.replay.normalization import normalize_observations
 from tests import inside
 from tests.toy import RandomWalk
 
@@ -289,6 +291,57 @@ def test_refused_steps_leave_the_statistics_finite(local_buffer_size):
     with pytest.warns(ActorWarning, match="left out"):
         model.learn(300)
     check_statistics(model)
+
+
+CHANGES = {"norm_obs": False, "norm_reward": False, "clip_obs": 0.25, "clip_reward": 0.1, "epsilon": 3.0}
+
+
+def normalized_by_sb3(model, raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """By SB3's own method, frame by frame where frames are stacked afterwards."""
+    env, columns = model.get_vec_normalize_env(), recipe_from(model.env).columns
+    if (n_frames := stack_above(model)) == 0:
+        whole = env.normalize_obs(plain(raw))
+        return whole if isinstance(whole, dict) else {OBSERVATION: whole}
+    frames = {key: np.split(array, n_frames, columns[key].batch_axis) for key, array in raw.items()}
+    each = [env.normalize_obs(plain({key: parts[i] for key, parts in frames.items()})) for i in range(n_frames)]
+    each = [part if isinstance(part, dict) else {OBSERVATION: part} for part in each]
+    return {key: np.concatenate([part[key] for part in each], columns[key].batch_axis) for key in raw}
+
+
+@pytest.mark.parametrize(("name", "value"), [*CHANGES.items(), ("norm_obs_keys", ["near"])])
+@pytest.mark.parametrize("which", ["vectors", "frames", "dictionaries", "frames of dictionaries"])
+def test_actors_and_samples_follow_the_settings_of_the_users_object(which, name, value):
+    """Against SB3's own methods, which read the settings at each call."""
+    env = ENVS[which]()
+    if name == "norm_obs_keys" and not isinstance(env.observation_space, spaces.Dict):
+        pytest.skip("there are no keys")
+    model = model_on(env).learn(100)
+    normalize, memory, recipe = model.get_vec_normalize_env(), model.replay_buffer, recipe_from(model.env)
+    raw, rewards = observations_of(model, th.arange(20)), inside.rows(memory).rewards[:20].numpy()
+    frames_are_known = np.full(20, 9)
+
+    def by_actors() -> dict[str, np.ndarray]:
+        normalizer = recipe.normalization.views(recipe.normalization.publish(normalize))
+        observations = normalizer.observations(raw, frames_are_known, recipe.columns)
+        return {**observations, "rewards": normalizer.rewards(rewards)}
+
+    def by_samples() -> dict[str, np.ndarray]:
+        of_frames = recipe.normalizes_frames
+        return normalize_observations(raw, frames_are_known, recipe.columns, normalize, of_frames)
+
+    before = by_actors()
+    setattr(normalize, name, value)
+    expected = {**normalized_by_sb3(model, raw), "rewards": normalize.normalize_reward(rewards)}
+    after = by_actors()
+    for key, array in after.items():
+        np.testing.assert_allclose(array, expected[key], rtol=1e-4, atol=1e-5)
+    for key, array in by_samples().items():
+        np.testing.assert_allclose(array, expected[key], rtol=1e-6)
+        assert array.dtype == after[key].dtype == before[key].dtype
+    changes = {key for key in before if not np.array_equal(before[key], after[key])}
+    assert changes or (which, name) == ("frames of dictionaries", "norm_obs_keys")
+    model.learn(60)  # the same goes for what is shown to the networks
+    assert model.replay_buffer.size() == 160
 
 
 def test_learning_again_goes_on_from_where_the_statistics_were():
