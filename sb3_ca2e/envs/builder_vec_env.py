@@ -65,7 +65,11 @@ class BuilderVecEnv(DummyVecEnv):
             with appending():
                 self._made = [self._made_again(make) for make in self.env_fns]
             self._as_made, self.released = tuple(self._made), False
-            self._repeat_calls()
+            try:
+                self._repeat_calls()
+            except Exception:
+                self.release()
+                raise
             for env in self._made:
                 env.reset()  # the state in which learn() began
         return self._made
