@@ -221,7 +221,7 @@ def check_memory(memory: Any, oracle: Oracle, n_made: int) -> None:
 def environments(actor: Worker) -> list[gym.Env]:
     """Those of an actor's slots."""
     if actor._together is not None:
-        return actor._together._venv.unwrapped.envs
+        return actor._together.venv.unwrapped.envs
     return [slot.env for slot in actor.slots]
 
 

@@ -84,8 +84,11 @@ def first(model: CA2EDQN, number: int) -> dict[int, tuple[float, ...]]:
 
 
 def test_slots_that_step_the_users_own_environments_see_each_call_at_once_and_once():
-    expected, theirs = oracle()
-    callback = At(CALLS)
+    lock = threading.Lock()  # nothing is sent to anyone
+    callback = At(
+        {**CALLS, 8: lambda env: env.set_attr("lock", lock), 9: lambda env: env.get_attr("lock") == [lock] * 2}
+    )
+    expected, theirs = oracle(callback.actions)
     model = CA2EDQN("MlpPolicy", VecMonitor(two()), execution="sync", local_buffer_size=1, train_freq=1, **SMALL)
     model.learn(200, callback)
     assert callback.results == theirs.results
