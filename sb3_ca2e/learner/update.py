@@ -1,7 +1,6 @@
 """An algorithm's update, written once, run eagerly or compiled."""
 
 import functools
-import itertools
 import math
 import threading
 import warnings
@@ -14,6 +13,7 @@ import torch as th
 from torch import nn
 from torch.fx import GraphModule
 
+from sb3_ca2e.common.network_parts import NetworkParts
 from sb3_ca2e.learner.compiled_update import FlatUpdate, Loss, Result, obstacle_to_compiling
 from sb3_ca2e.learner.compiler import compile_graph, import_what_warns
 from sb3_ca2e.learner.cuda_graph import CudaGraph
@@ -89,22 +89,21 @@ class EagerNetworks:
         self.modules, self.optimizers = modules, optimizers
         #: whether all losses and gradients of this update have been finite so far
         self.sound = True
-        self._parts: list[dict[str, Any]] = []
-        self._found: list[int] = []
-        self._parameters: dict[str, list[th.Tensor]] = {}
-        self._buffers: dict[str, list[th.Tensor]] = {}
-        self.look()
+        self._find()
 
     def look(self) -> None:
-        """Find the networks' tensors again if they have been replaced; going through all layers is slow."""
-        found = [*map(id, itertools.chain.from_iterable(part.values() for part in self._parts))]
-        if found and found == self._found:
-            return
-        layers = [layer for module in self.modules.values() for layer in module.modules()]
-        self._parts = [part for layer in layers for part in (layer._parameters, layer._buffers, layer._modules)]
-        self._found = [*map(id, itertools.chain.from_iterable(part.values() for part in self._parts))]
-        self._parameters = {name: list(module.parameters()) for name, module in self.modules.items()}
-        self._buffers = {name: list(module.buffers()) for name, module in self.modules.items()}
+        """Find the networks' tensors again if they have been replaced."""
+        if self._parts.replaced():
+            self._find()
+
+    def _find(self) -> None:
+        self._parts = NetworkParts(self.modules.values())
+        self._parameters: dict[str, list[th.Tensor]] = {
+            name: list(module.parameters()) for name, module in self.modules.items()
+        }
+        self._buffers: dict[str, list[th.Tensor]] = {
+            name: list(module.buffers()) for name, module in self.modules.items()
+        }
 
     def __call__(self, name: str) -> nn.Module:
         return self.modules[name]
