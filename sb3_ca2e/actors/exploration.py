@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
+import cloudpickle
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
@@ -148,9 +149,13 @@ class NoiseProcess(GaussianNoise):
     It is called once a step, as its state may change, and reset at the end of each episode.
 
     :param noise: noise in units of actions scaled to [-1, 1], as in SB3
+    :param state: names of the attributes that change when it is called or reset
+    :param original: ``id`` of the user's noise
     """
 
     noise: ActionNoise = field(kw_only=True)
+    state: tuple[str, ...] = ()
+    original: int = 0
 
     drawn_ahead: ClassVar[bool] = False
 
@@ -167,6 +172,24 @@ class NoiseProcess(GaussianNoise):
 
     def reset(self) -> None:
         self.noise.reset()
+
+    def go_on_from(self, before: Exploration) -> None:
+        """
+        Take over the state of an earlier copy of the same noise: the user has changed other attributes.
+
+        :param before: what the slot explored with
+        """
+        if isinstance(before, NoiseProcess) and before.original == self.original:
+            self.take_state(before)
+
+    def take_state(self, saved: "NoiseProcess") -> None:
+        """
+        Take over what changes when a noise is called or reset.
+
+        :param saved: an earlier copy; nothing is taken from a noise of another class
+        """
+        if type(saved.noise) is type(self.noise):
+            vars(self.noise).update({name: getattr(saved.noise, name) for name in self.state})
 
 
 class Explorer:
@@ -197,6 +220,11 @@ class Explorer:
 
         :param explorations: exploration of each slot
         """
+        for before, after in zip(self._explorations, explorations, strict=True):
+            if isinstance(after, NoiseProcess):
+                after.go_on_from(before)
+            if (samples := samples_of(before)) is not None:
+                vars(after)["samples"] = samples  # they may have a state, and know the environment
         self._explorations = explorations
         self._sampled = samples_of(explorations[0]) is not None
         self._perturb = explorations[0].perturb
@@ -326,16 +354,18 @@ def noise_ladder(n_slots: int, action_space: spaces.Box, noise: ActionNoise | No
         return [GaussianNoise(shape, float(sigma), samples=own) for sigma, own in zip(sigmas, samples, strict=True)]
     if not isinstance(noise, ActionNoise):
         raise TypeError(f"action_noise takes an ActionNoise of SB3, such as NormalActionNoise, not {noise!r}.")
-    if isinstance(noise, VectorizedActionNoise):
-        noise = noise.base_noise  # each slot has its own anyway
-    _check_noise(noise, shape)
-    sigma = float(np.mean(getattr(noise, "_sigma", np.nan)))
-    return [NoiseProcess(shape, sigma, noise=deepcopy(noise), samples=own) for own in samples]
+    # Each slot has its own anyway; those of a vectorized noise may differ
+    of_envs = noise.noises if isinstance(noise, VectorizedActionNoise) else [noise]
+    processes = [_process(each, shape) for each in of_envs]
+    return [replace(deepcopy(processes[slot % len(processes)]), samples=own) for slot, own in enumerate(samples)]
 
 
-def _check_noise(noise: ActionNoise, shape: tuple[int, ...]) -> None:
+def _process(noise: ActionNoise, shape: tuple[int, ...]) -> NoiseProcess:
+    """Look at a noise, and check the shape of its values."""
     random_state = np.random.get_state()  # SB3's noises draw from it
-    value = np.shape(deepcopy(noise)())
+    called = deepcopy(noise)
+    called.reset()
+    value = np.shape(called())
     np.random.set_state(random_state)
     try:
         np.broadcast_to(np.empty(value), shape)
@@ -344,6 +374,10 @@ def _check_noise(noise: ActionNoise, shape: tuple[int, ...]) -> None:
             f"action_noise gives values of shape {value}, expected {shape}, the shape of an action: make it with a "
             "mean and a sigma of that shape."
         ) from error
+    before = {name: cloudpickle.dumps(each) for name, each in vars(noise).items()}
+    state = tuple(name for name, each in vars(called).items() if cloudpickle.dumps(each) != before.get(name))
+    sigma = float(np.mean(getattr(noise, "_sigma", np.nan)))
+    return NoiseProcess(shape, sigma, noise=noise, state=state, original=id(noise))
 
 
 def per_slot(name: str, value: float | Sequence[float], n_slots: int) -> np.ndarray:

@@ -14,9 +14,17 @@ class FlatParameters:
     """
 
     def __init__(self, modules: dict[str, th.nn.Module]):
+        self.follow(modules)
+        self.size = sum(tensor.numel() for tensor in self._tensors)
+
+    def follow(self, modules: dict[str, th.nn.Module]) -> None:
+        """
+        Read other modules from now on.
+
+        :param modules: modules by name, with parameters of the same shapes
+        """
         tensors = [tensor for module in modules.values() for tensor in (*module.parameters(), *module.buffers())]
         self._tensors = list({id(tensor): tensor for tensor in tensors if tensor.is_floating_point()}.values())
-        self.size = sum(tensor.numel() for tensor in self._tensors)
 
     @property
     def device(self) -> th.device:

@@ -17,17 +17,19 @@ class Settings:
 
     :param explorations: exploration of every slot, prior slots included
     :param gamma: discount factor of the priorities
+    :param n_steps: multi-step length of the priorities
     :param warmup: the model's number of timesteps until which nature actors act at random
     :param raises_on_nan: whether a step that is not finite is an error, as a ``VecCheckNan`` may ask
     """
 
     explorations: tuple[Exploration, ...] | None = None
     gamma: float | None = None
+    n_steps: int | None = None
     warmup: int | None = None
     raises_on_nan: bool | None = None
 
     def __str__(self) -> str:
-        return "a setting of the actors (exploration, action noise, gamma or learning_starts)"
+        return "a setting of the actors (exploration, action noise, gamma, n_steps or learning_starts)"
 
     def given(self) -> dict[str, Any]:
         """

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils import EzPickle
 
-from sb3_ca2e.actors.exploration import Exploration, samples_of
+from sb3_ca2e.actors.exploration import EpsilonGreedy, Exploration, GaussianNoise, NoiseProcess, samples_of
 from sb3_ca2e.actors.orders import Call
 from sb3_ca2e.actors.worker import Worker
 from sb3_ca2e.envs.slot_monitor import SlotMonitor
@@ -92,7 +92,7 @@ def restore(actor: Worker, state: ActorsState) -> None:
         slot.env.owned = True  # a copy continues the episode of the user's environment
         slot.env.env = cloudpickle.loads(state.environments[position])
         slot.rng.bit_generator.state = state.rngs[position]
-        vars(slot.exploration).update(vars(state.explorations[position]))
+        _restore_exploration(slot.exploration, state.explorations[position])
         if (samples := samples_of(slot.exploration)) is not None:
             samples.begin(slot.env)
         vars(slot).update(state.slots[position])
@@ -105,6 +105,16 @@ def restore(actor: Worker, state: ActorsState) -> None:
     actor.calls_due = [*state.calls] or [[] for _ in actor.slots]
     actor.spec = replace(actor.spec, begun=actor.spec.warmup - state.warmup)
     actor.show_who_explores()
+
+
+def _restore_exploration(exploration: Exploration, saved: Exploration) -> None:
+    """Restore the state of an exploration; its settings are the model's."""
+    if (samples := samples_of(saved)) is not None:
+        vars(exploration)["samples"] = samples
+    if isinstance(exploration, NoiseProcess) and isinstance(saved, NoiseProcess):
+        exploration.take_state(saved)
+    elif not isinstance(exploration, EpsilonGreedy | GaussianNoise):  # these have none
+        vars(exploration).update(vars(saved))
 
 
 def _inside(env: SlotMonitor | VecEnvSlot) -> gym.Env:

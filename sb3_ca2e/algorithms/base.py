@@ -24,10 +24,10 @@ from sb3_ca2e.learner.interrupts import DeferredSignals, Interrupts
 from sb3_ca2e.learner.update import Learner, tiny_numbers_are_zero
 from sb3_ca2e.priors.agent import PriorAgent, PriorSource
 from sb3_ca2e.priors.loaded import LoadedPrior
-from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 from sb3_ca2e.transport.shared_memory.parking import discard_parked, discarded_on_error
 
 if TYPE_CHECKING:
+    from sb3_ca2e.algorithms.changes import Changes
     from sb3_ca2e.learner.callback_steps import Tick
 
 #: Least number of remaining updates for which ``compile="auto"`` compiles.
@@ -48,6 +48,9 @@ class CA2EMixin(Construction):
     :param replay_buffer_kwargs: further arguments of the replay buffer, such as ``alpha`` and ``beta``
     :param n_steps: steps of a multi-step return
     """
+
+    #: follows what callbacks change; None outside ``learn``
+    _changes: "Changes | None" = None
 
     def learn(
         self,
@@ -81,12 +84,7 @@ class CA2EMixin(Construction):
         total_timesteps = check_learn(total_timesteps, callback, log_interval)
         if self._collector is not None:
             raise RuntimeError("learn() is running: a callback can't call it again.")
-        if not isinstance(self.replay_buffer, PrioritizedReplayBuffer):
-            raise TypeError(
-                f"replay_buffer was set to a {type(self.replay_buffer).__name__}, but actors fill a "
-                "PrioritizedReplayBuffer: keep the model's own, and copy transitions into it with "
-                "model.replay_buffer.add_from(buffer)."
-            )
+        self.check_changes()
         refuse_overrides(self)
         as_list("prior_agents", self.prior_agents, "agents, one a slot", PriorSource)  # the user may have set them
         tb_log_name = tb_log_name or type(self).__name__
@@ -114,6 +112,7 @@ class CA2EMixin(Construction):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        self.replay_buffer.optimize_memory_usage = self.optimize_memory_usage  # with which SB3 writes into `dones`
         noise, self.action_noise = self.action_noise, None  # SB3 would vectorize it, but each slot has a copy
         normalize = self._vec_normalize_env
         training = normalize is not None and normalize.training
@@ -128,7 +127,7 @@ class CA2EMixin(Construction):
             self.action_noise = noise
             if normalize is not None:
                 normalize.training = training
-        self._n_updates_at_start = self._n_updates
+        self._learns_until, self._n_updates_at_start = set_up[0], self._n_updates
         self._begin_resumed(reset_num_timesteps)
         self._start_actors(asked)
         return set_up
@@ -139,8 +138,6 @@ class CA2EMixin(Construction):
             # Before functions are pickled, whose classes may know of the environments that exist.
             release(self.env)
         recipe = recipe_from(self.env, own=self._steps_own(self.env), here=self.execution == "sync")
-        if self.replay_buffer.size() == 0:
-            self.replay_buffer = self._make_memory()  # frame stacks may have changed since construction
         self.replay_buffer.check_layout(recipe.columns, recipe.normalizes_frames)
         retirement = self._retirement()
         self.retirement_state = retirement.state
@@ -157,6 +154,7 @@ class CA2EMixin(Construction):
                 priors[slot] = agent.for_actor()
         self.policy.set_training_mode(False)
         # Half of the package: programs that only load a model and predict need not import it.
+        from sb3_ca2e.algorithms.changes import Changes
         from sb3_ca2e.algorithms.start import build_collector
 
         start = build_collector(self, recipe, priors, prior_of, retirement, self._n_learns, asked)
@@ -165,12 +163,13 @@ class CA2EMixin(Construction):
             self._collector = start()
             if not recipe.own or going_on is not None:  # else their slots step the environments that are called
                 self._collector.meanwhile.enter_context(overheard(self.env, self._collector.pool.prepare))
+            self._changes = Changes(self, self._collector, recipe)
         self.replay_buffer.import_kernels()  # while actors start
 
     def _stop_actors(self, keep_server: bool = False) -> None:
         if self._collector is not None:
             with DeferredSignals() as undisturbed:
-                collector, self._collector = self._collector, None
+                collector, self._collector, self._changes = self._collector, None, None
                 self._last_actor_stats = collector.actor_stats(1.0 - self._current_progress_remaining)
                 collector.stop(keep_server)
                 if undisturbed.came:
@@ -201,25 +200,28 @@ class CA2EMixin(Construction):
         :return: numbers of transitions and episodes
         """
         assert self._collector is not None
+        assert self._changes is not None
         callback.on_rollout_start()
+        self._changes.check()
         self._put_back()
         self._do_what_is_due()
         num_collected_steps = num_collected_episodes = 0
-        frequency = train_freq.frequency
+        frequency, n_envs = train_freq.frequency, env.num_envs
+        to_come = -(-(self._learns_until - self.num_timesteps) // (frequency * n_envs)) * frequency  # as SB3's loop
         if not self.rate_limit:
-            frequency = max(frequency, self.n_slots * self.local_buffer_size // self.n_envs)
+            frequency = max(frequency, self.n_slots * self.local_buffer_size // n_envs)
         while num_collected_steps < frequency:
-            tick = self._collector.tick() or self._collect_tick(train_freq)
+            tick = self._collector.tick() or self._collect_tick((to_come - num_collected_steps) * n_envs)
             if tick is None:
                 break
             rewards, dones, infos, actor_ids, actor_kinds, n_episodes = tick
             num_collected_steps += 1
-            self.num_timesteps += self.n_envs
+            self.num_timesteps += n_envs
             callback.update_locals(locals())
             with self._interrupts.immediate():
                 proceed = callback.on_step()
             if not proceed:
-                return RolloutReturn(num_collected_steps * self.n_envs, num_collected_episodes, continue_training=False)
+                return RolloutReturn(num_collected_steps * n_envs, num_collected_episodes, continue_training=False)
             if any(infos):
                 nature = [i for i, kind in enumerate(actor_kinds) if kind == "nature"]
                 self._update_info_buffer([infos[i] for i in nature], dones[nature])
@@ -231,23 +233,22 @@ class CA2EMixin(Construction):
                 if log_interval is not None and self._episode_num % log_interval == 0:
                     self.dump_logs()
         callback.on_rollout_end()
-        return RolloutReturn(num_collected_steps * self.n_envs or 1, num_collected_episodes, continue_training=True)
+        self._changes.check()
+        return RolloutReturn(num_collected_steps * n_envs or 1, num_collected_episodes, continue_training=True)
 
-    def _collect_tick(self, train_freq: TrainFreq) -> "Tick | None":
-        """Collect ``n_envs`` transitions; None if there are none and the rate is not limited."""
+    def _collect_tick(self, to_come: int) -> "Tick | None":
+        """Collect ``n_envs`` of the transitions to come; None if there are none and the rate is not limited."""
         assert self._collector is not None
+        assert self._changes is not None
         collector = self._collector
-        group = train_freq.frequency * self.n_envs
-        asked = self._total_timesteps - self._num_timesteps_at_start
-        end = self._num_timesteps_at_start + -(-asked // group) * group  # where SB3's loop stops
         learning = self.num_timesteps > self.learning_starts and self.gradient_steps != 0
-        while collector.n_ready < self.n_envs:
-            ready = collector.n_ready
-            at_most = end - self.num_timesteps - ready
+        while (ready := collector.n_ready) < collector.n_envs:
+            at_most = to_come - ready
             if at_most <= 0:
                 return None
             progress = self.num_timesteps / self._total_timesteps
             wait = self.rate_limit or not learning
+            self._changes.follow()
             collector.collect(at_most, self.num_timesteps, progress, wait, self._interrupts.immediate)
             if collector.just_retired:
                 collector.just_retired.clear()
@@ -270,6 +271,7 @@ class CA2EMixin(Construction):
         names, _ = self._get_torch_save_params()
         self._update_learning_rate([recursive_getattr(self, name) for name in names if name.endswith("optimizer")])
         memory = self.replay_buffer
+        memory.gamma = self.gamma_in_use
         beta = self.replay_buffer_kwargs.get("beta", 0.4)
         memory.beta = beta + (1.0 - beta) * (1.0 - max(self._current_progress_remaining, 0.0))
         learner = self._current_learner()

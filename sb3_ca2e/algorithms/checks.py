@@ -162,14 +162,43 @@ def check(model: Any) -> None:
             "leave it out, or subclass sb3_ca2e.PrioritizedReplayBuffer."
         )
     _check_memory_arguments(memory or PrioritizedReplayBuffer, model.replay_buffer_kwargs)
-    assert isinstance(model.train_freq, TrainFreq)
-    if model.train_freq.unit != TrainFrequencyUnit.STEP:
-        raise ValueError(
-            f"train_freq=({model.train_freq.frequency}, 'episode') is not supported: many actors are in many episodes "
-            "at once. Give a number of steps."
+    check_train_freq(model.train_freq)
+
+
+def check_train_freq(train_freq: Any) -> None:
+    """
+    Check how often the learner updates; SB3 reads it before each round, so it may have been replaced since.
+
+    :param train_freq: SB3's ``TrainFreq``
+    :raises TypeError: if it is none
+    :raises ValueError: if it is no number of steps
+    """
+    if not isinstance(train_freq, TrainFreq):
+        raise TypeError(
+            f"train_freq of a model is a TrainFreq, not {train_freq!r}: set it to TrainFreq(4, "
+            "TrainFrequencyUnit.STEP), both from stable_baselines3.common.type_aliases."
         )
-    if not _is_count(model.train_freq.frequency):
-        raise ValueError(f"train_freq must be a whole number of at least 1, not {model.train_freq.frequency!r}.")
+    if train_freq.unit != TrainFrequencyUnit.STEP:
+        raise ValueError(
+            f"train_freq=({train_freq.frequency}, 'episode') is not supported: many actors are in many episodes at "
+            "once. Give a number of steps."
+        )
+    if not _is_whole(train_freq.frequency) or train_freq.frequency < 1:
+        raise ValueError(f"train_freq must be a whole number of at least 1, not {train_freq.frequency!r}.")
+
+
+def check_memory(memory: Any) -> None:
+    """
+    Check the memory that actors fill; the user may have replaced it.
+
+    :param memory: ``replay_buffer`` of a model
+    :raises TypeError: if actors can't fill it
+    """
+    if not isinstance(memory, PrioritizedReplayBuffer):
+        raise TypeError(
+            f"replay_buffer was set to a {type(memory).__name__}, but actors fill a PrioritizedReplayBuffer: keep the "
+            "model's own, and copy transitions into it with model.replay_buffer.add_from(buffer)."
+        )
 
 
 def _check_memory_arguments(memory: type[PrioritizedReplayBuffer], given: Mapping[str, Any]) -> None:

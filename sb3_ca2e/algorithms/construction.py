@@ -4,15 +4,24 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.algorithms.arguments import PARAMETERS, CA2EArguments, describe_constructor, names_taken
-from sb3_ca2e.algorithms.checks import as_list, check, check_env_type, check_kind, check_observations, check_space
+from sb3_ca2e.algorithms.checks import (
+    as_list,
+    check,
+    check_env_type,
+    check_kind,
+    check_memory,
+    check_observations,
+    check_space,
+    check_train_freq,
+)
 from sb3_ca2e.algorithms.hooks import Hooks
 from sb3_ca2e.algorithms.overrides import refuse_overrides
 from sb3_ca2e.checkpoints.saving import Saving
@@ -85,7 +94,7 @@ class Construction(Hooks, Saving):
         self.actor_timeout = added["actor_timeout"]
         self.retirement_state: dict[str, Any] | None = None
         self._last_actor_stats: list[dict[str, Any]] = []
-        self._n_updates_at_start = 0
+        self._learns_until = self._n_updates_at_start = 0
         self._n_learns = 0  # saved, so that each learn() has new episodes with the same seed
         self._collector: Collector | None = None
         self._due: list[Callable[[], None]] = []
@@ -104,7 +113,7 @@ class Construction(Hooks, Saving):
     def _setup_model(self) -> None:
         self._convert_train_freq()
         check(self)
-        self.explorations()  # refuses lists of the wrong length
+        self._set_up_exploration()
         if self.env is not None:
             self._check_env(self.env)
         if self.replay_buffer is None:
@@ -125,6 +134,37 @@ class Construction(Hooks, Saving):
         if self.env is not None and n_learns > 0:
             forget_asked(self.env)
 
+    def check_changes(self) -> None:
+        """
+        Check attributes that may have been changed since construction, before and while the model learns.
+
+        :raises TypeError: if an attribute has the wrong type
+        :raises ValueError: if the model can't learn with it
+        """
+        check_train_freq(self.train_freq)
+        check_memory(self.replay_buffer)
+        if self.use_sde:
+            raise ValueError(f"use_sde was set, but {type(self).__name__} has no state-dependent exploration.")
+
+    def actor_settings(self) -> dict[str, Any]:
+        """
+        Return what actors are told again if it changes.
+
+        :return: arguments of :class:`~sb3_ca2e.actors.orders.Settings`, and in place of the explorations what they
+            depend on
+        """
+        return {
+            "explorations": self._exploration_settings(),
+            "gamma": self.gamma_in_use,
+            "n_steps": self.replay_buffer.n_steps,
+            "warmup": self.learning_starts,
+        }
+
+    @property
+    def gamma_in_use(self) -> float:
+        """Discount factor of one step. As in SB3, that of the memory if returns have several steps."""
+        return self.gamma if self.replay_buffer.n_steps == 1 else self.replay_buffer.gamma
+
     # Slots.
 
     @property
@@ -139,11 +179,19 @@ class Construction(Hooks, Saving):
         first = self.n_slots - len(self.prior_agents)
         return {first + index: index for index in range(len(self.prior_agents))}
 
-    def _nature_explorations(self) -> list[Exploration]:
-        """Return the explorations of the slots without a prior agent, or with a retired one."""
+    def _nature_slots(self) -> list[int]:
+        """Return the slots without a prior agent, or with a retired one."""
         retirement = self._retirement()
         with_prior = {slot for slot, index in self._prior_slots().items() if not retirement.retired(index)}
-        return [each for slot, each in enumerate(self.explorations()) if slot not in with_prior]
+        return [slot for slot in range(self.n_slots) if slot not in with_prior]
+
+    def _set_up_exploration(self) -> None:
+        """Refuse arguments of the exploration that do not fit."""
+        self.explorations()
+
+    def _exploration_settings(self) -> Any:
+        """Return what :meth:`explorations` depends on and a callback may change: actors get others if it differs."""
+        return cloudpickle.dumps(self.action_noise) if self.action_noise is not None else None
 
     def _nature_slots_changed(self) -> None:
         """React to a prior slot that has become a nature slot."""

@@ -12,7 +12,8 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from torch.utils._pytree import tree_map
 
-from sb3_ca2e.actors.exploration import Exploration, noise_ladder
+from sb3_ca2e.actors.action_samples import own_samples
+from sb3_ca2e.actors.exploration import Exploration, GaussianNoise, noise_ladder
 from sb3_ca2e.actors.inference import Steps
 from sb3_ca2e.algorithms.arguments import CA2EArguments
 from sb3_ca2e.algorithms.base import CA2EMixin
@@ -75,6 +76,7 @@ class CA2EDDPG(CA2EMixin, DDPG):
     ) -> None:
         self.actor_learning_rate = actor_learning_rate
         self.critic_l2 = critic_l2
+        self._own_noise = action_noise is None
         super().__init__(
             policy,
             env,
@@ -99,6 +101,20 @@ class CA2EDDPG(CA2EMixin, DDPG):
             _init_setup_model=_init_setup_model,
             **ca2e,
         )
+
+    def check_changes(self) -> None:
+        """
+        Check attributes that may have been changed since construction, among them those that SB3's DDPG has of TD3.
+
+        :raises TypeError: if an attribute has the wrong type
+        :raises ValueError: if the model can't learn with it
+        """
+        super().check_changes()
+        if self.policy_delay != 1 or self.target_noise_clip != 0.0:
+            raise ValueError(
+                f"policy_delay={self.policy_delay} and target_noise_clip={self.target_noise_clip} belong to TD3, but "
+                "CA2EDDPG updates its actor every time and adds no noise to targets: leave them at 1 and 0.0."
+            )
 
     # What runs in the learner (Algorithm 3).
 
@@ -150,7 +166,7 @@ class CA2EDDPG(CA2EMixin, DDPG):
 
         :return: networks by name
         """
-        return {"actor": self.actor, "critic": self.critic}
+        return {"actor": self.policy.actor, "critic": self.critic}  # SB3 acts with the policy's
 
     def explorations(self) -> list[Exploration]:
         """
@@ -159,6 +175,10 @@ class CA2EDDPG(CA2EMixin, DDPG):
         :return: ``n_slots`` explorations
         """
         assert isinstance(self.action_space, spaces.Box)
+        self._own_noise &= self.action_noise is None
+        if self.action_noise is None and not self._own_noise:  # as in SB3, if it has been set to None since
+            samples = own_samples(self.action_space, self.n_slots)
+            return [GaussianNoise(self.action_space.shape, 0.0, samples=own) for own in samples]
         return list[Exploration](noise_ladder(self.n_slots, self.action_space, self.action_noise))
 
     # What runs in the actors (Algorithms 1.2 and 2).

@@ -1,6 +1,7 @@
 """CA2E-DQN: double Q-learning from multi-step returns, with many actors."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Unpack
 
 import torch as th
@@ -11,7 +12,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_ca2e.actors.exploration import EpsilonGreedy, Exploration, epsilon_ladder
+from sb3_ca2e.actors.action_samples import own_samples
+from sb3_ca2e.actors.exploration import Exploration, epsilon_ladder
 from sb3_ca2e.actors.inference import Steps
 from sb3_ca2e.algorithms.arguments import CA2EArguments
 from sb3_ca2e.algorithms.base import CA2EMixin
@@ -148,7 +150,7 @@ class CA2EDQN(CA2EMixin, DQN):
 
         :return: networks by name
         """
-        return {"q_net": self.q_net}
+        return {"q_net": self.policy.q_net}  # with which SB3 acts
 
     def explorations(self) -> list[Exploration]:
         """
@@ -156,10 +158,18 @@ class CA2EDQN(CA2EMixin, DQN):
 
         :return: ``n_slots`` explorations
         """
-        n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
-        starts, ends = self.exploration_initial_eps, self.exploration_final_eps
-        ladder = epsilon_ladder(self.n_slots, n_actions, starts, ends, self.exploration_fraction, self.action_space)
-        return list[Exploration](ladder)
+        if len(self._ladder) != self.n_slots:  # the user has set n_actors since
+            self._set_up_exploration()
+            self._nature_slots_changed()
+        one_rate: dict[str, Any] = {}
+        if not self._explores_by_ladder():
+            if self._collector is None:  # SB3 begins with the rate that an earlier learn() ended with, for one step
+                remaining = 1.0 - self.num_timesteps / max(self._total_timesteps, 1)
+                self.exploration_rate = self.exploration_schedule(remaining)
+            rate = float(self.exploration_rate)
+            one_rate = {"initial": rate, "final": rate, "fraction": 0.0}
+        samples = own_samples(self.action_space, self.n_slots)
+        return [replace(each, samples=own, **one_rate) for each, own in zip(self._ladder, samples, strict=True)]
 
     # What runs in the actors (Algorithms 1.2 and 2).
 
@@ -187,13 +197,34 @@ class CA2EDQN(CA2EMixin, DQN):
         q_values = steps.outputs
         return q_values.gather(1, steps.actions).flatten(), q_values.max(dim=1).values
 
+    # Exploration.
+
     def _setup_model(self) -> None:
         super()._setup_model()
-        self._nature_slots_changed()
+        self._show_mean_epsilon()
+
+    def _set_up_exploration(self) -> None:
+        """Set the epsilons of all slots; as in SB3, changes of the arguments have no effect afterwards."""
+        n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
+        starts, ends = self.exploration_initial_eps, self.exploration_final_eps
+        self._ladder = epsilon_ladder(self.n_slots, n_actions, starts, ends, self.exploration_fraction)
+
+    def _explores_by_ladder(self) -> bool:
+        """Tell whether the user has left ``exploration_schedule`` alone; another one holds for all nature slots."""
+        schedule, values = self._mean_epsilon
+        return self.exploration_schedule is schedule and vars(schedule) == values
+
+    def _exploration_settings(self) -> Any:
+        return None if self._explores_by_ladder() else self.exploration_rate
 
     def _nature_slots_changed(self) -> None:
+        if self._explores_by_ladder():
+            self._show_mean_epsilon()
+
+    def _show_mean_epsilon(self) -> None:
         """Set ``exploration_rate``, which SB3's ``predict`` uses, to the mean epsilon of the nature slots."""
-        ladder = [each for each in self._nature_explorations() if isinstance(each, EpsilonGreedy)]
+        ladder = [self._ladder[slot] for slot in self._nature_slots()]
         initial = sum(each.initial for each in ladder) / len(ladder)
         final = sum(each.final for each in ladder) / len(ladder)
-        self.exploration_schedule = LinearSchedule(initial, final, self.exploration_fraction)
+        self.exploration_schedule = schedule = LinearSchedule(initial, final, ladder[0].fraction)
+        self._mean_epsilon = schedule, dict(vars(schedule))

@@ -51,6 +51,8 @@ def build_collector(
         assert normalize is not None
         statistics = Statistics(normalize, recipe.normalization, recipe.columns)
     explorations = model.explorations()
+    for exploration in explorations:
+        exploration.reset()  # as SB3 does with its action noise
     specs = _specs(model, recipe, priors, explorations, statistics, n_learns, asked)
     parameters, on_device = FlatParameters(model.published_modules()), None
     if _infers_on_device(model, specs):
@@ -58,12 +60,13 @@ def build_collector(
         specs = on_device.specs
 
     def start() -> Collector:
+        assert model.env is not None
         sync = model.execution == "sync"
         pool: ActorPool = SyncActors(specs[0]) if sync else AsyncActors(specs, model.rate_limit, on_device)
         return Collector(
             pool,
             model.replay_buffer,
-            model.n_envs,
+            model.env.num_envs,
             explorations,
             retirement,
             prior_of,
@@ -103,8 +106,8 @@ def _specs(
                 modules=modules,
                 explorations=[explorations[slot] for slot in slots],
                 priors=[priors[slot] for slot in slots],
-                n_steps=model.n_steps,
-                gamma=model.gamma,
+                n_steps=model.replay_buffer.n_steps,
+                gamma=model.gamma_in_use,
                 block_size=model.local_buffer_size,
                 update_interval=model.actor_update_interval,
                 warmup=model.learning_starts,

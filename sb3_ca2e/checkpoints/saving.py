@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sb3_ca2e.learner.collector import Collector
 
 #: Attributes that are not saved.
-_OF_THIS_PROCESS = ("_collector", "_due", "_interrupts", "_last_batch", "_learner", "_resumption")
+_OF_THIS_PROCESS = ("_changes", "_collector", "_due", "_interrupts", "_last_batch", "_learner", "_resumption")
 
 
 class Saving(OffPolicyAlgorithm):

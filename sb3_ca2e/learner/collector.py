@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
+import torch as th
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecCheckNan
 
@@ -87,6 +88,24 @@ class Collector:
     def n_ready(self) -> int:
         """Number of committed transitions that wait for a tick."""
         return len(self._ticks)
+
+    def use(self, memory: PrioritizedReplayBuffer) -> None:
+        """
+        Commit to another memory from now on.
+
+        :param memory: the memory
+        """
+        self.memory.end_streams()  # it may come back
+        self.memory = memory
+        memory.end_streams()
+
+    def publish_from(self, networks: dict[str, th.nn.Module]) -> None:
+        """
+        Publish the parameters of other networks from now on.
+
+        :param networks: networks of the same kinds as the first
+        """
+        self._parameters.follow(networks)
 
     def collect(
         self,

@@ -164,7 +164,7 @@ class PrioritizedReplayBuffer(PublicFace):
 
     def check_layout(self, columns: dict[str, ObservationColumn], normalize_frames: bool) -> None:
         """
-        Check that observations of an environment fit the stored ones, and prepare for them.
+        Check that observations of an environment fit the stored ones, and prepare for them; an empty memory takes any.
 
         Frames are stored raw, so ``normalize_frames`` may differ from before; the new value applies.
 
@@ -172,7 +172,10 @@ class PrioritizedReplayBuffer(PublicFace):
         :param normalize_frames: as in the constructor
         :raises ValueError: if the memory stores observations in another way
         """
-        if columns != self._columns:
+        if columns != self._columns and self.size() == 0:
+            self._storage, self._columns = None, columns
+            self._steps = StepBlocks(columns, self.n_envs, self.action_dim, self.handle_timeout_termination)
+        elif columns != self._columns:
             raise ValueError(
                 f"The memory's {self.size()} transitions hold {described(self._columns)}, the environment returns "
                 f"{described(columns)}. Stack frames as when the transitions were collected, or delete them first with "
