@@ -202,9 +202,17 @@ class Explorer:
     :param explorations: exploration of each slot
     :param rngs: random generator of each slot
     :param block_size: number of steps in a block
+    :param action_masks: ``(slots, n_actions)`` bool, which actions the current observations allow, read at each step;
+        None if all are. Forbidden actions of explorations are then replaced by allowed ones, drawn uniformly
     """
 
-    def __init__(self, explorations: Sequence[Exploration], rngs: Sequence[np.random.Generator], block_size: int):
+    def __init__(
+        self,
+        explorations: Sequence[Exploration],
+        rngs: Sequence[np.random.Generator],
+        block_size: int,
+        action_masks: np.ndarray | None = None,
+    ):
         self._explorations, self._rngs, self._block_size = explorations, rngs, block_size
         self._progress, self._n_random, self._t = 0.0, 0, 0
         n_drawn = 0 if samples_of(explorations[0]) is not None else 1
@@ -213,6 +221,8 @@ class Explorer:
         #: whether each slot takes greedy actions, with the axes of actions
         self._greedy = np.zeros((len(explorations), *[1] * (self._random.ndim - 2)), dtype=bool)
         self._any_greedy = False
+        self._masks = action_masks
+        self._replacements = np.zeros(0)
 
     def explore(self, explorations: Sequence[Exploration]) -> None:
         """
@@ -243,6 +253,8 @@ class Explorer:
             self._random = self._stacked([each.random(n, rng) for each, rng in self._slots()])
         if self._drawn_ahead:
             self._noise = self._stacked([each.draw_noise(n, progress, rng) for each, rng in self._slots()])
+        if self._masks is not None:
+            self._replacements = self._stacked([rng.random(n) for rng in self._rngs])
 
     def set_greedy(self, position: int, greedy: bool) -> None:
         """
@@ -270,6 +282,8 @@ class Explorer:
             actions = self._perturb(greedy, self._noise[t] if self._drawn_ahead else self._next_noise())
         if self._any_greedy:
             actions = np.where(self._greedy, greedy, actions)
+        if self._masks is not None:
+            actions = replace_forbidden(actions, self._masks, self._replacements[t])
         return actions
 
     @property
@@ -306,6 +320,20 @@ def samples_of(exploration: Exploration) -> ActionSamples | None:
     """
     samples: ActionSamples | None = getattr(exploration, "samples", None)
     return samples
+
+
+def replace_forbidden(actions: np.ndarray, masks: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """
+    Replace forbidden actions by allowed ones, drawn uniformly.
+
+    :param actions: ``(n,)`` actions
+    :param masks: ``(n, n_actions)`` bool, which actions are allowed, at least one in each row
+    :param draws: ``(n,)`` uniform random numbers from 0 to 1
+    :return: ``(n,)`` allowed actions
+    """
+    nth = np.floor(draws * masks.sum(axis=1))  # among the allowed ones, counted from 0
+    others = (masks.cumsum(axis=1) > nth[:, None]).argmax(axis=1)
+    return np.where(np.take_along_axis(masks, actions[:, None], axis=1)[:, 0], actions, others)
 
 
 def epsilon_ladder(

@@ -4,7 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +31,7 @@ class Steps:
     :param normalizer: the learner's normalisation, or None
     :param actions: ``(rows, action_dim)``, zero where no step was taken
     :param outputs: ``(rows, ...)`` outputs that :meth:`ActorCore.act` returned with the actions
+    :param action_masks: ``(rows, n_actions)`` bool, which actions each observation allows; None without action masks
     """
 
     frames: list[Frames]
@@ -39,6 +40,7 @@ class Steps:
     normalizer: Normalizer | None
     actions: th.Tensor
     outputs: th.Tensor
+    action_masks: th.Tensor | None = None
 
     @cached_property
     def observations(self) -> Any:
@@ -70,7 +72,11 @@ def as_tensors(
 
 
 class ActorCore(Protocol):
-    """The hooks of an algorithm that run in actors; see :class:`~sb3_ca2e.algorithms.base.CA2EMixin`."""
+    """
+    The hooks of an algorithm that run in actors; see :class:`~sb3_ca2e.algorithms.base.CA2EMixin`.
+
+    With action masks, ``act`` has a third parameter for them.
+    """
 
     @staticmethod
     def act(modules: dict[str, Any], observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]: ...
@@ -97,8 +103,9 @@ class Inference:
     def __init__(self, core: ActorCore, modules: dict[str, th.nn.Module], n_slots: int, trace_after: int = TRACE_AFTER):
         self._trace_after = trace_after
         self._core, self._modules, self._n_slots = core, modules, n_slots
+        self._act: Callable[..., tuple[th.Tensor, th.Tensor]] = partial(core.act, modules)
         self._passes = 0
-        self._trace: Callable[[Any], tuple[th.Tensor, th.Tensor]] | None = None
+        self._trace: Callable[..., tuple[th.Tensor, th.Tensor]] | None = None
         self._parameters_changed = False
 
     @property
@@ -106,42 +113,46 @@ class Inference:
         """Whether batches of all slots go through a trace."""
         return self._trace is not None
 
-    def trace(self, observations: Any) -> None:
+    def trace(self, *given: Any) -> None:
         """
         Trace the networks now.
 
         Call it in the main thread: it suppresses the tracer's warnings, which is not possible for a single thread.
 
-        :param observations: ``(n_slots, ...)`` example batch
+        :param given: ``(n_slots, ...)`` example batch, and its action masks if there are any
         """
         self._passes = max(self._passes, self._trace_after)
-        self._trace = _traced(self._core, self._modules, observations)
+        self._trace = _traced(self._core, self._modules, given)
         self._parameters_changed = True  # not yet compared with the modules
 
     def parameters_changed(self) -> None:
         """Note that the parameters have changed: the trace must be checked again."""
         self._parameters_changed = True
 
-    def __call__(self, observations: Any, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, observations: Any, batch_size: int, action_masks: th.Tensor | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """
         Compute greedy actions.
 
         :param observations: ``(batch_size, ...)`` a tensor, or a dictionary of them; of the same types in each call
         :param batch_size: number of observations
+        :param action_masks: ``(batch_size, n_actions)`` bool, which actions are allowed, in each call or in none
         :return: greedy actions, and the outputs that the algorithm keeps for the priorities
         """
+        given = (observations,) if action_masks is None else (observations, action_masks)
         if batch_size != self._n_slots:
-            actions, outputs = self._core.act(self._modules, observations)
+            actions, outputs = self._act(*given)
         elif self._trace is None or self._parameters_changed:
-            actions, outputs = self._core.act(self._modules, observations)
+            actions, outputs = self._act(*given)
             self._passes += 1
             if self._passes == self._trace_after:
-                self.trace(observations)
-            if self._trace is not None and not _same(self._trace(observations), (actions, outputs)):
+                self.trace(*given)
+            if self._trace is not None and not _same(self._trace(*given), (actions, outputs)):
                 self._trace = None
             self._parameters_changed = False
         else:
-            actions, outputs = self._trace(observations)
+            actions, outputs = self._trace(*given)
         return actions.cpu().numpy(), outputs.cpu().numpy()
 
     def evaluate(self, steps: Steps) -> tuple[th.Tensor, th.Tensor]:
@@ -161,19 +172,19 @@ class _Act(th.nn.Module):
         super().__init__()
         self.core, self.networks = core, th.nn.ModuleDict(modules)
 
-    def forward(self, observations: Any) -> tuple[th.Tensor, th.Tensor]:
+    def forward(self, *given: Any) -> tuple[th.Tensor, th.Tensor]:
         """
         Call the algorithm's ``act``.
 
-        :param observations: ``(batch, ...)``
+        :param given: ``(batch, ...)`` observations, and action masks if there are any
         :return: the result of :meth:`ActorCore.act`
         """
-        return self.core.act(dict(self.networks.items()), observations)
+        return self.core.act(dict(self.networks.items()), *given)
 
 
 def _traced(
-    core: ActorCore, modules: dict[str, th.nn.Module], observations: Any
-) -> Callable[[Any], tuple[th.Tensor, th.Tensor]] | None:
+    core: ActorCore, modules: dict[str, th.nn.Module], given: tuple[Any, ...]
+) -> Callable[..., tuple[th.Tensor, th.Tensor]] | None:
     """Trace a forward pass; None if it can't be traced."""
     random_state = th.get_rng_state()
     try:
@@ -184,12 +195,12 @@ def _traced(
             # PyTorch recommends its compiler, which takes seconds where this takes milliseconds.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", th.jit.TracerWarning)  # the trace would depend on the example
-            trace = th.jit.trace(act, (observations,), check_trace=False)
+            trace = th.jit.trace(act, given, check_trace=False)
             # Fused code is no faster on small networks and takes longest to prepare.
             fused = th.jit.set_fusion_strategy([])
             try:
                 for _ in range(3):  # the first passes optimise the trace and are slow
-                    trace(observations)
+                    trace(*given)
             finally:
                 th.jit.set_fusion_strategy(fused)
     except Exception:  # custom networks may raise anything; the modules are used then

@@ -9,7 +9,16 @@ import torch as th
 from sb3_ca2e.actors.inference import Steps
 from sb3_ca2e.actors.observations import Observations
 from sb3_ca2e.envs.normalization import Normalizer
-from sb3_ca2e.replay.block import PRIOR, TERMINATED, TRANSITION, TRUNCATED, BlockLayout, Frames, ObservationColumn
+from sb3_ca2e.replay.block import (
+    ACTION_MASK,
+    PRIOR,
+    TERMINATED,
+    TRANSITION,
+    TRUNCATED,
+    BlockLayout,
+    Frames,
+    ObservationColumn,
+)
 from sb3_ca2e.replay.n_step import PRIORITY_FLOOR
 
 
@@ -222,7 +231,15 @@ class Blocks:
             normalizer,
             th.as_tensor(self.actions),
             th.as_tensor(self.outputs),
+            self._action_masks(),
         )
+
+    def _action_masks(self) -> th.Tensor | None:
+        key = f"frames/{ACTION_MASK}"
+        if key not in self._views[0]:
+            return None
+        blocks = zip(self._views, self.n_rows.tolist(), strict=True)
+        return th.from_numpy(np.concatenate([fields[key][self._lead : self._lead + n + 1] for fields, n in blocks]))
 
     def write_priorities(
         self, rewards: np.ndarray, q_taken: np.ndarray, values: np.ndarray, n_steps: int, gamma: float

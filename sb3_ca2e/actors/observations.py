@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sb3_ca2e.errors import NotFiniteError, UnrecoverableError
-from sb3_ca2e.replay.block import OBSERVATION, Frames, ObservationColumn
+from sb3_ca2e.replay.block import ACTION_MASK, OBSERVATION, Frames, ObservationColumn
 
 if TYPE_CHECKING:
     from sb3_ca2e.envs.recipe import EnvRecipe
@@ -83,8 +83,17 @@ class Observations:
         }
         self._only = self._stacks.get(OBSERVATION)
         self.batch = {key: stack.batch for key, stack in self._stacks.items()}
-        #: newest frames by key, ``(slots, *frame_shape)``, views of the batch
+        #: newest frames by key, ``(slots, *frame_shape)``, views of the batch; with action masks, also those
         self.newest = {key: stack.newest for key, stack in self._stacks.items()}
+        #: ``(slots, n_actions)`` bool, which actions each observation allows; None without action masks
+        self.action_masks: np.ndarray | None = None
+        if (mask := recipe.stored_columns.get(ACTION_MASK)) is not None:
+            self.newest[ACTION_MASK] = self.action_masks = np.ones((n_slots, *mask.shape), mask.dtype)
+
+    @property
+    def held(self) -> dict[str, np.ndarray]:
+        """Everything that a resumed actor needs: the observations by key and, if there are any, the action masks."""
+        return self.batch if self.action_masks is None else {**self.batch, ACTION_MASK: self.action_masks}
 
     def frames(self, raw: Any) -> Frames:
         """

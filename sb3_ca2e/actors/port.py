@@ -76,12 +76,15 @@ class Port(Protocol):
 class Networks(Protocol):
     """Networks in another process, a replacement for :class:`~sb3_ca2e.actors.inference.Inference`."""
 
-    def __call__(self, observations: Any, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, observations: Any, batch_size: int, action_masks: th.Tensor | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """
         Compute greedy actions.
 
         :param observations: ``(batch_size, ...)`` a tensor, or a dictionary of them
         :param batch_size: number of observations; if equal to the number of slots, they are the slots' observations
+        :param action_masks: ``(batch_size, n_actions)`` bool, which actions are allowed; None without action masks
         :return: greedy actions, and the outputs that the algorithm keeps for the priorities
         """
 

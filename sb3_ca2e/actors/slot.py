@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.envs.action_masks import ActionMasks
 from sb3_ca2e.envs.slot_monitor import SlotMonitor
 from sb3_ca2e.envs.vector_slots import VecEnvSlot
 from sb3_ca2e.priors.loaded import LoadedPrior
@@ -46,6 +47,7 @@ class Slot:
     :param prior: prior agent, or None for a nature slot
     :param seed: seed of the exploration
     :param asked: arguments of its first ``reset``
+    :param action_masks: how to read which actions its environment allows
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Slot:
         prior: LoadedPrior | None,
         seed: int,
         asked: Mapping[str, Any],
+        action_masks: ActionMasks,
     ):
         self.index, self.env, self.exploration, self.prior = index, env, exploration, prior
         self.rng = np.random.default_rng(seed)
@@ -63,8 +66,19 @@ class Slot:
         self.games = 0
         self.greedy = False
         self.age = 0
-        self.raw, _ = env.reset(**asked)
+        self.action_masks = action_masks
+        self.begin(**asked)
         self._new_game()
+
+    def begin(self, **asked: Any) -> None:
+        """
+        Reset the environment.
+
+        :param asked: arguments of ``reset``
+        """
+        self.raw, info = self.env.reset(**asked)
+        #: which actions the first observation allows; None without action masks
+        self.mask = self.action_masks.read(self.env, info)
 
     def reset(self, game_over: bool, retired: bool) -> None:
         """
@@ -73,7 +87,7 @@ class Slot:
         :param game_over: whether the last episode ended its game (Atari's lives are episodes of one game)
         :param retired: whether the prior agent has been beaten or fails; the slot is a nature slot from now on
         """
-        self.raw, _ = self.env.reset()
+        self.begin()
         self.age, self.state = 0, None
         self.exploration.reset()
         if retired and self.prior is not None:

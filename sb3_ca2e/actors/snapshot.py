@@ -27,7 +27,7 @@ class ActorsState:
     :param explorations: exploration of each slot
     :param slots: other attributes of each slot
     :param priors: whether a prior agent plays in each slot
-    :param observations: current observations by key
+    :param observations: current observations and action masks by key
     :param parameters: parameters that the actor acts with
     :param counters: counters of the actor
     :param warmup: number of transitions, of all slots since the first block, for which nature actors act at random
@@ -70,7 +70,7 @@ def state_of(actor: Worker) -> ActorsState | None:
         [slot.exploration for slot in actor.slots],
         [{name: value for name, value in vars(slot).items() if name not in _HELD_BY_OTHERS} for slot in actor.slots],
         [slot.prior is not None for slot in actor.slots],
-        actor.observations.batch,
+        actor.observations.held,
         actor.flat,
         {name: getattr(actor, name) for name in _COUNTERS},
         actor.spec.warmup - actor.spec.begun,
@@ -97,7 +97,7 @@ def restore(actor: Worker, state: ActorsState) -> None:
             samples.begin(slot.env)
         vars(slot).update(state.slots[position])
     for key, batch in state.observations.items():
-        actor.observations.batch[key][...] = batch
+        actor.observations.held[key][...] = batch
     actor.flat[: len(state.parameters)] = state.parameters  # older snapshots have no settings of VecNormalize
     for name, value in state.counters.items():
         setattr(actor, name, value)

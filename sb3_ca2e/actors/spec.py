@@ -76,7 +76,7 @@ class WorkerSpec:
     @property
     def layout(self) -> BlockLayout:
         """Layout of the blocks that its slots fill."""
-        return BlockLayout(self.recipe.columns, self.block_size, *stored_action(self.recipe.action_space))
+        return BlockLayout(self.recipe.stored_columns, self.block_size, *stored_action(self.recipe.action_space))
 
     def told(self, failure: Handover) -> str:
         """

@@ -62,6 +62,8 @@ class Worker:
         trace_after = TRACE_AFTER if spec.life == 0 else 1
         self._policy = remote or Inference(spec.core, spec.modules, len(spec.slots), trace_after)
         self._batch = None if self.normalizer is not None else self._seen(self.observations.batch, _NO_AGES)
+        masks = self.observations.action_masks
+        self._masks = None if masks is None else th.from_numpy(masks)  # follows later changes
         self._scale = ActionScale(spec.recipe.action_space)
         self._local_buffer = LocalBuffer(self.observations, spec.layout, len(spec.slots))
         self._invalid_steps = InvalidSteps(len(spec.slots))
@@ -93,14 +95,15 @@ class Worker:
             seed = spec.seed_of(index)
             env = seat or spec.recipe.build(index, prior is not None, seed, self._generators)
             self._obey(len(self.slots), env)
-            self.slots.append(Slot(index, env, exploration, prior, seed, at_first))
+            self.slots.append(Slot(index, env, exploration, prior, seed, at_first, spec.recipe.action_masks))
             self._generators.note()
             self._show_first(len(self.slots) - 1)
         self.collecting = -1
         for slot in self.slots:
             if (samples := samples_of(slot.exploration)) is not None:
                 samples.begin(slot.env, int(slot.rng.integers(2**31)))
-        self._explorer = Explorer(spec.explorations, [slot.rng for slot in self.slots], spec.block_size)
+        rngs, masks = [slot.rng for slot in self.slots], self.observations.action_masks
+        self._explorer = Explorer(spec.explorations, rngs, spec.block_size, masks)
         self.show_who_explores()
 
     def show_who_explores(self) -> None:
@@ -221,7 +224,7 @@ class Worker:
             started = time.perf_counter()
             self._together.step(actions)
             self._environments += time.perf_counter() - started
-        rewards, info_keys = [], self.spec.info_keys
+        rewards, info_keys, masks = [], self.spec.info_keys, self.observations.action_masks
         for position, (slot, action) in enumerate(zip(self.slots, actions, strict=True)):
             self.collecting = slot.index
             started = time.perf_counter()
@@ -239,6 +242,8 @@ class Worker:
                 continue
             self._invalid_steps.accepted(position)
             slot.age += 1
+            if masks is not None:  # nothing is bootstrapped from a terminal observation
+                masks[position] = terminated or slot.action_masks.read(slot.env, info)
             made = t - self._local_buffer.n_refused[position]
             if terminated or truncated:
                 self._episode_end(made, position, info, bool(terminated), handover)
@@ -291,11 +296,13 @@ class Worker:
         while True:
             try:
                 self.observations.reset(position, slot.raw)
+                if self.observations.action_masks is not None:
+                    self.observations.action_masks[position] = slot.mask
                 return
             except NotFiniteError as error:
                 self._invalid_steps.refused(position, error)
                 self._obey(position, slot.env)
-                slot.raw, _ = slot.env.reset()
+                slot.begin()
 
     def _tell_who_plays(self) -> None:
         """
@@ -317,6 +324,8 @@ class Worker:
 
     def _episode_end(self, t: int, position: int, info: dict, terminated: bool, handover: Handover) -> None:
         slot = self.slots[position]
+        if self._masks is None:
+            slot.action_masks.read(slot.env, info)  # refuses masks that appear late
         self._local_buffer.end_episode(position, terminated, slot.age)
         kept = {key: info[key] for key in ("episode", "is_success", *self.spec.info_keys) if key in info}
         handover.infos[t, position] = {**copy.deepcopy(kept), "TimeLimit.truncated": not terminated}
@@ -368,7 +377,7 @@ class Worker:
         batch = self._batch
         if batch is None:
             batch = self._seen(self.observations.batch, np.array(self._ages()))
-        results = self._policy(batch, len(self.slots))
+        results = self._policy(batch, len(self.slots), self._masks)
         self._inference += time.perf_counter() - started
         return results
 
@@ -384,6 +393,8 @@ class Worker:
         started = time.perf_counter()
         batch = {key: np.stack([each.observation[key] for each in endings]) for key in endings[0].observation}
         ages = np.array([each.age for each in endings])
-        outputs = self._policy(self._seen(batch, ages), len(endings))[1]
+        # Outputs do not depend on masks.
+        any_action = None if self._masks is None else self._masks.new_ones((len(endings), self._masks.shape[1]))
+        outputs = self._policy(self._seen(batch, ages), len(endings), any_action)[1]
         self._inference += time.perf_counter() - started
         return outputs

@@ -13,7 +13,7 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ca2e.algorithms.checks import as_list, check_learn
+from sb3_ca2e.algorithms.checks import as_list, check_learn, check_masks
 from sb3_ca2e.algorithms.construction import Construction
 from sb3_ca2e.algorithms.overrides import refuse_overrides
 from sb3_ca2e.envs.calls import overheard
@@ -138,7 +138,10 @@ class CA2EMixin(Construction):
             # Before functions are pickled, whose classes may know of the environments that exist.
             release(self.env)
         recipe = recipe_from(self.env, own=self._steps_own(self.env), here=self.execution == "sync")
-        self.replay_buffer.check_layout(recipe.columns, recipe.normalizes_frames)
+        self.replay_buffer.check_layout(recipe.stored_columns, recipe.normalizes_frames)
+        check_masks(type(self), recipe.action_masks)
+        if recipe.action_masks.source is not None and self.verbose >= 1 and self._n_learns == 0:
+            print(f"Forbidden actions are left out, according to {recipe.action_masks}")
         retirement = self._retirement()
         self.retirement_state = retirement.state
         going_on = self._slots_going_on()

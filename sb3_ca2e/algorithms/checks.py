@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from sb3_ca2e.algorithms.hooks import Hooks
 from sb3_ca2e.common.misspelt import suggestion
+from sb3_ca2e.envs.action_masks import ActionMasks
 from sb3_ca2e.replay.memory import PrioritizedReplayBuffer
 
 #: Arguments that take one of a few values, where an algorithm has them.
@@ -66,6 +67,22 @@ def check_kind(env: Any, algorithm: type[Hooks]) -> None:
         raise ValueError(
             f"{algorithm.__name__} learns {learns} actions, but this environment has {action_space}: "
             f"{others.get(type(action_space), 'wrap the environment so that they agree')}."
+        )
+
+
+def check_masks(algorithm: type[Hooks], action_masks: ActionMasks) -> None:
+    """
+    Check that an algorithm keeps to an environment's action masks.
+
+    :param algorithm: class of the algorithm
+    :param action_masks: how the environment says which actions it allows
+    :raises TypeError: if the algorithm would take forbidden actions
+    """
+    if action_masks.source is not None and "action_masks" not in inspect.signature(algorithm.act).parameters:
+        raise TypeError(
+            f"This environment says which actions it allows, in {action_masks}, but {algorithm.__name__}.act does not "
+            "take them: give it a third parameter action_masks, and use the masks in evaluate() and update() too; or "
+            "leave the masks out of the environment."
         )
 
 

@@ -17,6 +17,7 @@ from sb3_ca2e.algorithms.checks import (
     check,
     check_env_type,
     check_kind,
+    check_masks,
     check_memory,
     check_observations,
     check_space,
@@ -213,7 +214,8 @@ class Construction(Hooks, Saving):
 
     def _check_env(self, env: VecEnv) -> None:
         """Refuse environments that actors can't rebuild or step."""
-        recipe_from(env, own=self._steps_own(env), here=self.execution == "sync")
+        recipe = recipe_from(env, own=self._steps_own(env), here=self.execution == "sync")
+        check_masks(type(self), recipe.action_masks)
         if env.render_mode == "human" and self.n_slots > 1:
             raise ValueError(
                 f"render_mode='human' would open a window for each of the {self.n_slots} slots. Give n_actors=1, or "
@@ -256,7 +258,7 @@ class Construction(Hooks, Saving):
             optimize_memory_usage=self.optimize_memory_usage,
             n_steps=self.n_steps,
             gamma=self.gamma,
-            columns=recipe.columns if recipe is not None else None,
+            columns=recipe.stored_columns if recipe is not None else None,
             normalize_frames=recipe is not None and recipe.normalizes_frames,
             seed=self.seed,
             **{"n_slots": self.n_slots, **self.replay_buffer_kwargs},

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Unpack
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DQN
@@ -13,10 +14,11 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_ca2e.actors.action_samples import own_samples
-from sb3_ca2e.actors.exploration import Exploration, epsilon_ladder
+from sb3_ca2e.actors.exploration import Exploration, epsilon_ladder, replace_forbidden
 from sb3_ca2e.actors.inference import Steps
 from sb3_ca2e.algorithms.arguments import CA2EArguments
 from sb3_ca2e.algorithms.base import CA2EMixin
+from sb3_ca2e.envs.action_masks import batch_of_masks
 from sb3_ca2e.learner.update import Networks, Result
 from sb3_ca2e.policies import CA2EDQNCnnPolicy, CA2EDQNMultiInputPolicy, CA2EDQNPolicy
 from sb3_ca2e.replay.memory import PrioritizedReplaySamples
@@ -109,13 +111,48 @@ class CA2EDQN(CA2EMixin, DQN):
             **ca2e,
         )
 
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Choose actions; see :meth:`stable_baselines3.dqn.dqn.DQN.predict`.
+
+        :param observation: one observation or ``(batch, ...)``
+        :param state: unused, as is ``episode_start``
+        :param episode_start: unused
+        :param deterministic: whether to act greedily instead of epsilon-greedily
+        :param action_masks: ``(n_actions,)`` or ``(batch, n_actions)``, which actions are allowed, as in SB3-Contrib's
+            ``MaskablePPO``; None for all, also if the model has learned with masks
+        :return: actions, and ``state``
+        :raises ValueError: if the masks have another shape, or allow no action
+        """
+        if action_masks is None:
+            return super().predict(observation, state, episode_start, deterministic)
+        self.policy.set_training_mode(False)
+        observations, vectorized = self.policy.obs_to_tensor(observation)
+        n_rows = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
+        masks = batch_of_masks(action_masks, n_rows, int(self.action_space.n))  # type: ignore[attr-defined]
+        if not deterministic and np.random.rand() < self.exploration_rate:
+            actions = np.array([self.action_space.sample() for _ in masks])
+            actions = replace_forbidden(actions, masks, np.random.rand(n_rows))
+        else:
+            with th.no_grad():
+                q_values = allowed(self.q_net(observations), th.as_tensor(masks, device=self.device))
+            actions = q_values.argmax(dim=1).cpu().numpy()
+        return actions if vectorized else actions.squeeze(axis=0), state
+
     # What runs in the learner (Algorithm 3).
 
     def update(self, networks: Networks, batch: PrioritizedReplaySamples) -> Result:
         """
         Make one step on the loss of a prioritized batch of n-step transitions.
 
-        y = sum_{k<n} gamma^k r_{t+k+1} + gamma^n q(s_{t+n}, argmax_a q(s_{t+n}, a; theta); theta^-)
+        y = sum_{k<n} gamma^k r_{t+k+1} + gamma^n q(s_{t+n}, argmax_a q(s_{t+n}, a; theta); theta^-), over allowed a
 
         :param networks: theta, ``q_net``, and theta^-, ``q_net_target``
         :param batch: the batch
@@ -124,7 +161,8 @@ class CA2EDQN(CA2EMixin, DQN):
         with th.no_grad():
             next_q_values = networks("q_net_target")(batch.next_observations)
             chooser = networks("q_net")(batch.next_observations) if self.double_q else next_q_values
-            next_q_values = next_q_values.gather(1, chooser.argmax(dim=1, keepdim=True))
+            best = allowed(chooser, batch.next_action_masks).argmax(dim=1, keepdim=True)
+            next_q_values = next_q_values.gather(1, best)
             target_q_values = batch.rewards + (1 - batch.dones) * batch.discounts * next_q_values
 
         def weighted_square(q_net: th.nn.Module) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor]]:
@@ -174,16 +212,19 @@ class CA2EDQN(CA2EMixin, DQN):
     # What runs in the actors (Algorithms 1.2 and 2).
 
     @staticmethod
-    def act(modules: dict[str, Any], observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    def act(
+        modules: dict[str, Any], observations: th.Tensor, action_masks: th.Tensor | None = None
+    ) -> tuple[th.Tensor, th.Tensor]:
         """
         Choose greedy actions.
 
         :param modules: the published networks
         :param observations: ``(slots, ...)``
+        :param action_masks: ``(slots, n_actions)`` bool, which actions are allowed; None for all
         :return: ``(slots,)`` greedy actions and ``(slots, n_actions)`` Q-values, kept for the priorities
         """
         q_values = modules["q_net"](observations)
-        return q_values.argmax(dim=1), q_values
+        return allowed(q_values, action_masks).argmax(dim=1), q_values
 
     @staticmethod
     def evaluate(modules: dict[str, Any], steps: Steps) -> tuple[th.Tensor, th.Tensor]:
@@ -192,10 +233,11 @@ class CA2EDQN(CA2EMixin, DQN):
 
         :param modules: the published networks
         :param steps: a block, with the Q-values that :meth:`act` returned
-        :return: ``(rows,)`` q(s, a) of the actions taken and ``(rows,)`` max_a q(s, a) to bootstrap from
+        :return: ``(rows,)`` q(s, a) of the actions taken and ``(rows,)`` max_a q(s, a) over allowed actions, to
+            bootstrap from
         """
         q_values = steps.outputs
-        return q_values.gather(1, steps.actions).flatten(), q_values.max(dim=1).values
+        return q_values.gather(1, steps.actions).flatten(), allowed(q_values, steps.action_masks).max(dim=1).values
 
     # Exploration.
 
@@ -228,3 +270,14 @@ class CA2EDQN(CA2EMixin, DQN):
         final = sum(each.final for each in ladder) / len(ladder)
         self.exploration_schedule = schedule = LinearSchedule(initial, final, ladder[0].fraction)
         self._mean_epsilon = schedule, dict(vars(schedule))
+
+
+def allowed(q_values: th.Tensor, action_masks: th.Tensor | None) -> th.Tensor:
+    """
+    Lower the values of forbidden actions to minus infinity.
+
+    :param q_values: ``(batch, n_actions)``
+    :param action_masks: ``(batch, n_actions)`` bool, which actions are allowed; None for all
+    :return: ``(batch, n_actions)``
+    """
+    return q_values if action_masks is None else q_values.masked_fill(~action_masks, -th.inf)

@@ -35,6 +35,9 @@ class Hooks:
         """
         Choose greedy actions.
 
+        For environments with action masks, take them as a third parameter ``action_masks``: ``(batch, n_actions)``
+        bool, or None without masks. The outputs must not depend on them.
+
         :param modules: copies of the published networks
         :param observations: ``(batch, ...)``
         :return: ``(batch, ...)`` greedy actions, as the learner stores them, and outputs that :meth:`evaluate` receives

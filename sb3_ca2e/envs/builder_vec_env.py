@@ -20,6 +20,8 @@ from sb3_ca2e.envs.identity import identity_of, layers_of
 from sb3_ca2e.envs.journal import Journal
 from sb3_ca2e.envs.slot_monitor import appending
 
+#: Method by which environments say which actions they allow, as in SB3-Contrib.
+ACTION_MASKS = "action_masks"
 #: Most objects to search for an environment that a function holds.
 MOST_OBJECTS = 100_000
 
@@ -53,6 +55,8 @@ class BuilderVecEnv(DummyVecEnv):
         inside = {id(layer) for env in self.envs for layer in layers_of(env)}
         self._holding = any(id(env) in inside for env in held)
         self._as_made = tuple(self.envs)
+        #: whether the environments say which actions they allow, as in SB3-Contrib
+        self.has_action_masks = self.has_attr(ACTION_MASKS)
 
     @property
     def envs(self) -> list[gym.Env]:

@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import (
 from stable_baselines3.common.vec_env.patch_gym import _patch_env
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
+from sb3_ca2e.envs.action_masks import ActionMasks
 from sb3_ca2e.envs.builder_vec_env import BuilderVecEnv
 from sb3_ca2e.envs.calls import for_env
 from sb3_ca2e.envs.copies import patches
@@ -33,7 +34,7 @@ from sb3_ca2e.envs.normalization import Normalization
 from sb3_ca2e.envs.process_state import ProcessState
 from sb3_ca2e.envs.slot_monitor import EpisodeFiles, SlotMonitor, file_of
 from sb3_ca2e.envs.vector_slots import SharedVecEnv, VecEnvSlot
-from sb3_ca2e.replay.block import OBSERVATION, ObservationColumn
+from sb3_ca2e.replay.block import ACTION_MASK, OBSERVATION, ObservationColumn, mask_column
 
 #: Vectorized environments that actors can copy.
 Base = DummyVecEnv | SubprocVecEnv | NativeVecEnv
@@ -64,6 +65,7 @@ class EnvRecipe:
     :param process: settings of the user's process for actor processes, or None
     :param raises_on_nan: whether a ``VecCheckNan`` raises an exception
     :param calls: pickled calls that environments made by functions have to repeat, or None
+    :param action_masks: how to read which actions are allowed
     """
 
     builders: tuple[Builder, ...]
@@ -82,6 +84,14 @@ class EnvRecipe:
     process: ProcessState | None = None
     raises_on_nan: bool = False
     calls: Builder | None = None
+    action_masks: ActionMasks = field(default_factory=ActionMasks)
+
+    @property
+    def stored_columns(self) -> dict[str, ObservationColumn]:
+        """Columns of observations and, if there are any, of action masks."""
+        if self.action_masks.source is None:
+            return self.columns
+        return {**self.columns, ACTION_MASK: mask_column(self.action_masks.n_actions)}
 
     @property
     def normalizes_frames(self) -> bool:
@@ -281,6 +291,7 @@ def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool 
         ProcessState() if builders and not here else None,
         raises_on_nan,
         _calls_to_repeat(base, here) if builders else None,
+        ActionMasks.of(base, env.action_space),
     )
 
 

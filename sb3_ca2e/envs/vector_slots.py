@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ca2e.envs.action_masks import reset_infos
 from sb3_ca2e.envs.slot_monitor import EpisodeFiles
 
 
@@ -47,16 +48,18 @@ class SharedVecEnv:
         truncated = done and bool(info.get("TimeLimit.truncated", False))
         return raw, rewards[position], done and not truncated, truncated, info
 
-    def first(self, position: int) -> Any:
+    def first(self, position: int) -> tuple[Any, dict[str, Any]]:
         """
         Return the first observation of a slot's next episode.
 
         :param position: position of the slot
-        :return: the observation
+        :return: the observation and its info
         """
         if self._first is None:
             self._first = self.venv.reset()
-        return _row(self._first, position)
+        _, _, dones, infos = self._results or (None, None, [True] * len(self.seats), ())
+        info = reset_infos(self.venv)[position] if dones[position] else infos[position]
+        return _row(self._first, position), info
 
     def close(self) -> None:
         """Close the vector environment; may be called more than once."""
@@ -83,9 +86,9 @@ class VecEnvSlot:
 
         :param seed: unused: the vector environment was created with a seed
         :param options: unused: native environments take none
-        :return: the observation and an empty info
+        :return: the observation and its info
         """
-        return self._together.first(self._position), {}
+        return self._together.first(self._position)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """

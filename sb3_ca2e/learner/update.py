@@ -154,7 +154,7 @@ class Compiled(NamedTuple):
     """
     A compiled update.
 
-    :param key: batch size, device and settings that it is valid for
+    :param key: batch size, device, whether actions are masked, and settings that it is valid for
     :param operations: function from :meth:`FlatUpdate.inputs` to TD errors and priorities
     :param run: the same function, on a GPU as one CUDA graph
     """
@@ -164,8 +164,9 @@ class Compiled(NamedTuple):
     run: Callable[..., tuple[th.Tensor, ...]]
 
 
-def _size_and_device(batch: PrioritizedReplaySamples) -> tuple[int, th.device]:
-    return batch.rewards.shape[0], batch.rewards.device
+def _kind(batch: PrioritizedReplaySamples) -> tuple[int, th.device, bool]:
+    """Return a batch's size and device, and whether it has action masks."""
+    return batch.rewards.shape[0], batch.rewards.device, batch.action_masks is not None
 
 
 class Learner:
@@ -222,7 +223,7 @@ class Learner:
         """
         self._n_updates += 1
         # Use the shape, as len() of a tensor is slow Python code, and only when updates are compiled.
-        if self._compiled is not None and (compiled := self._compiled_for(*_size_and_device(batch))):
+        if self._compiled is not None and (compiled := self._compiled_for(*_kind(batch))):
             assert self._flat is not None
             self._skipped_in_a_row = 0
             return Updated(*compiled.run(*self._flat.inputs(batch)))
@@ -250,7 +251,7 @@ class Learner:
         """
         if memory.device_storage is None:
             return None
-        compiled = self._compiled_for(batch_size, memory.device)
+        compiled = self._compiled_for(batch_size, memory.device, memory.masked)
         if compiled is None:
             return None
         assert self._flat is not None
@@ -333,19 +334,19 @@ class Learner:
                 raise ValueError("some parameters are not part of the loss, or have made fewer steps than others")
             graph = self._flat.trace(batch)
         if self.obstacle is None:
-            key = self._key(*_size_and_device(batch))
+            key = self._key(*_kind(batch))
             arguments = key, graph, [*self._flat.state, *self._flat.inputs(batch)]
             # Not a daemon: scripts wait for it at their end, as Python would otherwise abort within PyTorch's C++ code.
             compiler = threading.Thread(target=self._compile, args=arguments, name="compile")
             compiler.start()
             self._compiler = compiler
 
-    def _key(self, batch_size: int, device: th.device) -> tuple[Any, ...]:
-        return batch_size, device, *self._settings()
+    def _key(self, batch_size: int, device: th.device, masked: bool) -> tuple[Any, ...]:
+        return batch_size, device, masked, *self._settings()
 
-    def _compiled_for(self, batch_size: int, device: th.device) -> Compiled | None:
+    def _compiled_for(self, batch_size: int, device: th.device, masked: bool) -> Compiled | None:
         """Return the compiled update if it is valid for such batches, with the optimizers' current states."""
-        if self._compiled is None or self._flat is None or self._compiled.key != self._key(batch_size, device):
+        if self._compiled is None or self._flat is None or self._compiled.key != self._key(batch_size, device, masked):
             return None
         return self._compiled if self._flat.update_state() else None
 

@@ -56,6 +56,8 @@ class ObservationColumn:
 #: The key of the only column if the observation space is not a ``Dict``. It has brackets because goal environments use
 #: the key "observation".
 OBSERVATION = "<observation>"
+#: The key of the column that stores which actions are allowed, beside those of the observations.
+ACTION_MASK = "<action_mask>"
 
 
 def observation_columns(space: spaces.Space, n_stack: int = 1, axis: int = 0) -> dict[str, ObservationColumn]:
@@ -78,6 +80,16 @@ def observation_columns(space: spaces.Space, n_stack: int = 1, axis: int = 0) ->
     return columns
 
 
+def mask_column(n_actions: int) -> ObservationColumn:
+    """
+    Return the column that stores which actions each observation allows.
+
+    :param n_actions: number of actions
+    :return: the column, for the key :data:`ACTION_MASK`
+    """
+    return ObservationColumn((n_actions,), np.dtype(np.bool_))
+
+
 def described(columns: dict[str, ObservationColumn]) -> str:
     """
     Describe columns for a message.
@@ -85,7 +97,8 @@ def described(columns: dict[str, ObservationColumn]) -> str:
     :param columns: by key
     :return: the description
     """
-    return ", ".join(f"{column}" if key == OBSERVATION else f"{key!r}: {column}" for key, column in columns.items())
+    names = {OBSERVATION: "", ACTION_MASK: "action masks: "}
+    return ", ".join(f"{names.get(key, f'{key!r}: ')}{column}" for key, column in columns.items())
 
 
 def lead_frames(columns: dict[str, ObservationColumn]) -> int:

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ca2e.replay.block import Block, ObservationColumn, plain
+from sb3_ca2e.replay.block import ACTION_MASK, Block, ObservationColumn, plain
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 from sb3_ca2e.replay.sb3_buffers import blocks_of, check_readable, check_writable
 from sb3_ca2e.replay.stacks import by_key
@@ -230,10 +230,11 @@ class PublicFace(ReplayBuffer):
         :param buffer: ``ReplayBuffer``, ``DictReplayBuffer`` or ``NStepReplayBuffer``
         :return: number of transitions appended
         :raises TypeError: if the buffer has another class
-        :raises ValueError: if its spaces differ, or if its observations can't be stored as frames; nothing is appended
-            then
+        :raises ValueError: if its spaces differ, if its observations can't be stored as frames, or if this memory
+            stores action masks; nothing is appended then
         """
         check_readable(buffer, self.observation_space, self.action_space)
+        self._refuse_without_masks("add_from()")
         for _ in blocks_of(buffer, self._columns, self.capacity):
             pass  # refuses observations before anything is appended
         n_taken = 0
@@ -243,6 +244,20 @@ class PublicFace(ReplayBuffer):
         for slot in range(buffer.n_envs):
             self.end_stream(slot)
         return n_taken
+
+    @property
+    def masked(self) -> bool:
+        """Whether the memory stores which actions each observation allows."""
+        return ACTION_MASK in self._columns
+
+    def _refuse_without_masks(self, method: str) -> None:
+        """Refuse transitions without masks: if all actions counted as allowed, targets would use forbidden ones."""
+        if self.masked:
+            raise ValueError(
+                f"{method} takes transitions without action masks, but this memory stores which actions each "
+                "observation allows, as its environment gives action masks. Leave the masks out of the environment, or "
+                "let actors collect the transitions."
+            )
 
     def _append(self, block: Block, continues: bool) -> None:
         """
@@ -260,8 +275,8 @@ class PublicFace(ReplayBuffer):
         """
         Append the stored transitions to an SB3 buffer with its ``add``, in the order in which they were stored.
 
-        They are single steps without priorities. With ``n_envs > 1``, the buffer's columns do not correspond to
-        environments, and the oldest transitions are left out if they do not fill a row.
+        They are single steps without priorities and action masks. With ``n_envs > 1``, the buffer's columns do not
+        correspond to environments, and the oldest transitions are left out if they do not fill a row.
 
         :param buffer: ``ReplayBuffer`` or ``DictReplayBuffer``
         :return: number of transitions written, the newest that fit

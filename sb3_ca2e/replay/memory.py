@@ -10,7 +10,15 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ca2e.common.transfers import moved
-from sb3_ca2e.replay.block import TRANSITION, Block, ObservationColumn, described, observation_columns, plain
+from sb3_ca2e.replay.block import (
+    ACTION_MASK,
+    TRANSITION,
+    Block,
+    ObservationColumn,
+    described,
+    observation_columns,
+    plain,
+)
 from sb3_ca2e.replay.face import PublicFace
 from sb3_ca2e.replay.normalization import normalize_observations
 from sb3_ca2e.replay.prefetch import Prefetch
@@ -178,8 +186,8 @@ class PrioritizedReplayBuffer(PublicFace):
         elif columns != self._columns:
             raise ValueError(
                 f"The memory's {self.size()} transitions hold {described(self._columns)}, the environment returns "
-                f"{described(columns)}. Stack frames as when the transitions were collected, or delete them first with "
-                "model.replay_buffer.reset()."
+                f"{described(columns)}. Stack frames and mask actions as when the transitions were collected, or "
+                "delete them first with model.replay_buffer.reset()."
             )
         self.normalize_frames = normalize_frames
 
@@ -252,6 +260,7 @@ class PrioritizedReplayBuffer(PublicFace):
                 f"add() stores whole observations, but this memory stores single frames "
                 f"(frame_stack={self.frame_stack}). Leave frame_stack at (1, 0), or use add_block()."
             )
+        self._refuse_without_masks("add()")
         for block, continues in self._steps.blocks(obs, next_obs, action, reward, done, infos):
             self._append(block, continues)
 
@@ -327,6 +336,7 @@ class PrioritizedReplayBuffer(PublicFace):
         terms = Terms(self.n_steps, self.gamma, self.beta if beta is None else beta, normalize)
         observed, fields = rows.multi_steps(indices, terms)
         tensors = rows.observations(observed)
+        masks = tensors.pop(ACTION_MASK, None)
         if env is not None:
             ages = rows.ages.take(observed).cpu().numpy()
             arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}
@@ -335,6 +345,8 @@ class PrioritizedReplayBuffer(PublicFace):
         # As in SB3, a Discrete observation has an axis of its own.
         tensors = {key: tensor if tensor.dim() > 1 else tensor.unsqueeze(1) for key, tensor in tensors.items()}
         half = indices.shape[0]
+        if masks is not None:
+            fields |= {"action_masks": masks[:half], "next_action_masks": masks[half:]}
         return PrioritizedReplaySamples(
             observations=plain({key: tensor[:half] for key, tensor in tensors.items()}),
             actions=rows.take(rows.actions, indices),

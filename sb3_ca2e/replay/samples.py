@@ -24,6 +24,9 @@ class PrioritizedReplaySamples(NamedTuple):
     :param generations: ``(batch,)`` int64, distinguish a row from what overwrites it later
     :param prior: ``(batch,)`` bool, whether a prior agent made the transition
     :param ages: ``(batch,)`` int64 number of transitions stored since
+    :param action_masks: ``(batch, n_actions)`` bool, which actions ``observations`` allow; None without action masks
+    :param next_action_masks: ``(batch, n_actions)`` bool, which actions ``next_observations`` allow, all where the
+        episode terminated; None without action masks
     """
 
     observations: th.Tensor | TensorDict
@@ -37,6 +40,8 @@ class PrioritizedReplaySamples(NamedTuple):
     generations: th.Tensor
     prior: th.Tensor
     ages: th.Tensor
+    action_masks: th.Tensor | None = None
+    next_action_masks: th.Tensor | None = None
 
     def to(self, device: th.device) -> "PrioritizedReplaySamples":
         """
@@ -54,11 +59,12 @@ class PrioritizedReplaySamples(NamedTuple):
         """
         List the tensors.
 
-        :return: all fields; a dict's tensors one by one
+        :return: all fields that are not None; a dict's tensors one by one
         """
         tensors: list[th.Tensor] = []
         for field in self:
-            tensors.extend(field.values() if isinstance(field, dict) else (field,))
+            if field is not None:
+                tensors.extend(field.values() if isinstance(field, dict) else (field,))
         return tensors
 
     def holding(self, tensors: Iterable[th.Tensor]) -> "PrioritizedReplaySamples":
@@ -69,5 +75,6 @@ class PrioritizedReplaySamples(NamedTuple):
         :return: samples that hold them
         """
         rest = iter(tensors)
-        fields: Any = ({key: next(rest) for key in field} if isinstance(field, dict) else next(rest) for field in self)
+        given = (field for field in self if field is not None)  # those that may be None come last
+        fields: Any = ({key: next(rest) for key in field} if isinstance(field, dict) else next(rest) for field in given)
         return PrioritizedReplaySamples(*fields)

@@ -146,3 +146,26 @@ def test_a_noise_of_the_users_own_is_asked_once_for_each_step_that_explores():
     settings[0].reset()
     explorer.begin_block(0.0, 0)
     np.testing.assert_allclose(explorer.actions(0, policy)[:, 0], [0.6, 0.5], atol=1e-6)
+
+
+def test_forbidden_actions_are_replaced_by_allowed_ones_drawn_uniformly():
+    masks = np.array([[1, 0, 1, 0, 1], [0, 0, 0, 1, 0], [1, 1, 1, 1, 1]], bool)
+    explorer = Explorer(epsilon_ladder(3, 5, 1.0, 1.0, 1.0), [np.random.default_rng(s) for s in range(3)], 100, masks)
+    plain = Explorer(epsilon_ladder(3, 5, 1.0, 1.0, 1.0), [np.random.default_rng(s) for s in range(3)], 100)
+    greedy, counts = np.array([2, 3, 0]), np.zeros((3, 5), int)
+    for block in range(40):
+        for each in (explorer, plain):
+            each.begin_block(0.0, 2000 - 100 * block)  # at random, then by epsilon
+        for t in range(100):
+            actions = explorer.actions(t, greedy)
+            counts[range(3), actions] += 1
+            if block == 0:  # what is allowed stays as it was drawn
+                drawn = plain.actions(t, greedy)
+                assert actions[2] == drawn[2]
+                assert actions[0] == drawn[0] or not masks[0, drawn[0]]
+    assert (counts[~masks] == 0).all()
+    assert counts[1, 3] == 4000
+    np.testing.assert_allclose(counts[0, masks[0]], 4000 / 3, rtol=0.08)
+    np.testing.assert_allclose(counts[2], 4000 / 5, rtol=0.12)
+    explorer.set_greedy(0, True)
+    assert explorer.actions(0, greedy)[0] == 2

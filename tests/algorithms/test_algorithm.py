@@ -107,7 +107,8 @@ def run(algorithm, env, seed, **kwargs):
     """What a run leads to: its parameters, its transitions in an order that its seed decides, and its counters."""
     model = algorithm("MlpPolicy", env, seed=seed, execution="sync", n_actors=4, learning_starts=200, **kwargs)
     model.learn(1500)
-    transitions = model.replay_buffer.sample(1500)._asdict()
+    batch = model.replay_buffer.sample(1500)._asdict()
+    transitions = {name: value for name, value in batch.items() if value is not None}
     tensors = {**model.policy.state_dict(), **transitions}
     return tensors, (model.num_timesteps, model._n_updates, model._episode_num, model.replay_buffer.size())
 

@@ -30,7 +30,7 @@ def test_nothing_waits_for_the_device(n_stack):
         inside.rows(memory).rewards.sum().item()
     for i in range(3):
         batch = memory.sample(16)
-        for got, like in zip(batch, expected, strict=True):
+        for got, like in zip(batch.tensors(), expected.tensors(), strict=True):
             assert (got.shape, got.dtype, got.device.type) == (like.shape, like.dtype, "meta")
         memory.update_priorities(batch.indices, batch.generations, th.ones(16, device="meta"))
         block = RecordedSlot(1, columns, np.random.default_rng(i)).block(200, 0)  # older segments are freed

@@ -196,7 +196,9 @@ def test_dqn(tmp_path):
     model.save_replay_buffer(tmp_path / "memory")
     expected = model.replay_buffer.sample(20)
     model.load_replay_buffer(tmp_path / "memory")
-    assert all(th.equal(a, b) for a, b in zip(model.replay_buffer.sample(20), expected, strict=True))
+    assert all(
+        th.equal(a, b) for a, b in zip(model.replay_buffer.sample(20).tensors(), expected.tensors(), strict=True)
+    )
     model.learn(100, reset_num_timesteps=False)
 
 

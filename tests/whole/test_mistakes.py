@@ -363,7 +363,7 @@ def test_nan_in_an_actor_process_is_named_and_the_model_learns_on_elsewhere(wron
     assert n_updates > 0
     assert model.replay_buffer.size() == n_timesteps
     batch = model.replay_buffer.sample(1000)
-    assert all(tensor.isfinite().all() for tensor in batch)
+    assert all(tensor.isfinite().all() for tensor in batch.tensors())
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "memory")
     loaded = CA2EDQN.load(tmp_path / "model", env=BuilderVecEnv([Fine, Fine]), execution="sync")

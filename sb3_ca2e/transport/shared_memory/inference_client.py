@@ -75,28 +75,36 @@ class InferenceClient:
     def parameters_changed(self) -> None:
         """Do nothing: the learner's process knows."""
 
-    def __call__(self, observations: Any, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, observations: Any, batch_size: int, action_masks: th.Tensor | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """
         Compute greedy actions.
 
         :param observations: ``(batch_size, ...)`` a tensor, or a dictionary of them
         :param batch_size: number of observations; if equal to the number of slots, they are the slots' observations
+        :param action_masks: ``(batch_size, n_actions)`` bool, which actions are allowed; None without action masks
         :return: greedy actions, and the outputs that the algorithm keeps for the priorities
         """
         n_slots = self._rows.stop - self._rows.start
         if batch_size == n_slots:
-            result = self._act(observations, 0, n_slots, Request.ACT)
+            result = self._act(observations, action_masks, 0, n_slots, Request.ACT)
             self._views["playing"][self._rows] = Playing.NATURE
             return result
         starts = range(0, batch_size, n_slots)
-        parts = [self._act(observations, i, min(n_slots, batch_size - i), Request.OTHERS) for i in starts]
+        given, kind = (observations, action_masks), Request.OTHERS
+        parts = [self._act(*given, i, min(n_slots, batch_size - i), kind) for i in starts]
         actions, outputs = zip(*parts, strict=True)
         return np.concatenate(actions), np.concatenate(outputs)
 
-    def _act(self, observations: Any, first: int, n: int, question: Request) -> tuple[np.ndarray, np.ndarray]:
+    def _act(
+        self, observations: Any, action_masks: th.Tensor | None, first: int, n: int, question: Request
+    ) -> tuple[np.ndarray, np.ndarray]:
         rows = slice(self._rows.start, self._rows.start + n)
         for key, tensor in by_key(observations).items():
             self._views[f"observations/{key}"][rows] = tensor[first : first + n].numpy()
+        if action_masks is not None:
+            self._views["action_masks"][rows] = action_masks[first : first + n].numpy()
         self._ask(question, n)
         # The next reply overwrites these.
         return self._views["actions"][rows].copy(), self._views["outputs"][rows].copy()
@@ -115,6 +123,8 @@ class InferenceClient:
         if self._layout.rates_observations:
             for key, tensor in by_key(steps.observations).items():
                 self._views[f"rated/observations/{key}"][rows] = tensor.numpy()
+        if steps.action_masks is not None:
+            self._views["rated/action_masks"][rows] = steps.action_masks.numpy()
         self._ask(Request.RATE, n)
         q_taken, values = (self._views[f"rated/{name}"][rows].copy() for name in ("q_taken", "values"))
         return th.from_numpy(q_taken), th.from_numpy(values)

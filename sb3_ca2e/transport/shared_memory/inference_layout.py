@@ -60,6 +60,7 @@ class InferenceLayout:
     :param prior_actions: actions of the environment
     :param raw: observations for prior agents by key, if they differ from the network input
     :param rates_observations: whether evaluating steps needs observations, not only the stored outputs
+    :param action_masks: which actions an observation allows; None without action masks
     """
 
     n_slots: tuple[int, ...]
@@ -71,6 +72,7 @@ class InferenceLayout:
     prior_actions: Part
     raw: dict[str, Part] = field(default_factory=dict)
     rates_observations: bool = False
+    action_masks: Part | None = None
 
     def rows(self, process: int) -> slice:
         """
@@ -110,6 +112,9 @@ class InferenceLayout:
         yield of("rated/outputs", rated, self.outputs)
         if self.rates_observations:
             yield from (of(f"rated/observations/{key}", rated, part) for key, part in self.observations.items())
+        if self.action_masks is not None:
+            yield of("action_masks", n, self.action_masks)
+            yield of("rated/action_masks", rated, self.action_masks)
         # The learner's side: number of each process's request that was answered last; then the replies.
         yield "answered", (n_processes,), _WORD
         yield of("actions", n, self.actions)

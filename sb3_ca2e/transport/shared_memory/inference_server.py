@@ -23,7 +23,7 @@ from sb3_ca2e.actors.inference import ActorCore, Inference, Steps
 from sb3_ca2e.actors.slot import Playing
 from sb3_ca2e.actors.spec import WorkerSpec
 from sb3_ca2e.common.transfers import moved
-from sb3_ca2e.replay.block import plain
+from sb3_ca2e.replay.block import ACTION_MASK, plain
 from sb3_ca2e.transport.shared_memory.inference_layout import Doorbell, InferenceLayout, Part, Request, write_text
 from sb3_ca2e.transport.shared_memory.memory import shared_file
 
@@ -74,7 +74,9 @@ class InferenceServer:
     def start(self) -> None:
         """Reserve the memory and start the thread. Call it in the main thread, as networks are traced."""
         with th.inference_mode():
-            self._policy.trace(zeros(self.layout.observations, sum(self.layout.n_slots), self.device))
+            n_slots, masks = sum(self.layout.n_slots), self.layout.action_masks
+            given = [] if masks is None else [th.ones((n_slots, *masks.shape), dtype=th.bool, device=self.device)]
+            self._policy.trace(zeros(self.layout.observations, n_slots, self.device), *given)
         self._exchange = self._keep(shared_file(self.layout.n_bytes, "exchange"))
         self._views = self.layout.views(self._exchange)
         self._rung, ring = map(self._keep, os.pipe())
@@ -177,7 +179,8 @@ class InferenceServer:
     def _pass(self, rows: slice, written: list[slice]) -> None:
         """Run the networks on rows, and write some of the results: other rows may be read at this moment."""
         with self._lock:
-            actions, outputs = self._policy(self._on_device("observations", rows), rows.stop - rows.start)
+            given = self._on_device("observations", rows), rows.stop - rows.start, self._masks("action_masks", rows)
+            actions, outputs = self._policy(*given)
         for part in written:
             seen = slice(part.start - rows.start, part.stop - rows.start)
             self._views["actions"][part] = actions[seen]
@@ -188,13 +191,20 @@ class InferenceServer:
         arrays = {key: self._views[f"{name}/{key}"][rows] for key in self.layout.observations}
         return plain({key: moved(th.from_numpy(array), self.device, copy=True) for key, array in arrays.items()})
 
+    def _masks(self, name: str, rows: slice) -> th.Tensor | None:
+        """Copy rows of action masks, if there are any, to the device."""
+        if self.layout.action_masks is None:
+            return None
+        return moved(th.from_numpy(self._views[name][rows]), self.device, copy=True)
+
     def _rate(self, process: int, n_rows: int) -> None:
         """Evaluate steps (Algorithm 2)."""
         rows = self.layout.rated(process, n_rows)
         actions, outputs = (th.from_numpy(self._views[f"rated/{name}"][rows]) for name in ("actions", "outputs"))
         observations = self._on_device("rated/observations", rows) if self.layout.rates_observations else None
+        masks = self._masks("rated/action_masks", rows)
         with self._lock:
-            steps = GivenSteps(observations, actions.to(self.device), outputs.to(self.device))
+            steps = GivenSteps(observations, actions.to(self.device), outputs.to(self.device), masks)
             rated = self._core.evaluate(self._modules, steps)
         for name, values in zip(("q_taken", "values"), rated, strict=True):
             self._views[f"rated/{name}"][rows] = values.cpu().numpy()
@@ -225,7 +235,7 @@ def layout_for(specs: Sequence[WorkerSpec], modules: dict[str, th.nn.Module], de
     raw = {key: Part(column.shape, column.dtype) for key, column in recipe.columns.items()}
     normalized = recipe.normalization.shapes if recipe.normalization is not None else {}
     seen = {key: part._replace(dtype=np.dtype(np.float32)) if key in normalized else part for key, part in raw.items()}
-    stored = Part(*stored_action(recipe.action_space))
+    stored, mask = Part(*stored_action(recipe.action_space)), recipe.stored_columns.get(ACTION_MASK)
     with th.inference_mode():
         observations = zeros(seen, sum(n_slots), device)
         actions, outputs = first.core.act(modules, observations)
@@ -244,6 +254,7 @@ def layout_for(specs: Sequence[WorkerSpec], modules: dict[str, th.nn.Module], de
         prior_actions=Part(shape, np.dtype(recipe.action_space.dtype)),
         raw=raw if normalized and any(prior is not None for spec in specs for prior in spec.priors) else {},
         rates_observations=steps.used,
+        action_masks=Part(mask.shape, mask.dtype) if mask is not None else None,
     )
 
 
@@ -271,10 +282,13 @@ class GivenSteps(Steps):
     :param observations: ``(rows, ...)`` network input, or None if it is not needed
     :param actions: ``(rows, action_dim)``
     :param outputs: ``(rows, ...)``
+    :param action_masks: ``(rows, n_actions)`` bool; None without action masks
     """
 
-    def __init__(self, observations: Any, actions: th.Tensor, outputs: th.Tensor):
-        super().__init__([], [], {}, None, actions, outputs)
+    def __init__(
+        self, observations: Any, actions: th.Tensor, outputs: th.Tensor, action_masks: th.Tensor | None = None
+    ):
+        super().__init__([], [], {}, None, actions, outputs, action_masks)
         self._given, self.used = observations, False
 
     @property
