@@ -133,10 +133,11 @@ def test_no_forbidden_action_is_taken_and_masks_are_those_of_the_observations(en
     assert len(batch.actions.unique()) == N
 
 
-@pytest.mark.parametrize("eps", [0.0, 1.0])
-def test_greedy_actions_and_explored_ones_are_among_the_allowed(eps):
+@pytest.mark.parametrize(("eps", "mode"), [(0.0, "sync"), (0.0, "device"), (1.0, "sync")])
+def test_greedy_actions_and_explored_ones_are_among_the_allowed(eps, mode):
     """The network would take the first action always; every allowed one is explored equally often."""
-    model = dqn(ByMethod(), exploration_initial_eps=eps, exploration_final_eps=eps, learning_starts=0, gradient_steps=0)
+    kwargs = {"exploration_initial_eps": eps, "exploration_final_eps": eps, "learning_starts": 0, "gradient_steps": 0}
+    model = dqn(ByMethod(), **kwargs, **MODES[mode])
     with th.no_grad():
         model.q_net.q_net[-1].weight.zero_()
         model.q_net.q_net[-1].bias.copy_(-th.arange(float(N)))
@@ -173,6 +174,30 @@ def test_stacks_and_normalised_observations_have_the_masks_of_their_newest_frame
     assert not th.equal(normalised.observations, batch.observations)
     assert normalised.observations.shape == batch.observations.shape
     assert batch.action_masks.gather(1, batch.actions).all()
+
+
+class WithDict(ByInfo):
+    """Shows the mask in the observation too, as PettingZoo does."""
+
+    observation_space = spaces.Dict({"observation": Board.observation_space, "action_mask": spaces.MultiBinary(N)})
+
+    def observation(self):
+        observation = super().observation()
+        return {"observation": observation, "action_mask": self.mask.astype(np.int8)}
+
+
+@pytest.mark.parametrize("mode", ["sync", "device"])
+def test_masks_lie_beside_the_keys_of_dictionaries(mode):
+    kwargs = {"n_actors": 4, "learning_starts": 100, "local_buffer_size": 20, "seed": 0, "device": "cpu"}
+    model = CA2EDQN("MultiInputPolicy", WithDict(), **kwargs, **MODES[mode]).learn(800)
+    batch = all_steps(model)
+    assert batch.observations.keys() == WithDict.observation_space.spaces.keys()
+    assert th.equal(batch.action_masks, in_observations(batch.observations["observation"]))
+    assert th.equal(batch.action_masks, batch.observations["action_mask"] > 0)
+    assert batch.action_masks.gather(1, batch.actions).all()
+    observations, masks = {key: value.numpy() for key, value in batch.observations.items()}, batch.action_masks.numpy()
+    actions, _ = model.predict(observations, action_masks=masks)
+    assert masks[np.arange(len(masks)), actions].all()
 
 
 def best_allowed(chooser, values, masks):

@@ -9,6 +9,7 @@ import torch as th
 from sb3_ca2e import CA2EDQN, PriorAgent, make_atari_env
 from sb3_ca2e.actors.flat_parameters import Fetched, FlatParameters
 from tests import inside
+from tests.algorithms.test_action_masks import make_masked
 from tests.learner.test_compiled_update import tensors_of
 from tests.learner.test_updates import make_ddpg, make_dqn
 from tests.replay.recorded_slot import RecordedSlot
@@ -49,7 +50,7 @@ def test_a_memory_on_the_device_draws_and_stores_what_one_on_the_cpu_does(which,
     th.testing.assert_close(tree.total, tree[:].sum(), rtol=1e-12, atol=0.0)
 
 
-@pytest.mark.parametrize("make", [make_dqn, make_ddpg])
+@pytest.mark.parametrize("make", [make_dqn, make_ddpg, make_masked])
 def test_recorded_updates_agree_with_eager_ones_on_the_cpu(make):
     eager, recorded = make(sgd=False), make(sgd=False, compile=True)
     recorded.policy.to("cuda")
