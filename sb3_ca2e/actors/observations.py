@@ -1,10 +1,14 @@
-"""What the environments of an actor return, checked: observations as one batch, rewards, counts of invalid steps."""
+"""
+What the environments of an actor return, checked: observations as one batch, rewards, action masks, counts of invalid
+steps.
+"""
 
 import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sb3_ca2e.envs.action_masks import INFO, METHOD, ActionMasks
 from sb3_ca2e.errors import NotFiniteError, UnrecoverableError
 from sb3_ca2e.replay.block import ACTION_MASK, OBSERVATION, Frames, ObservationColumn
 
@@ -249,6 +253,56 @@ def finite_reward(reward: Any) -> float:
             "from it: correct the environment, or let the episode end before its state diverges."
         )
     return value
+
+
+def allowed_actions(masks: ActionMasks, env: Any, info: Any) -> np.ndarray | None:
+    """
+    Return which actions an environment allows now.
+
+    :param masks: how to read them
+    :param env: environment that has just been reset or stepped
+    :param info: the info that it returned
+    :return: ``(n_actions,)`` bool; None without action masks
+    :raises UnrecoverableError: if the environment gives no valid mask, or one where none was expected
+    """
+    in_info = isinstance(info, dict) and INFO in info
+    if masks.source is None:
+        if in_info and masks.n_actions:
+            raise UnrecoverableError(
+                f"The environment returned info[{INFO!r}], but its first reset() did not, or has not been seen before "
+                "actors started. For action masks, return it with each reset() and step(), and call "
+                f"model.get_env().reset() before learn(); or give the environment a method {METHOD}(). To allow all "
+                "actions, remove it from the infos in a wrapper."
+            )
+        return None
+    if masks.source == "info":
+        if not in_info:
+            raise UnrecoverableError(
+                f"The environment returned an info without {INFO!r}, which an earlier one had. Return it with each "
+                "reset() and step(), except where the episode terminates."
+            )
+        return _valid_mask(masks, info[INFO])
+    method = env.get_wrapper_attr(METHOD)
+    if not callable(method):
+        raise UnrecoverableError(f"The environment's {METHOD} is {method!r}, but must be a method without arguments.")
+    return _valid_mask(masks, method())
+
+
+def _valid_mask(masks: ActionMasks, raw: Any) -> np.ndarray:
+    """Convert a mask to booleans; refuse any that does not say which actions are allowed, or allows none."""
+    mask = np.asarray(raw)
+    allowed = mask.astype(np.bool_) if mask.dtype.kind in "biuf" else mask
+    if allowed.dtype != np.bool_ or mask.shape != (masks.n_actions,) or (mask != allowed).any():
+        raise UnrecoverableError(
+            f"The action mask from {masks} is {raw!r}, expected an array of {masks.n_actions} booleans (or 0 and 1), "
+            "one for each action, True where it is allowed. Correct the environment."
+        )
+    if not allowed.any():
+        raise UnrecoverableError(
+            f"The action mask from {masks} allows no action. Let the episode terminate where no action is left, or "
+            "allow one that does nothing."
+        )
+    return allowed
 
 
 def not_finite(actions: np.ndarray) -> list[int]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sb3_ca2e.actors.exploration import Exploration
+from sb3_ca2e.actors.observations import allowed_actions
 from sb3_ca2e.envs.action_masks import ActionMasks
 from sb3_ca2e.envs.slot_monitor import SlotMonitor
 from sb3_ca2e.envs.vector_slots import VecEnvSlot
@@ -78,7 +79,7 @@ class Slot:
         """
         self.raw, info = self.env.reset(**asked)
         #: which actions the first observation allows; None without action masks
-        self.mask = self.action_masks.read(self.env, info)
+        self.mask = allowed_actions(self.action_masks, self.env, info)
 
     def reset(self, game_over: bool, retired: bool) -> None:
         """

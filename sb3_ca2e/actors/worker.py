@@ -16,7 +16,14 @@ from sb3_ca2e.actors.handover import Handover, Seconds
 from sb3_ca2e.actors.heartbeat import Phase
 from sb3_ca2e.actors.inference import TRACE_AFTER, Inference, as_tensors
 from sb3_ca2e.actors.local_buffer import LocalBuffer
-from sb3_ca2e.actors.observations import PRIOR_FAILURES, InvalidSteps, Observations, finite_reward, not_finite
+from sb3_ca2e.actors.observations import (
+    PRIOR_FAILURES,
+    InvalidSteps,
+    Observations,
+    allowed_actions,
+    finite_reward,
+    not_finite,
+)
 from sb3_ca2e.actors.orders import Call, calls_of, settings_of
 from sb3_ca2e.actors.port import Networks, Port
 from sb3_ca2e.actors.slot import Playing, Slot
@@ -243,7 +250,7 @@ class Worker:
             self._invalid_steps.accepted(position)
             slot.age += 1
             if masks is not None:  # nothing is bootstrapped from a terminal observation
-                masks[position] = terminated or slot.action_masks.read(slot.env, info)
+                masks[position] = terminated or allowed_actions(slot.action_masks, slot.env, info)
             made = t - self._local_buffer.n_refused[position]
             if terminated or truncated:
                 self._episode_end(made, position, info, bool(terminated), handover)
@@ -325,7 +332,7 @@ class Worker:
     def _episode_end(self, t: int, position: int, info: dict, terminated: bool, handover: Handover) -> None:
         slot = self.slots[position]
         if self._masks is None:
-            slot.action_masks.read(slot.env, info)  # refuses masks that appear late
+            allowed_actions(slot.action_masks, slot.env, info)  # refuses masks that appear late
         self._local_buffer.end_episode(position, terminated, slot.age)
         kept = {key: info[key] for key in ("episode", "is_success", *self.spec.info_keys) if key in info}
         handover.infos[t, position] = {**copy.deepcopy(kept), "TimeLimit.truncated": not terminated}

@@ -1,4 +1,4 @@
-"""Which actions an environment allows: where it says so, and what is accepted."""
+"""Which actions an environment allows: where it says so."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from sb3_ca2e.envs.builder_vec_env import ACTION_MASKS as METHOD
 from sb3_ca2e.envs.builder_vec_env import BuilderVecEnv
 from sb3_ca2e.envs.native.vec_env import NativeVecEnv
-from sb3_ca2e.errors import UnrecoverableError
 
 #: Entry of the infos of ``reset`` and ``step``, as in gymnasium's Taxi.
 INFO = "action_mask"
@@ -55,54 +54,6 @@ class ActionMasks:
 
     def __str__(self) -> str:
         return f"the environment's method {METHOD}()" if self.source == "method" else f"info[{INFO!r}]"
-
-    def read(self, env: Any, info: Any) -> np.ndarray | None:
-        """
-        Return which actions an environment allows now.
-
-        :param env: environment that has just been reset or stepped
-        :param info: the info that it returned
-        :return: ``(n_actions,)`` bool; None without action masks
-        :raises UnrecoverableError: if the environment gives no valid mask, or one where none was expected
-        """
-        in_info = isinstance(info, dict) and INFO in info
-        if self.source is None:
-            if in_info and self.n_actions:
-                raise UnrecoverableError(
-                    f"The environment returned info[{INFO!r}], but its first reset() did not, or has not been seen "
-                    "before actors started. For action masks, return it with each reset() and step(), and call "
-                    f"model.get_env().reset() before learn(); or give the environment a method {METHOD}(). To allow "
-                    "all actions, remove it from the infos in a wrapper."
-                )
-            return None
-        if self.source == "info":
-            if not in_info:
-                raise UnrecoverableError(
-                    f"The environment returned an info without {INFO!r}, which an earlier one had. Return it with each "
-                    "reset() and step(), except where the episode terminates."
-                )
-            return self._checked(info[INFO])
-        method = env.get_wrapper_attr(METHOD)
-        if not callable(method):
-            raise UnrecoverableError(
-                f"The environment's {METHOD} is {method!r}, but must be a method without arguments."
-            )
-        return self._checked(method())
-
-    def _checked(self, raw: Any) -> np.ndarray:
-        mask = np.asarray(raw)
-        allowed = mask.astype(np.bool_) if mask.dtype.kind in "biuf" else mask
-        if allowed.dtype != np.bool_ or mask.shape != (self.n_actions,) or (mask != allowed).any():
-            raise UnrecoverableError(
-                f"The action mask from {self} is {raw!r}, expected an array of {self.n_actions} booleans (or 0 and 1), "
-                "one for each action, True where it is allowed. Correct the environment."
-            )
-        if not allowed.any():
-            raise UnrecoverableError(
-                f"The action mask from {self} allows no action. Let the episode terminate where no action is left, or "
-                "allow one that does nothing."
-            )
-        return allowed
 
 
 def batch_of_masks(action_masks: Any, n_rows: int, n_actions: int) -> np.ndarray:

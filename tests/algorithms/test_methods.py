@@ -64,7 +64,7 @@ def test_a_loaded_memory_keeps_its_priorities_with_any_number_of_actors(make, n_
     assert leaves(memory) == leaves(saved)
     assert memory.max_priority == saved.max_priority
     before = memory.sample(50), saved.sample(50)
-    assert all(th.equal(a, b) for a, b in zip(*before, strict=True))
+    assert all(th.equal(a, b) for a, b in zip(*(batch.tensors() for batch in before), strict=True))
     other.learn(100)
     assert memory.size() == 300
     assert other._n_updates >= 24

@@ -36,7 +36,7 @@ def test_nothing_waits_for_the_device(n_stack):
         block = RecordedSlot(1, columns, np.random.default_rng(i)).block(200, 0)  # older segments are freed
         inside.storage(memory).commit(block, block.priorities)
     fused = FusedUpdates(memory, 16, lambda batch: (batch.weights, batch.weights.flatten().double()), [])
-    for got, like in zip(fused(2)[0], expected, strict=True):
+    for got, like in zip(fused(2)[0].tensors(), expected.tensors(), strict=True):
         assert (got.shape, got.dtype, got.device.type) == (like.shape, like.dtype, "meta")
 
 

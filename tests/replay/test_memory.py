@@ -230,7 +230,7 @@ def test_a_saved_memory_goes_on_as_before(copies):
     assert restored.size() == memory.size()
     assert restored.max_priority == memory.max_priority > 1
     for _ in range(3):
-        for expected, got in zip(memory.sample(50), restored.sample(50), strict=True):
+        for expected, got in zip(memory.sample(50).tensors(), restored.sample(50).tensors(), strict=True):
             assert th.equal(expected, got)
     # A copy shares nothing, and what it is given does not continue the old streams.
     restored.add_block(make_slot().block(10, 1000))

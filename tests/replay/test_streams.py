@@ -48,11 +48,6 @@ def make_memory(columns: dict[str, ObservationColumn], buffer_size, **kwargs) ->
     return PrioritizedReplayBuffer(buffer_size, space, spaces.Discrete(2**40), "cpu", **kwargs)
 
 
-def as_dict(field) -> dict[str, th.Tensor]:
-    """A field of samples, which is a dictionary for observations that are."""
-    return field if isinstance(field, dict) else {"": field}
-
-
 def stored_rows(memory: PrioritizedReplayBuffer) -> th.Tensor:
     return th.nonzero(inside.rows(memory).flags & int(TRANSITION)).squeeze(1)
 
@@ -112,9 +107,8 @@ class RecordedStreams(RuleBasedStateMachine):
         file.seek(0)
         before, self.memory = self.memory, read_memory(file)
         if before.size() > 0:
-            for ours, theirs in zip(self.memory.sample(5), before.sample(5), strict=True):
-                parts = zip(as_dict(ours).values(), as_dict(theirs).values(), strict=True)
-                assert all(th.equal(*pair) for pair in parts)
+            for ours, theirs in zip(self.memory.sample(5).tensors(), before.sample(5).tensors(), strict=True):
+                assert th.equal(ours, theirs)
 
     @precondition(lambda self: self.memory.size() > 0)
     @rule()
