@@ -14,6 +14,7 @@ from sb3_ca2e.replay.block import ACTION_MASK, OBSERVATION, Frames, ObservationC
 
 if TYPE_CHECKING:
     from sb3_ca2e.envs.recipe import EnvRecipe
+    from sb3_ca2e.priors.loaded import LoadedPrior
 
 #: Consecutive refused steps after which a slot is given up.
 MOST_IN_A_ROW = 10
@@ -317,3 +318,18 @@ def not_finite(actions: np.ndarray) -> list[int]:
         return []
     positions: list[int] = np.flatnonzero(~np.isfinite(actions).reshape(len(actions), -1).all(axis=1)).tolist()
     return positions
+
+
+def unsound_action(prior: "LoadedPrior | None") -> str:
+    """
+    Describe an action that is not finite.
+
+    :param prior: the prior agent that chose it; None for the learner's policy
+    :return: text for a message
+    """
+    if prior is not None:
+        return f"The prior agent {prior.name} chose an action that is not finite: use another one."
+    return (
+        "The learner's policy chose an action that is not finite. Lower the learning rates, or bound observations "
+        "and rewards."
+    )

@@ -10,7 +10,8 @@ import numpy as np
 import torch as th
 
 from sb3_ca2e.actors.actions import ActionScale
-from sb3_ca2e.actors.exploration import Explorer, samples_of
+from sb3_ca2e.actors.exploration import samples_of
+from sb3_ca2e.actors.explorer import Explorer
 from sb3_ca2e.actors.flat_parameters import FlatParameters
 from sb3_ca2e.actors.handover import Handover, Seconds
 from sb3_ca2e.actors.heartbeat import Phase
@@ -23,6 +24,7 @@ from sb3_ca2e.actors.observations import (
     allowed_actions,
     finite_reward,
     not_finite,
+    unsound_action,
 )
 from sb3_ca2e.actors.orders import Call, calls_of, settings_of
 from sb3_ca2e.actors.port import Networks, Port
@@ -109,8 +111,8 @@ class Worker:
         for slot in self.slots:
             if (samples := samples_of(slot.exploration)) is not None:
                 samples.begin(slot.env, int(slot.rng.integers(2**31)))
-        rngs, masks = [slot.rng for slot in self.slots], self.observations.action_masks
-        self._explorer = Explorer(spec.explorations, rngs, spec.block_size, masks)
+        rngs = [slot.rng for slot in self.slots]
+        self._explorer = Explorer(spec.explorations, rngs, spec.block_size, self.observations.action_masks)
         self.show_who_explores()
 
     def show_who_explores(self) -> None:
@@ -224,7 +226,7 @@ class Worker:
         actions = self._scale.unscaled(stored)
         unsound = self._let_priors_act(stored, actions)
         for position in not_finite(stored):
-            unsound[position] = self._unsound_action(self.slots[position])
+            unsound[position] = unsound_action(self.slots[position].prior)
             stored[position] = 0.0  # the environment gets the middle of its bounds; the step is refused
             actions[position] = self._scale.unscaled(stored[position : position + 1])[0]
         if self._together is not None:
@@ -272,14 +274,6 @@ class Worker:
                 else:
                     stored[position] = self._scale.scaled(actions[position])
         return failed
-
-    def _unsound_action(self, slot: Slot) -> str:
-        if slot.prior is not None:
-            return f"The prior agent {slot.prior.name} chose an action that is not finite: use another one."
-        return (
-            "The learner's policy chose an action that is not finite. Lower the learning rates, or bound observations "
-            "and rewards."
-        )
 
     def _refuse(self, position: int, info: dict, error: NotFiniteError, of_action: bool) -> None:
         """
@@ -372,8 +366,7 @@ class Worker:
         self._inference += time.perf_counter() - started
         rewards = blocks.rewards if self.normalizer is None else self.normalizer.rewards(blocks.rewards)
         blocks.write_priorities(rewards, q_taken.numpy(), values.numpy(), self.spec.n_steps, self.spec.gamma)
-        n_rows: list[int] = blocks.n_rows.tolist()
-        return n_rows
+        return list(map(int, blocks.n_rows))
 
     @th.inference_mode()
     def _act(self) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,8 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 
-from sb3_ca2e.actors.exploration import EpsilonGreedy, Explorer, epsilon_ladder, noise_ladder, per_slot
+from sb3_ca2e.actors.exploration import EpsilonGreedy, epsilon_ladder, noise_ladder, per_slot
+from sb3_ca2e.actors.explorer import Explorer
 
 BOX = spaces.Box(-2, 2, (3,), np.float32)
 
