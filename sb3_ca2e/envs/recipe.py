@@ -255,8 +255,8 @@ def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool 
         else:
             raise ValueError(
                 f"Actors can't rebuild the wrapper {type(wrapper).__name__}; they know VecFrameStack, "
-                "VecTransposeImage, VecNormalize, VecMonitor and VecCheckNan. Do the same in a gymnasium wrapper inside "
-                "each environment instead."
+                "VecTransposeImage, VecNormalize, VecMonitor and VecCheckNan. Do the same in a gymnasium wrapper "
+                "inside each environment instead."
             )
     normalization = Normalization.of(normalize, of_frames) if normalize is not None else None
     if normalization is not None and transposed & normalization.shapes.keys():
