@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all stress chaos bench bench-gpu figures check check-all lint format types docs clean
+.PHONY: help demo test test-all stress chaos bench bench-gpu fidelity figures check check-all lint format types docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ bench: $(VENV)/.installed ## speed beside the peers, half an hour on a quiet mac
 # With the user's own Python: one that has PyTorch with CUDA, and SB3 and ale-py, on a machine without a network
 bench-gpu: ## the same on a GPU, with PYTHON; QUICK=1 for shorter measurements
 	$(PYTHON) benchmarks/run.py --gpu $(if $(QUICK),--quick)
+
+fidelity: .venv-fidelity/.installed ## the same programs under SB3 and CA2E, an hour or more; resumable; FIDELITY_ARGS=--help
+	.venv-fidelity/bin/python benchmarks/fidelity.py $(FIDELITY_ARGS)
 
 figures: $(VENV)/.installed ## tables and figures of the docs and the README, from the committed results
 	$(BIN)/python benchmarks/readme.py
@@ -61,7 +64,7 @@ docs: $(DOCS)/.installed ## build the documentation; a warning is an error
 	@echo "docs/_build/html/index.html"
 
 clean: ## remove the environments and everything built
-	rm -rf $(VENV) .venv-docs build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-docs .venv-fidelity build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 # The environment: made anew when the lock changes, our own package again when pyproject.toml does
 $(VENV)/.locked: requirements.lock
@@ -77,4 +80,11 @@ $(VENV)/.installed: $(VENV)/.locked pyproject.toml
 .venv-docs/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv --clear .venv-docs
 	.venv-docs/bin/python -m pip install --disable-pip-version-check -c requirements.lock -e '.[docs]'
+	@touch $@
+
+# Environments that no one here wrote; they ask for other versions than the lock
+.venv-fidelity/.installed: benchmarks/fidelity-requirements.txt pyproject.toml
+	$(PYTHON) -m venv --clear .venv-fidelity
+	.venv-fidelity/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/fidelity-requirements.txt
+	.venv-fidelity/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
