@@ -22,9 +22,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from provenance import REPOSITORY, RESULTS, describe, provenance, write_results
-
 from differential.cases import MODES, Case, cases
+from provenance import REPOSITORY, RESULTS, describe, provenance, write_results
 
 RUNS = REPOSITORY / "runs" / "fidelity"
 #: Seconds after which a process counts as hanging.
@@ -71,7 +70,9 @@ def _compared(case: Case, folder: pathlib.Path, modes: list[str], patience: floa
     (told := folder / "verdicts.json").unlink(missing_ok=True)
     if modes and (failure := _run("theirs", case, folder, modes, patience)) is not None:
         return {mode: ("wrong", f"the comparing process {failure}") for mode in modes if not mode.startswith("--")}
-    return {mode: (verdict, reason) for mode, (verdict, reason) in json.loads(told.read_text()).items()} if modes else {}
+    return (
+        {mode: (verdict, reason) for mode, (verdict, reason) in json.loads(told.read_text()).items()} if modes else {}
+    )
 
 
 def _run(module: str, case: Case, folder: pathlib.Path, modes: list[str], patience: float) -> str | None:

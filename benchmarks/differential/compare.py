@@ -97,8 +97,8 @@ def same_action(one: Any, other: Any, box: spaces.Box | None) -> bool:
 
     :param one: an action
     :param other: an action
-    :param box: the action space, or None if actions are not scaled: they must be equal then. SB3 computes with bounds of
-        -1 and 1 too, which rounds, and we don't: actions may differ by a few units of the last place
+    :param box: the action space, or None if actions are not scaled: they must be equal then. SB3 also computes where
+        bounds are -1 and 1, which rounds, and we don't: actions may differ by a few units of the last place
     :return: whether they have the same type and value
     """
     if box is None:
@@ -157,7 +157,9 @@ def _episodes(tapes: list[list[Any]]) -> dict[str, list[float]]:
         else:
             returns[-1] += float(record["reward"])
     of = np.unique(np.linspace(0, len(firsts[0]) - 1, MOST_NUMBERS).astype(int))
-    return {"return": returns} | {f"number {i} of the first observation": [float(each[i]) for each in firsts] for i in of}
+    return {"return": returns} | {
+        f"number {i} of the first observation": [float(each[i]) for each in firsts] for i in of
+    }
 
 
 def _flat(observation: Any) -> np.ndarray:

@@ -7,7 +7,18 @@ from typing import Any
 
 import gymnasium as gym
 
-ATARI = ("Asterix", "BeamRider", "Boxing", "Breakout", "Enduro", "MsPacman", "Pong", "Qbert", "Seaquest", "SpaceInvaders")
+ATARI = (
+    "Asterix",
+    "BeamRider",
+    "Boxing",
+    "Breakout",
+    "Enduro",
+    "MsPacman",
+    "Pong",
+    "Qbert",
+    "Seaquest",
+    "SpaceInvaders",
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,9 @@ def _rendered(id: str, **kwargs: Any) -> Environment:
 
 #: What wrappers are tried on.
 BASES = {
-    **{name: Environment(name) for name in ("CartPole-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0")},
+    **{
+        name: Environment(name) for name in ("CartPole-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0")
+    },
     **{f"{name} timed": Environment(name, adapt=_timed) for name in ("CartPole-v1", "Pendulum-v1")},
     **{f"{name} rendered": _rendered(name) for name in ("CartPole-v1", "Pendulum-v1")},
     **{f"ALE/{name}-v5": _game(f"ALE/{name}-v5", frameskip=1) for name in ("Pong", "Breakout")},
@@ -127,8 +140,15 @@ def of_others() -> list[Environment]:
         *_package("shimmy", "dm_control/cartpole-swingup-v0", "dm_control/cheetah-run-v0", needs="dm_control"),
         *_package("mo_gymnasium", "deep-sea-treasure-v0", "mo-mountaincar-v0", adapt=_weighted),
         *_package("flappy_bird_gymnasium", "FlappyBird-v0"),
-        *_package("popgym", "popgym-RepeatPreviousEasy-v0", "popgym-CountRecallEasy-v0", "popgym-PositionOnlyCartPoleEasy-v0"),
-        *_package("differential.pettingzoo_agent", "differential/Pursuit-v0", "differential/KnightsArchersZombies-v0", needs="pettingzoo"),
+        *_package(
+            "popgym", "popgym-RepeatPreviousEasy-v0", "popgym-CountRecallEasy-v0", "popgym-PositionOnlyCartPoleEasy-v0"
+        ),
+        *_package(
+            "differential.pettingzoo_agent",
+            "differential/Pursuit-v0",
+            "differential/KnightsArchersZombies-v0",
+            needs="pettingzoo",
+        ),
         *_package("tetris_gymnasium.envs", "tetris_gymnasium/Tetris", adapt=_flat),
         *_package("gym_pusht", "gym_pusht/PushT-v0"),
         *_package("gym_anytrading", "stocks-v0"),

@@ -106,7 +106,9 @@ def unseeded(case: Case, mode: str, folder: pathlib.Path) -> dict[str, Any]:
     :param folder: where tapes are kept
     :return: of each ``learn``, what each slot saw
     """
-    return {"learns": learns(folder, lambda to: model_of(case, mode, environment(case, mode, to, prescribed=True), None))}
+    return {
+        "learns": learns(folder, lambda to: model_of(case, mode, environment(case, mode, to, prescribed=True), None))
+    }
 
 
 def learns(folder: pathlib.Path, model: Callable[[pathlib.Path], Any], **kwargs: Any) -> list[list[list[str]]]:

@@ -43,7 +43,7 @@ class OneAgent(gym.Env):
         """
         actions = {other: self._by_chance(other) for other in self.parallel.agents} | {self.agent: action}
         observations, rewards, ends, cuts, infos = self.parallel.step(actions)
-        return tuple(each[self.agent] for each in (observations, rewards, ends, cuts, infos))  # type: ignore[return-value]
+        return tuple(each[self.agent] for each in (observations, rewards, ends, cuts, infos))
 
     def _by_chance(self, agent: str) -> int:
         return int(self.np_random.integers(self.parallel.action_space(agent).n))
@@ -53,5 +53,9 @@ class OneAgent(gym.Env):
         self.parallel.close()
 
 
-gym.register("differential/Pursuit-v0", OneAgent, kwargs={"module": "pettingzoo.sisl.pursuit_v5", "max_cycles": 40})
-gym.register("differential/KnightsArchersZombies-v0", OneAgent, kwargs={"module": "pettingzoo.butterfly.knights_archers_zombies_v11"})
+ENTRY_POINT = "differential.pettingzoo_agent:OneAgent"
+for name, module in (
+    ("Pursuit", "pettingzoo.sisl.pursuit_v5"),
+    ("KnightsArchersZombies", "pettingzoo.butterfly.knights_archers_zombies_v11"),
+):
+    gym.register(f"differential/{name}-v0", ENTRY_POINT, kwargs={"module": module, "max_cycles": 40})

@@ -1,5 +1,5 @@
 """
-SB3's side of a case, and the comparison: ``python -m differential.theirs CASE FOLDER MODE ...`` in a process of its own.
+SB3's side of a case, and the comparison: ``python -m differential.theirs CASE FOLDER MODE ...``, a process of its own.
 
 The actions are those that our side took. A mode is ``equal`` if each slot saw what SB3's program sees with the same
 seed, byte for byte, and the memory holds what SB3's ``ReplayBuffer`` holds after it was shown the same.
@@ -65,7 +65,9 @@ def program(env: Any, seed: int | None, given: list[Any] | None) -> Any:
     return model
 
 
-def replay(case: Case, folder: pathlib.Path, ours: list[list[Any]], groups: list[list[int]], other: bool, short: bool) -> Any:
+def replay(
+    case: Case, folder: pathlib.Path, ours: list[list[Any]], groups: list[list[int]], other: bool, short: bool
+) -> Any:
     """
     Let SB3's programs take the actions of our slots.
 

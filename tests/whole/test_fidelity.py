@@ -1,14 +1,9 @@
 """The differential test: its parts, and some of its cases."""
 
-import pickle
 import subprocess
 import sys
 
-import gymnasium as gym
-import numpy as np
 import pytest
-from gymnasium import spaces
-from stable_baselines3.common import atari_wrappers, vec_env
 
 from tests import REPOSITORY
 
