@@ -214,6 +214,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="list the cases")
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS, help="folder for the table")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the processes of the case under way
     names = [name for name in cases() if options.only is None or re.search(options.only, name)]
     path = RUNS / "cases.jsonl"
     if options.list:
