@@ -27,25 +27,26 @@ from provenance import REPOSITORY, RESULTS, describe, provenance, write_results
 
 RUNS = REPOSITORY / "runs" / "fidelity"
 #: Seconds after which a process counts as hanging.
-PATIENCE = 900.0
+PATIENCE = 1800.0
 VERDICTS = ("equal", "alike", "refused", "not installed", "wrong")
 
 Verdicts = dict[str, tuple[str, str]]
 
 
-def tried(case: Case, patience: float = PATIENCE) -> Verdicts:
+def tried(case: Case, modes: Iterable[str] = tuple(MODES), patience: float = PATIENCE) -> Verdicts:
     """
     Try a case.
 
     :param case: the case
+    :param modes: ways to pass the environment
     :param patience: seconds after which a process counts as hanging
     :return: verdict and reason of each mode
     """
     if (missing := case.environment.missing) is not None:
-        return dict.fromkeys(MODES, ("not installed", missing))
+        return dict.fromkeys(modes, ("not installed", missing))
     folder = pathlib.Path(tempfile.mkdtemp(prefix="fidelity-"))
     try:
-        verdicts = _run_and_compare(case, folder, MODES, patience)
+        verdicts = _run_and_compare(case, folder, modes, patience)
         unequal = [mode for mode, (verdict, _) in verdicts.items() if verdict == "differs"]
         if unequal:
             verdicts |= _compared(case, folder, [*unequal, "--other"], patience)

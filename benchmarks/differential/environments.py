@@ -133,7 +133,7 @@ def of_others() -> list[Environment]:
     """
     return [
         *_package("minigrid", "MiniGrid-Empty-Random-6x6-v0", "MiniGrid-DoorKey-5x5-v0", adapt=_image_only),
-        *_package("minigrid", "BabyAI-GoToRedBallGrey-v0"),
+        *_package("minigrid", "BabyAI-GoToRedBallGrey-v0", adapt=_image_only),
         *_package("highway_env", "highway-fast-v0", "parking-v0"),
         *_package("gymnasium_robotics", "PointMaze_UMaze-v3", "AdroitHandDoor-v1"),
         *_package("panda_gym", "PandaReach-v3", "PandaPush-v3"),

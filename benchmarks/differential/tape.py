@@ -7,7 +7,7 @@ import pathlib
 import pickle
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +15,7 @@ import numpy as np
 DEPTH = 6
 
 # Not in the module of the recorder: what an environment's module holds travels with copies of the environment.
-_files: "weakref.WeakKeyDictionary[Any, BinaryIO]" = weakref.WeakKeyDictionary()
+_paths: "weakref.WeakKeyDictionary[Any, pathlib.Path]" = weakref.WeakKeyDictionary()
 _numbers = itertools.count()
 
 
@@ -27,11 +27,10 @@ def write(owner: Any, folder: str, record: dict[str, Any]) -> None:
     :param folder: where tapes are kept
     :param record: what to append
     """
-    if owner not in _files:
-        path = pathlib.Path(folder) / f"{os.getpid()}-{next(_numbers)}.tape"
-        _files[owner] = path.open("ab")
-    pickle.dump(record, _files[owner])
-    _files[owner].flush()  # an actor may be killed
+    if owner not in _paths:
+        _paths[owner] = pathlib.Path(folder) / f"{os.getpid()}-{next(_numbers)}.tape"
+    with _paths[owner].open("ab") as file:  # closed each time, as an actor may be killed
+        pickle.dump(record, file)
 
 
 def tapes(folder: pathlib.Path, since: Mapping[str, int] | None = None) -> list[list[dict[str, Any]]]:

@@ -175,6 +175,7 @@ SB3 = {
     "MaxAndSkipEnv": Wrapped(_atari("MaxAndSkipEnv"), GAMES),
     "NoopResetEnv": Wrapped(_atari("NoopResetEnv"), GAMES),
     "StickyActionEnv": Wrapped(_atari("StickyActionEnv", action_repeat_probability=0.25), GAMES),
+    "WarpFrame": Wrapped(_atari("WarpFrame"), IMAGES),
     "Monitor": Wrapped(_monitor),
     "TimeFeatureWrapper": Wrapped(_time_feature),
     "VecCheckNan": Wrapped(_vec("VecCheckNan", raise_exception=True), vec=True),
