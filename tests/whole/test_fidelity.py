@@ -202,7 +202,7 @@ def test_without_a_seed_what_is_equal_and_not_with_sb3_is_found():
 
     sb3 = [[["a"], ["b"]], [["c"], ["d"]], [["e"], ["f"]]]
     assert unseeded_difference(sb3, sb3) is None
-    equal_slots = [[[name], [name]] for name in "abc"]
+    equal_slots = [[[name, "x", "y"], [name, "x"]] for name in "abc"]  # one slot made fewer steps
     assert "the slots saw the same" in unseeded_difference(equal_slots, sb3)
     assert unseeded_difference(equal_slots, equal_slots) is None
     assert "two learn()s of a model" in unseeded_difference([sb3[0], sb3[0], sb3[2]], sb3)
