@@ -128,12 +128,13 @@ def cases() -> dict[str, Case]:
     return {case.name: case for case in made}
 
 
-def n_steps(space: gym.Space) -> int:
+def n_steps(case: Case, space: gym.Space) -> int:
     """
     Choose how long the program of a case is.
 
+    :param case: the case
     :param space: space of its observations
     :return: steps of each slot
     """
-    size = len(pickle.dumps(space.sample()))
-    return BLOCK * (2 if size > LARGE else 8)
+    large = len(pickle.dumps(space.sample())) > LARGE
+    return BLOCK * (2 if large or case.environment.slow else 8)

@@ -1,5 +1,6 @@
 """Comparisons of what two programs saw and stored."""
 
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,35 +12,60 @@ from differential.cases import BLOCK
 #: Numbers of a first observation whose distributions are compared.
 MOST_NUMBERS = 32
 
+#: Parts of a record, beside the entries of its info
+COMPARED = ("seed", "action_digest", "observation", "reward", "terminated", "truncated")
+
 #: Arrays of a memory
 SEEN, ENDS = ("observations", "next_observations", "rewards"), ("dones", "timeouts")
 
 
-def first_difference(ours: list[list[Any]], theirs: list[list[Any]]) -> str | None:
+def first_difference(
+    ours: list[list[Any]], theirs: list[list[Any]], ignored: Collection[str] = frozenset()
+) -> str | None:
     """
     Compare tapes, as far as both go.
 
     :param ours: tape of each slot
     :param theirs: tape of each slot
+    :param ignored: names of parts of records that may differ
     :return: where they first differ, or None
     """
     if len(ours) != len(theirs):
         return f"{len(ours)} tapes, SB3 has {len(theirs)}"
-    for slot, tapes in enumerate(zip(ours, theirs, strict=True)):
-        for step, (one, other) in enumerate(zip(*tapes, strict=False)):
-            for name in _names(one, other):
-                if tape.digest(one.get(name)) != tape.digest(other.get(name)):
-                    return f"slot {slot}, record {step}, {name}: {_shown(one, name)}; SB3: {_shown(other, name)}"
+    for slot, step, name, one, other in _differences(ours, theirs):
+        if name not in ignored:
+            return f"slot {slot}, record {step}, {name}: {_shown(one, name)}; SB3: {_shown(other, name)}"
     return None
 
 
-def _names(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    names = ["seed", "action_digest", "observation", "reward", "terminated", "truncated", "info"]
-    return [name for name in names if name in one or name in other]
+def differing(one: list[list[Any]], other: list[list[Any]]) -> set[str]:
+    """
+    Find out in what tapes differ.
+
+    :param one: tape of each slot
+    :param other: tape of each slot
+    :return: names of parts of records
+    """
+    return {name for _, _, name, _, _ in _differences(one, other)}
+
+
+def _differences(one: list[list[Any]], other: list[list[Any]]) -> Iterator[tuple[int, int, str, Any, Any]]:
+    for slot, tapes in enumerate(zip(one, other, strict=True)):
+        for step, records in enumerate(zip(*tapes, strict=False)):
+            mine, its = map(_parts, records)
+            for name in mine | its:
+                if mine.get(name) != its.get(name):
+                    yield slot, step, name, *records
+
+
+def _parts(record: dict[str, Any]) -> dict[str, str]:
+    parts = {name: tape.digest(record[name]) for name in COMPARED if name in record}
+    return parts | {f"info[{key!r}]": told for key, told in record["info"].items()}
 
 
 def _shown(record: dict[str, Any], name: str) -> str:
-    value = record["shown"] if name == "info" else record.get(name, "nothing")
+    infos = {f"info[{key!r}]": value for key, value in record["shown"].items()}
+    value = infos.get(name, record.get(name, "nothing"))
     return f"{type(value).__name__} {value!r}"[:300]
 
 

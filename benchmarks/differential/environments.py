@@ -31,6 +31,7 @@ class Environment:
     :param package: module that registers it, or None for gymnasium's own
     :param needs: module without which it can't be made
     :param adapt: wraps it so that one agent with one reward remains
+    :param slow: whether it makes few steps a second, and the program is shorter
     """
 
     id: str
@@ -38,6 +39,7 @@ class Environment:
     package: str | None = None
     needs: str | None = None
     adapt: Callable[[gym.Env], gym.Env] | None = None
+    slow: bool = False
 
     def make(self) -> gym.Env:
         """
@@ -121,8 +123,10 @@ def _image_only(env: gym.Env) -> gym.Env:
     return wrapped
 
 
-def _package(package: str, *ids: str, adapt: Any = None, needs: str | None = None, **kwargs: Any) -> list[Environment]:
-    return [Environment(id, kwargs, package, needs, adapt) for id in ids]
+def _package(
+    package: str, *ids: str, adapt: Any = None, needs: str | None = None, slow: bool = False
+) -> list[Environment]:
+    return [Environment(id, {}, package, needs, adapt, slow) for id in ids]
 
 
 def of_others() -> list[Environment]:
@@ -134,7 +138,7 @@ def of_others() -> list[Environment]:
     return [
         *_package("minigrid", "MiniGrid-Empty-Random-6x6-v0", "MiniGrid-DoorKey-5x5-v0", adapt=_image_only),
         *_package("minigrid", "BabyAI-GoToRedBallGrey-v0", adapt=_image_only),
-        *_package("highway_env", "highway-fast-v0", "parking-v0"),
+        *_package("highway_env", "highway-fast-v0", "parking-v0", slow=True),
         *_package("gymnasium_robotics", "PointMaze_UMaze-v3", "AdroitHandDoor-v1"),
         *_package("panda_gym", "PandaReach-v3", "PandaPush-v3"),
         *_package("shimmy", "dm_control/cartpole-swingup-v0", "dm_control/cheetah-run-v0", needs="dm_control"),

@@ -93,7 +93,7 @@ def seeded(case: Case, mode: str, folder: pathlib.Path) -> dict[str, Any]:
     :return: contents of the memory
     """
     model = model_of(case, mode, environment(case, mode, folder), SEED)
-    model.learn(n_steps(model.observation_space) * SLOTS)
+    model.learn(n_steps(case, model.observation_space) * SLOTS)
     return contents(model.replay_buffer)
 
 

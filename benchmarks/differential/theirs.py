@@ -22,7 +22,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from differential import tape
 from differential.cases import BLOCK, SEED, SLOTS, UNSEEDED, Case, Making, cases
-from differential.compare import first_difference, p_value, same_action, stored_difference, unseeded_difference
+from differential.compare import (
+    differing,
+    first_difference,
+    p_value,
+    same_action,
+    stored_difference,
+    unseeded_difference,
+)
 from differential.ours import contents, learns
 from differential.programs import arguments, told, vectorized
 from differential.recorder import Playback
@@ -163,20 +170,26 @@ def seeded_verdict(case: Case, mode: str, folder: pathlib.Path, held: dict[str, 
     return "differs", difference
 
 
-def repeats(folder: pathlib.Path, mode: str) -> bool:
+def repeated(folder: pathlib.Path, mode: str) -> tuple[str, str]:
     """
-    Tell whether SB3's two programs saw the same.
+    Judge a mode that differs from SB3's program, by what two runs of that program have in common.
 
     :param folder: the case's folder
-    :param mode: a mode that differs from them
-    :return: whether they did
+    :param mode: the mode
+    :return: verdict and its reason: ``equal`` but for entries of ``info`` in which the two differ, ``random`` if they
+        differ in more, or ``wrong``
     """
     one, other = ([], [])  # type: tuple[list[Any], list[Any]]
     for path in sorted((folder / f"{mode}-sb3").iterdir()):
         (other if path.name.endswith("-other") else one).extend(
             sorted(tape.tapes(path), key=lambda records: records[0]["seed"])
         )
-    return first_difference(one, other) is None
+    varying = differing(one, other)
+    if any(not name.startswith("info") for name in varying):
+        return "random", ", ".join(sorted(varying))
+    if (difference := first_difference(by_slot(folder / mode), one, varying)) is not None:
+        return "wrong", difference
+    return "equal", f"but for {', '.join(sorted(varying))}, which SB3 does not repeat"
 
 
 def unseeded_verdict(case: Case, mode: str, folder: pathlib.Path, seen: list[Any]) -> tuple[str, str]:
@@ -284,14 +297,14 @@ def judge(case: Case, folder: pathlib.Path, modes: Iterable[str], other: bool = 
     :param case: the case
     :param folder: where what came of them is kept
     :param modes: the modes
-    :param other: run SB3's program with other seeds for everything but the environments, and tell whether it repeats
-        itself: a difference is ``wrong`` or ``random`` then
+    :param other: run SB3's program with other seeds for everything but the environments too, and judge differences by
+        what it repeats
     :return: verdict and reason of each
     """
     verdicts = {mode: verdict(case, mode, folder, other) for mode in modes}
-    for mode, (found, reason) in verdicts.items():
+    for mode, (found, _) in verdicts.items():
         if other and found == "differs":
-            verdicts[mode] = ("wrong" if repeats(folder, mode) else "random", reason)
+            verdicts[mode] = repeated(folder, mode)
     (folder / "verdicts.json").write_text(json.dumps(verdicts))
     return verdicts
 

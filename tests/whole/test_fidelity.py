@@ -142,12 +142,15 @@ def records(rewards, ends=()):
     ],
 )
 def test_a_difference_in_type_or_value_is_found(name, value):
-    from differential.compare import first_difference
+    from differential.compare import differing, first_difference
 
     ours, theirs = ([records([5.0, 3.0, 1.0]), records([2.0])] for _ in range(2))
     assert first_difference(ours, theirs) is None
     theirs[0][2][name] = value
-    assert f"slot 0, record 2, {name}: " in first_difference(ours, theirs)
+    found = "info['a']" if name == "info" else name
+    assert f"slot 0, record 2, {found}: " in first_difference(ours, theirs)
+    assert differing(ours, theirs) == {found}
+    assert first_difference(ours, theirs, {found}) is None
 
 
 def test_negative_zero_and_nan_are_compared_by_their_bytes():
@@ -240,34 +243,45 @@ class Shifting(gym.Env):
     """Returns rewards that its class says, plus what no seed determines."""
 
     observation_space, action_space = spaces.Box(-9, 9, (1,)), spaces.Discrete(2)
-    reward, noise = 1.0, 0.0
+    reward, noise, of_info = 1.0, 0.0, 0.0
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         return self._observation(), {}
 
     def step(self, action):
-        reward = self.reward + self.noise * np.random.default_rng().random()
-        return self._observation(), reward, False, False, {}
+        number = np.random.default_rng().random()
+        return self._observation(), self.reward + self.noise * number, False, False, {"a": self.of_info * number}
 
     def _observation(self):
         return self.np_random.uniform(-1, 1, 1).astype(np.float32)
 
 
-@pytest.mark.parametrize(("reward", "noise", "found"), [(1.0, 0.0, "equal"), (2.0, 0.0, "wrong"), (1.0, 1.0, "random")])
-def test_another_program_is_wrong_and_one_that_never_repeats_is_random(tmp_path, monkeypatch, reward, noise, found):
+@pytest.mark.parametrize(
+    ("changed", "always", "first", "then"),
+    [
+        ({}, {}, "equal", "equal"),
+        ({"reward": 2.0}, {}, "differs", "wrong"),
+        ({}, {"noise": 1.0}, "differs", "random"),
+        ({}, {"of_info": 1.0}, "differs", "equal"),
+        ({"reward": 2.0}, {"of_info": 1.0}, "differs", "wrong"),
+    ],
+)
+def test_what_sb3_repeats_must_be_equal(tmp_path, monkeypatch, changed, always, first, then):
     from differential import cases, ours, theirs
     from differential.environments import Environment
 
     monkeypatch.setitem(gym.registry, "Shifting-v0", gym.envs.registration.EnvSpec("Shifting-v0", Shifting))
     case = cases.Case("environment", "shifting", Environment("Shifting-v0"))
     monkeypatch.setattr(cases, "cases", lambda: {case.name: case})
-    monkeypatch.setattr(Shifting, "noise", noise)
+    for name, value in always.items():
+        monkeypatch.setattr(Shifting, name, value)
     ours.run(case, tmp_path, ["sync"])
-    monkeypatch.setattr(Shifting, "reward", reward)  # SB3's program gets another one
-    assert theirs.judge(case, tmp_path, ["sync"])["sync"][0] == ("equal" if found == "equal" else "differs")
-    if found != "equal":
-        assert theirs.judge(case, tmp_path, ["sync"], other=True)["sync"][0] == found
+    for name, value in changed.items():  # SB3's program gets another one
+        monkeypatch.setattr(Shifting, name, value)
+    assert theirs.judge(case, tmp_path, ["sync"])["sync"][0] == first
+    if first == "differs":
+        assert theirs.judge(case, tmp_path, ["sync"], other=True)["sync"][0] == then
 
 
 @pytest.mark.parametrize(
