@@ -29,7 +29,6 @@ class ActionScale:
         self._box = space if isinstance(space, spaces.Box) else None
         if self._box is not None:
             self._low, self._span = self._box.low, self._box.high - self._box.low
-            self._is_scaled = bool((self._low == -1).all() and (self._box.high == 1).all())
 
     def unscaled(self, stored: np.ndarray) -> list[Any]:
         """
@@ -40,8 +39,6 @@ class ActionScale:
         """
         if self._box is None:
             return list(stored)
-        if self._is_scaled:
-            return list(stored.reshape(-1, *self._low.shape).copy())
         return list(self._low + 0.5 * (stored.reshape(-1, *self._low.shape) + 1.0) * self._span)
 
     def bounded(self, action: Any) -> Any:

@@ -29,6 +29,8 @@ def box(low: Any, high: Any, dtype: Any = np.float32) -> spaces.Box:
 
 BOXES = {
     "symmetric": box([-2.0], [2.0]),
+    "scaled": box([-1, -1], [1, 1]),
+    "scaled, float64": box([-1], [1], np.float64),
     "asymmetric": box([-1, 0.25, 3], [3, 0.5, 100]),
     "float64": box([-1e-3, -7.1], [1e3, -0.3], np.float64),
     "two axes": box([[-1, -2, -3], [0, 0, 0]], [[1, 2, 3], [5, 0.1, 7]]),
