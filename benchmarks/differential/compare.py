@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 
 from differential import tape
 from differential.cases import BLOCK
@@ -115,22 +114,6 @@ def _rows_difference(
                 at = next(i for i in range(len(one)) if one[i].tobytes() != other[i].tobytes())
                 return f"{name} {key or ''}, row {its[at]}: {one[at]!r}; SB3: {other[at]!r}"[:300]
     return None
-
-
-def same_action(one: Any, other: Any, box: spaces.Box | None) -> bool:
-    """
-    Compare an action that SB3 unscales with the one that the environment got.
-
-    :param one: an action
-    :param other: an action
-    :param box: the action space, or None if actions are not scaled: they must be equal then. SB3 also computes where
-        bounds are -1 and 1, which rounds, and we don't: actions may differ by a few units of the last place
-    :return: whether they have the same type and value
-    """
-    if box is None:
-        return tape.digest(one) == tape.digest(other)
-    alike = type(one) is type(other) and one.dtype == other.dtype and one.shape == other.shape
-    return alike and bool((np.abs(one - other) <= 4 * np.finfo(np.float32).eps * (box.high - box.low)).all())
 
 
 def unseeded_difference(ours: list[Any], theirs: list[Any]) -> str | None:

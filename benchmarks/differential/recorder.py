@@ -48,7 +48,7 @@ class Recorder(gym.Wrapper):
 
 
 def _parts(observation: Any, info: dict[str, Any]) -> dict[str, Any]:
-    kept = tape.without_times(info) if isinstance(info, dict) else info
+    kept = tape.own_part(info) if isinstance(info, dict) else info
     return {
         "observation": observation,
         "info": {str(key): tape.digest(value) for key, value in kept.items()},

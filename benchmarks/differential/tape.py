@@ -132,13 +132,15 @@ def digest(value: Any) -> str:
     return hashlib.blake2b(repr(canonical(value)).encode(), digest_size=16).hexdigest()
 
 
-def without_times(info: dict[str, Any]) -> dict[str, Any]:
+def own_part(info: dict[str, Any]) -> dict[str, Any]:
     """
-    Leave out what tells the time of the clock.
+    Leave out what is not the environment's own: times of the clock, and what SB3's ``DummyVecEnv`` writes into the
+    dictionaries of environments, some of which return the same one at each step.
 
     :param info: what an environment returned
-    :return: the same without the times of ``Monitor`` and ``RecordEpisodeStatistics``
+    :return: the same without the times of ``Monitor`` and ``RecordEpisodeStatistics``, and without SB3's entries
     """
-    if isinstance(episode := info.get("episode"), dict):
-        return {**info, "episode": {key: value for key, value in episode.items() if key != "t"}}
-    return info
+    kept = {key: value for key, value in info.items() if key not in ("TimeLimit.truncated", "terminal_observation")}
+    if isinstance(episode := kept.get("episode"), dict):
+        kept["episode"] = {key: value for key, value in episode.items() if key != "t"}
+    return kept

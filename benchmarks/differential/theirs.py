@@ -142,7 +142,7 @@ def stored_as_seen(case: Case, ours: list[list[Any]], held: dict[str, Any]) -> s
     asked = actions[:, 0] if box is None else model.policy.unscale_action(actions.reshape(-1, *box.shape))
     for slot, mine in enumerate(rows):
         for at, (row, step) in enumerate(zip(mine, tape.steps(ours[slot]), strict=False)):
-            if not same_action(asked[row], step["action"], box):
+            if tape.digest(asked[row]) != step["action_digest"]:
                 return f"slot {slot}, step {at}: the action {step['action']!r}, stored as {actions[row]!r}"
     return None
 

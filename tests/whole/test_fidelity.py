@@ -225,17 +225,6 @@ def test_two_samples_differ_only_if_their_distributions_do():
     assert what == "return, 200 episodes"
 
 
-def test_actions_may_differ_by_rounding_and_by_nothing_else():
-    from differential.compare import same_action
-
-    box, one = spaces.Box(-1, 1, (1,)), np.array([0.3], np.float32)
-    assert same_action(one, np.nextafter(one, np.float32(1)), box)
-    assert not same_action(one, one + np.float32(1e-5), box)
-    assert not same_action(one, one.astype(float), box)
-    assert same_action(np.int64(1), np.int64(1), None)
-    assert not same_action(np.int64(1), 1, None)
-
-
 # Wrong programs are found.
 
 
