@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all stress chaos bench bench-gpu fidelity figures check check-all lint format types docs clean
+.PHONY: help demo test test-all stress chaos sb3-tests bench bench-gpu fidelity figures check check-all lint format types docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ stress: $(VENV)/.installed ## the concurrent tests in random order on a busy mac
 
 chaos: $(VENV)/.installed ## everything that can go wrong, made to happen, for an hour or two; ROW=F8 for a part
 	$(BIN)/python -m tests.chaos $(addprefix --row ,$(ROW))
+
+sb3-tests: $(VENV)/.installed ## SB3's own tests of DQN and DDPG with our classes in their place, some ten minutes
+	$(BIN)/python benchmarks/sb3_tests.py
 
 bench: $(VENV)/.installed ## speed beside the peers, half an hour on a quiet machine; QUICK=1 for five minutes
 	$(BIN)/python benchmarks/run.py $(if $(QUICK),--quick)
