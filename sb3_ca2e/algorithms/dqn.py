@@ -249,7 +249,8 @@ class CA2EDQN(CA2EMixin, DQN):
         """Set the epsilons of all slots; as in SB3, changes of the arguments have no effect afterwards."""
         n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
         starts, ends = self.exploration_initial_eps, self.exploration_final_eps
-        self._ladder = epsilon_ladder(self.n_slots, n_actions, starts, ends, self.exploration_fraction)
+        fraction, space = self.exploration_fraction, self.action_space
+        self._ladder = epsilon_ladder(self.n_slots, n_actions, starts, ends, fraction, space)
 
     def _explores_by_ladder(self) -> bool:
         """Tell whether the user has left ``exploration_schedule`` alone; another one holds for all nature slots."""

@@ -26,7 +26,17 @@ if TYPE_CHECKING:
     from sb3_ca2e.learner.collector import Collector
 
 #: Attributes that are not saved.
-_OF_THIS_PROCESS = ("_changes", "_collector", "_due", "_interrupts", "_last_batch", "_learner", "_resumption")
+_OF_THIS_PROCESS = (
+    "_changes",
+    "_collector",
+    "_due",
+    "_interrupts",
+    "_ladder",
+    "_mean_epsilon",
+    "_last_batch",
+    "_learner",
+    "_resumption",
+)
 
 
 class Saving(OffPolicyAlgorithm):
