@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.envs.calls import Call, EnvCall, SetAttribute, for_env
@@ -27,6 +27,8 @@ class Settings:
     n_steps: int | None = None
     warmup: int | None = None
     raises_on_nan: bool | None = None
+
+    limited: ClassVar[bool] = False
 
     def __str__(self) -> str:
         return "a setting of the actors (exploration, action noise, gamma, n_steps or learning_starts)"

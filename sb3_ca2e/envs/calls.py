@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
@@ -48,6 +48,8 @@ class EnvCall:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     indices: tuple[int, ...]
+
+    limited: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return f"env_method({self.method!r}, ...)"
@@ -100,6 +102,8 @@ class SetAttribute:
     name: str
     value: Any
     indices: tuple[int, ...]
+
+    limited: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return f"set_attr({self.name!r}, ...)"

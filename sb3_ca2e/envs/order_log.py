@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 #: Most orders in a log, which actors that start later have to repeat.
 MOST_CALLS = 10_000
@@ -12,6 +12,9 @@ Pickled = TypeVar("Pickled")
 
 class Replacing(Protocol):
     """An order, as a log sees it."""
+
+    #: whether there may be many, so that a log limits their number
+    limited: ClassVar[bool]
 
     def replaces(self, older: Any) -> bool:
         """
@@ -76,7 +79,7 @@ class OrderLog(Generic[Pickled]):
         :raises ValueError: if it can't be pickled
         :raises RuntimeError: if there are too many
         """
-        if len(self.entries) - len(self._replaced(order)) >= MOST_CALLS:
+        if order.limited and len(self.entries) - len(self._replaced(order)) >= MOST_CALLS:
             raise RuntimeError(
                 f"{order} is one call too many: actors have {MOST_CALLS:,} to repeat whenever one is restarted. Set an "
                 "attribute with set_attr() instead of calling a method (a newer value replaces the older one), or call "

@@ -42,9 +42,10 @@ class World:
 
     def __init__(self, transport: str, env_fn=RecordingEnv, prior: PriorAgent | None = None):
         exploring = {"exploration_initial_eps": 1.0, "exploration_final_eps": 0.0, "exploration_fraction": 1.0}
-        envs = BuilderVecEnv([env_fn if env_fn is LevelsEnv else RecordingEnv] * 2)
+        other_fn = LevelsEnv if env_fn is LevelsEnv else RecordingEnv
+        envs = BuilderVecEnv([other_fn] * 2)
         self.model = CA2EDQN("MlpPolicy", envs, n_actors=2, policy_kwargs={"net_arch": [8]}, device="cpu", **exploring)
-        self.model.env.env_fns = [RecordingEnv, env_fn]
+        self.model.env.env_fns = [other_fn, env_fn]
         spec = make_spec(self.model, block_size=BLOCK, priors=[None, prior], update_interval=BLOCK)
         self.pool: ActorPool = TRANSPORTS[transport](replace(spec, supervision=Supervision(restarts=0, timeout=60.0)))
 
