@@ -26,7 +26,6 @@ from differential.compare import (
     differing,
     first_difference,
     p_value,
-    same_action,
     stored_difference,
     unseeded_difference,
 )

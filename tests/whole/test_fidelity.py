@@ -301,9 +301,3 @@ def test_a_crash_and_a_hang_are_wrong_and_the_other_modes_go_on(patience, what):
     verdicts = tried(Case("environment", "not in the table", Environment("CartPole-v1")), ["sync", "async"], patience)
     assert verdicts.keys() == {"sync", "async"}
     assert all(verdict == "wrong" and what in reason for verdict, reason in verdicts.values())
-
-
-def test_the_committed_table_has_no_wrong_case():
-    told = json.loads((BENCHMARKS / "results" / "fidelity.json").read_text(encoding="utf-8"))
-    wrong = [entry["name"] for entry in told["cases"] if any(each[0] == "wrong" for each in entry["verdicts"].values())]
-    assert wrong == []
