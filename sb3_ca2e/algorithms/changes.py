@@ -54,7 +54,7 @@ class Changes:
         :raises ValueError: if the memory stores other observations, or a setting can't be sent to actors
         """
         if self._model.replay_buffer is not self._collector.memory:
-            self._model.replay_buffer.check_layout(self._recipe.columns, self._recipe.normalizes_frames)
+            self._model.replay_buffer.check_layout(self._recipe.stored_columns, self._recipe.normalizes_frames)
             self._collector.use(self._model.replay_buffer)
         self._follow_networks()
         self._send_settings()

@@ -525,3 +525,17 @@ def test_transitions_without_masks_are_refused_beside_those_with_masks():
         model.replay_buffer.reset()
         model.learn(100)
         assert model.replay_buffer.masked == (other is ByMethod)
+
+
+def test_a_memory_that_a_callback_puts_in_stores_masks_too():
+    model = dqn(ByMethod(), execution="sync", n_actors=2, learning_starts=1000)
+    other = copy.deepcopy(model.replay_buffer)
+
+    def replace(found: dict, _: dict) -> bool:
+        found["self"].replay_buffer = other
+        return True
+
+    model.learn(200, replace)
+    batch = other.sample(50)
+    assert batch.action_masks is not None
+    assert np.array_equal(batch.action_masks.numpy(), batch.observations[:, :N].numpy().astype(bool))
