@@ -66,15 +66,16 @@ class Case:
             env = gym.wrappers.TimeLimit(env, SHORT)
         return Recorder(env, folder)
 
-    def wrap(self, venv: Any) -> Any:
+    def wrap(self, venv: Any, without: str = "") -> Any:
         """
         Wrap a vectorized environment.
 
         :param venv: the environment
+        :param without: name of a wrapper to leave out
         :return: with the wrappers of the case
         """
         for name in self.wrappers:
-            if ALL[name].vec:
+            if ALL[name].vec and name != without:
                 venv = ALL[name].make(venv)
         return venv
 

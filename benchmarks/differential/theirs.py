@@ -130,7 +130,9 @@ def stored_as_seen(case: Case, ours: list[list[Any]], held: dict[str, Any]) -> s
     for records in ours:
         env = Playback(records, made.observation_space, made.action_space)
         given = [np.stack([step["action"]]) for step in tape.steps(records)]
-        model = program(case.wrap(DummyVecEnv([lambda env=env: env])), None, given)  # type: ignore[misc]
+        # SB3 stores raw observations too, but normalizes the last one of an episode and back, which rounds and clips it
+        venv = case.wrap(DummyVecEnv([lambda env=env: env]), without="VecNormalize")  # type: ignore[misc]
+        model = program(venv, None, given)
         model.learn(len(given))
         buffers.append(contents(model.replay_buffer, len(tape.steps(records))))
     rows = stored_difference(held, buffers)
