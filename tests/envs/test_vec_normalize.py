@@ -508,7 +508,7 @@ def test_a_memory_of_other_stacks_is_refused_before_training_until_it_is_empty(t
     model.set_env(DummyVecEnv([lambda: Monitor(Wide())] * 2))
     message = (
         r"memory's 100 transitions hold stacks of 2 along axis 0, frames \(3,\) of float32, the environment returns "
-        r"frames \(6,\) of float32\. Stack frames as.*replay_buffer\.reset\(\)"
+        r"frames \(6,\) of float32\. Stack frames and mask actions as.*replay_buffer\.reset\(\)"
     )
     for each in (model, loaded):
         with pytest.raises(ValueError, match=message):
