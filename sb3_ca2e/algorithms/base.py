@@ -205,7 +205,6 @@ class CA2EMixin(Construction):
         assert self._collector is not None
         assert self._changes is not None
         callback.on_rollout_start()
-        self._changes.check()
         self._put_back()
         self._do_what_is_due()
         num_collected_steps = num_collected_episodes = 0

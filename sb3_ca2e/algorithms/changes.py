@@ -31,7 +31,7 @@ class Changes:
 
     def check(self) -> None:
         """
-        Refuse changes that nothing can follow; called before and after each round of callback steps.
+        Refuse changes that nothing can follow; called after each round of callback steps, and before blocks are collected.
 
         :raises RuntimeError: if an attribute was replaced that actors are made from
         :raises TypeError: if an attribute has the wrong type
@@ -49,10 +49,12 @@ class Changes:
         """
         Let collector and actors follow; called before blocks are collected.
 
-        :raises RuntimeError: if a network was replaced by one of another kind
-        :raises TypeError: if ``action_noise`` is no action noise
-        :raises ValueError: if the memory stores other observations, or a setting can't be sent to actors
+        :raises RuntimeError: if an attribute was replaced that actors are made from, or a network by one of another kind
+        :raises TypeError: if an attribute has the wrong type, or ``action_noise`` is no action noise
+        :raises ValueError: if the model can't learn with an attribute, the memory stores other observations, or a
+            setting can't be sent to actors
         """
+        self.check()
         if self._model.replay_buffer is not self._collector.memory:
             self._model.replay_buffer.check_layout(self._recipe.stored_columns, self._recipe.normalizes_frames)
             self._collector.use(self._model.replay_buffer)
