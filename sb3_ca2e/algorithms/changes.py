@@ -24,32 +24,38 @@ class Changes:
 
     def __init__(self, model: Construction, collector: Collector, recipe: EnvRecipe):
         self._model, self._collector, self._recipe = model, collector, recipe
-        self._fixed = [(name, getattr(model, name)) for name in _FIXED]
+        self._read = operator.attrgetter(*_FIXED, *model.checked)
+        self._accepted = self._read(model)
         self._networks = model.published_modules()
         self._parts, self._kinds = NetworkParts(self._networks.values()), kinds_of(self._networks)
         self._sent = model.actor_settings()
 
     def check(self) -> None:
         """
-        Refuse changes that nothing can follow; called after each round of callback steps, and before blocks are collected.
+        Refuse changes that nothing can follow; called after each round of callbacks, and before blocks are collected.
 
         :raises RuntimeError: if an attribute was replaced that actors are made from
         :raises TypeError: if an attribute has the wrong type
         :raises ValueError: if the model can't learn with an attribute
         """
-        for name, value in self._fixed:
-            if getattr(self._model, name) is not value:
+        values = self._read(self._model)
+        if all(map(operator.is_, values, self._accepted)):  # as after nearly every step
+            return
+        for name, value, accepted in zip(_FIXED, values, self._accepted, strict=False):
+            if value is not accepted:
                 raise RuntimeError(
                     f"{name} was replaced while learn() is running, but actors are made from the earlier one. Replace "
                     "it between two calls of learn(); an environment with set_env()."
                 )
         self._model.check_changes()
+        self._accepted = values
 
     def follow(self) -> None:
         """
         Let collector and actors follow; called before blocks are collected.
 
-        :raises RuntimeError: if an attribute was replaced that actors are made from, or a network by one of another kind
+        :raises RuntimeError: if an attribute was replaced that actors are made from, or a network by one of another
+            kind
         :raises TypeError: if an attribute has the wrong type, or ``action_noise`` is no action noise
         :raises ValueError: if the model can't learn with an attribute, the memory stores other observations, or a
             setting can't be sent to actors

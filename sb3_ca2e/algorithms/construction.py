@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import cloudpickle
 import torch as th
@@ -46,6 +46,9 @@ DEFAULT_ACTORS = 8
 
 class Construction(Hooks, Saving):
     """The part of :class:`~sb3_ca2e.algorithms.base.CA2EMixin` that comes before ``learn``."""
+
+    #: names of the attributes that :meth:`check_changes` reads
+    checked: ClassVar[tuple[str, ...]] = ("train_freq", "replay_buffer", "use_sde")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

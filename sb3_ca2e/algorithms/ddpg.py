@@ -45,6 +45,7 @@ class CA2EDDPG(CA2EMixin, DDPG):
     called_by_sb3: ClassVar[dict[str, tuple[str, ...]]] = {"actor": ("set_training_mode",), "critic": ("q1_forward",)}
     compilable = True
     update_settings = ("critic_l2", "tau")
+    checked = (*CA2EMixin.checked, "policy_delay", "target_noise_clip")
 
     def __init__(
         self,
