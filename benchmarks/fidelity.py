@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from differential.cases import MODES, Case, cases
-from provenance import REPOSITORY, RESULTS, describe, provenance, write_results
+from provenance import REPOSITORY, RESULTS, commit, describe, provenance, write_results
 
 RUNS = REPOSITORY / "runs" / "fidelity"
 #: Seconds after which a process counts as hanging.
@@ -118,6 +118,7 @@ def try_all(path: pathlib.Path, names: Iterable[str]) -> None:
             "name": name,
             "kind": case.kind,
             "package": case.environment.package or "gymnasium",
+            "commit": commit(),
             "seconds": round(time.perf_counter() - started, 1),
             "verdicts": verdicts,
         }
@@ -189,6 +190,7 @@ def report(path: pathlib.Path, folder: pathlib.Path) -> bool:
     """
     done = read(path)
     entries = [done[name] for name in cases() if name in done]
+    commits = collections.Counter(entry["commit"] for entry in entries)
     packages = {entry["package"] for entry in entries if entry["verdicts"]["sync"][0] != "not installed"}
     results = {"measured_on": provenance(), "seconds": sum(entry["seconds"] for entry in entries), "cases": entries}
     lines = [
@@ -196,6 +198,8 @@ def report(path: pathlib.Path, folder: pathlib.Path) -> bool:
         "",
         f"{len(entries)} of {len(cases())} cases, environments of {len(packages)} packages, "
         f"{results['seconds'] / 60:.0f} minutes. Goal: nothing is wrong.",
+        "",
+        f"Tried at {', '.join(f'{name} ({count})' for name, count in commits.items())}.",
         "",
         *table(entries),
         "",
