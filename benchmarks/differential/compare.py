@@ -76,13 +76,15 @@ def stored_difference(held: dict[str, Any], theirs: list[dict[str, Any]]) -> str
     :param theirs: contents of SB3's buffer for each slot,
     :return: rows of each slot, or what is stored and should not be
     """
+    # Slots may see the same for a while, as before a game begins; real numbers are scaled, and compared later.
+    names = (*SEEN, "actions") if held["actions"].dtype.kind == "i" else SEEN
     rows: list[list[int]] = [[] for _ in theirs]
     for start in range(0, len(held["rewards"]), BLOCK):
         block = np.arange(start, min(start + BLOCK, len(held["rewards"])))
         differences = []
         for slot, buffer in enumerate(theirs):
             after = np.arange(len(rows[slot]), len(rows[slot]) + len(block))
-            if (difference := _rows_difference(held, block, buffer, after, SEEN)) is None:
+            if (difference := _rows_difference(held, block, buffer, after, names)) is None:
                 rows[slot] += block.tolist()
                 break
             differences.append(f"slot {slot}: {difference}")
