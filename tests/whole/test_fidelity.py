@@ -168,7 +168,8 @@ def memory(rewards, order=None):
     rows = np.arange(len(rewards)) if order is None else np.array(order)
     both = {"a": observations[rows], "b": -observations[rows]}
     ends = {"rewards": rewards[rows], "dones": dones[rows], "timeouts": np.zeros_like(dones[rows])}
-    return {"observations": both, "next_observations": {"a": observations[rows] + 1}, **ends}
+    actions = np.zeros((len(rewards), 1), np.int64)
+    return {"observations": both, "next_observations": {"a": observations[rows] + 1}, "actions": actions, **ends}
 
 
 def test_rows_of_a_memory_are_found_in_any_order_of_blocks(monkeypatch):
@@ -179,7 +180,9 @@ def test_rows_of_a_memory_are_found_in_any_order_of_blocks(monkeypatch):
 
     def held():
         mine = [memory([1, 9, 3, 4]), memory([6, 7, 8, 9])]
-        whole = {name: np.concatenate([each[name] for each in mine]) for name in ("rewards", "dones", "timeouts")}
+        whole = {
+            name: np.concatenate([each[name] for each in mine]) for name in ("rewards", "dones", "timeouts", "actions")
+        }
         for name in ("observations", "next_observations"):
             whole[name] = {key: np.concatenate([each[name][key] for each in mine]) for key in mine[0][name]}
         order = [4, 5, 0, 1, 6, 7, 2, 3]
@@ -198,6 +201,20 @@ def test_rows_of_a_memory_are_found_in_any_order_of_blocks(monkeypatch):
     assert isinstance(compare.stored_difference(cut, slots), list)
     (wrong := held())["dones"][3] = 0
     assert "slot 0: dones" in compare.stored_difference(wrong, slots)
+
+
+def test_slots_that_saw_the_same_are_told_apart_by_their_actions():
+    from differential.compare import BLOCK, stored_difference
+
+    slots = [memory([0] * BLOCK), memory([0] * BLOCK)]
+    slots[0]["actions"][3] = 1
+    held = {
+        name: np.concatenate([slots[1][name], slots[0][name]]) for name in ("rewards", "dones", "timeouts", "actions")
+    }
+    for name in ("observations", "next_observations"):
+        held[name] = {key: np.concatenate([each[name][key] for each in slots]) for key in slots[0][name]}
+    first, second = list(range(BLOCK)), list(range(BLOCK, 2 * BLOCK))
+    assert stored_difference(held, slots) == [second, first]
 
 
 def test_without_a_seed_what_is_equal_and_not_with_sb3_is_found():
