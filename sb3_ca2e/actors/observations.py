@@ -270,10 +270,9 @@ def allowed_actions(masks: ActionMasks, env: Any, info: Any) -> np.ndarray | Non
     if masks.source is None:
         if in_info and masks.n_actions:
             raise UnrecoverableError(
-                f"The environment returned info[{INFO!r}], but its first reset() did not, or has not been seen before "
-                "actors started. For action masks, return it with each reset() and step(), and call "
-                f"model.get_env().reset() before learn(); or give the environment a method {METHOD}(). To allow all "
-                "actions, remove it from the infos in a wrapper."
+                f"The environment returned info[{INFO!r}], but its first reset() did not. For action masks, return it "
+                f"with each reset() and step(), or give the environment a method {METHOD}(). To allow all actions, "
+                "remove it from the infos in a wrapper."
             )
         return None
     if masks.source == "info":

@@ -17,7 +17,7 @@ from sb3_ca2e.algorithms.checks import as_list, check_learn, check_masks
 from sb3_ca2e.algorithms.construction import Construction
 from sb3_ca2e.algorithms.overrides import refuse_overrides
 from sb3_ca2e.envs.calls import overheard
-from sb3_ca2e.envs.model_env import asked_of_first_reset, not_reset, release
+from sb3_ca2e.envs.model_env import asked_of_first_reset, first_resets, not_reset, release
 from sb3_ca2e.envs.recipe import recipe_from
 from sb3_ca2e.learner.graphed_updates import launches
 from sb3_ca2e.learner.interrupts import DeferredSignals, Interrupts
@@ -137,7 +137,9 @@ class CA2EMixin(Construction):
         if self.execution == "async":
             # Before functions are pickled, whose classes may know of the environments that exist.
             release(self.env)
-        recipe = recipe_from(self.env, own=self._steps_own(self.env), here=self.execution == "sync")
+        own = self._steps_own(self.env)
+        begun = first_resets(self.env, asked) if own else ()
+        recipe = recipe_from(self.env, own=own, here=self.execution == "sync", begun=begun)
         self.replay_buffer.check_layout(recipe.stored_columns, recipe.normalizes_frames)
         check_masks(type(self), recipe.action_masks)
         if recipe.action_masks.source is not None and self.verbose >= 1 and self._n_learns == 0:

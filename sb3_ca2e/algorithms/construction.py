@@ -9,7 +9,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import check_for_correct_spaces
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_ca2e.algorithms.arguments import PARAMETERS, CA2EArguments, describe_constructor, names_taken
 from sb3_ca2e.algorithms.checks import (
@@ -227,7 +227,7 @@ class Construction(Hooks, Saving):
 
     def _steps_own(self, env: VecEnv) -> bool:
         """Tell whether slots step the user's own environments: in one process, with one slot for each."""
-        return self.execution == "sync" and self.n_slots == env.num_envs
+        return self.execution == "sync" and self.n_slots == env.num_envs and isinstance(env.unwrapped, DummyVecEnv)
 
     def set_env(self, env: Any, force_reset: bool = True) -> None:
         """

@@ -1,7 +1,7 @@
 """The model's own environment: creation, first reset, release."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -63,10 +63,24 @@ def asked_of_first_reset(env: VecEnv, n_slots: int) -> list[dict[str, Any]]:
     return asked
 
 
+def first_resets(env: VecEnv, asked: Sequence[dict[str, Any]]) -> tuple[Any, ...]:
+    """
+    Reset the user's own environments, which actors will step, as their ``DummyVecEnv`` does.
+
+    :param env: the model's environment, as SB3 wrapped it
+    :param asked: arguments of each one's ``reset``
+    :return: first observation and info of each
+    """
+    base: Any = env.unwrapped
+    begun = tuple(own.reset(**arguments) for own, arguments in zip(base.envs, asked, strict=True))
+    base.reset_infos = [info for _, info in begun]
+    return begun
+
+
 @contextlib.contextmanager
 def not_reset(env: VecEnv) -> Iterator[None]:
     """
-    Disable ``env.reset()`` while the context lasts: the actors reset the environments.
+    Disable ``env.reset()`` while the context lasts: :func:`first_resets` does it.
 
     :param env: the model's environment
     """

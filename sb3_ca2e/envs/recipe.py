@@ -61,6 +61,7 @@ class EnvRecipe:
     :param identity: identity of the environment
     :param native: whether a native vector environment steps all slots of a process at once
     :param own: the user's own environments, one for each slot, stepped in the user's process instead of copies
+    :param begun: what the reset of each of these returned, with which the slots begin
     :param patches: changes to the environments' classes, for processes that import the classes again
     :param process: settings of the user's process for actor processes, or None
     :param raises_on_nan: whether a ``VecCheckNan`` raises an exception
@@ -80,6 +81,7 @@ class EnvRecipe:
     identity: EnvIdentity = field(default_factory=EnvIdentity)
     native: bool = False
     own: tuple[gym.Env, ...] = ()
+    begun: tuple[Any, ...] = ()
     patches: tuple[bytes, ...] = ()
     process: ProcessState | None = None
     raises_on_nan: bool = False
@@ -164,7 +166,8 @@ class EnvRecipe:
             env: gym.Env = made
             return env
 
-        env = SlotMonitor(make, slot, prior, self.monitor_file, self.info_keywords, owned=not self.own)
+        begun = self.begun[slot] if self.begun else None
+        env = SlotMonitor(make, slot, prior, self.monitor_file, self.info_keywords, not self.own, begun)
         self._repeat_calls(env, slot)
         return env
 
@@ -210,14 +213,17 @@ def identity_from(env: VecEnv) -> EnvIdentity:
     return base.identity if isinstance(base, BuilderVecEnv) and base.makes_new else identity_of_vec(base)
 
 
-def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool = False) -> EnvRecipe:
+def recipe_from(
+    env: VecEnv, copies: bool = True, own: bool = False, here: bool = False, begun: tuple[Any, ...] = ()
+) -> EnvRecipe:
     """
     Build a recipe from the user's (vectorized) environment.
 
     :param env: the model's environment, as SB3 wrapped it
     :param copies: whether to make copies; otherwise the recipe only describes observations and actions
     :param here: whether the copies are for this process
-    :param own: step the user's environments themselves instead of copies, if they are in this process
+    :param own: step the user's environments themselves, which are in this process, instead of copies
+    :param begun: what :func:`~sb3_ca2e.envs.model_env.first_resets` returned for them
     :return: the recipe by which each slot builds its environment
     :raises ValueError: if actors can't rebuild a wrapper or an environment; the message names it and the remedy
     :raises NotImplementedError: if SB3 does not support the observation space
@@ -268,7 +274,6 @@ def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool 
     columns = {key: column(box, raw[key], n_stack, axes[key]) for key, box in _boxes(env.observation_space).items()}
     ranges = {key: limits for key, part in raw.items() if (limits := _range(part)) is not None}
     _check_exact(base)
-    own = own and isinstance(base, DummyVecEnv)
     if copies and not own and isinstance(base, DummyVecEnv) and not getattr(base, "released", False):
         for each in base.envs:
             _refuse_running_statistics(each)
@@ -288,6 +293,7 @@ def recipe_from(env: VecEnv, copies: bool = True, own: bool = False, here: bool 
         identity,
         native,
         tuple(base.envs) if own and isinstance(base, DummyVecEnv) else (),
+        begun,
         changed,
         ProcessState() if builders and not here else None,
         raises_on_nan,

@@ -148,6 +148,7 @@ class SlotMonitor(gym.Wrapper):
     :param info_keywords: entries of ``info`` to log, in addition to those of the environment's own ``Monitor``
     :param owned: True for a copy; False for the user's environment, which the user closes and whose ``Monitor`` keeps
         writing its own file
+    :param begun: result of a reset that the user's environment has had just before; None to reset it
     """
 
     def __init__(
@@ -158,6 +159,7 @@ class SlotMonitor(gym.Wrapper):
         filename: str | None = None,
         info_keywords: Keys = (),
         owned: bool = True,
+        begun: Any = None,
     ):
         with no_files():
             env = make()
@@ -166,7 +168,9 @@ class SlotMonitor(gym.Wrapper):
         if not isinstance(inner, Monitor):
             env = inner = Monitor(env)
         super().__init__(env)
-        self.owned, own = owned, None
+        if begun is not None:  # as the monitor's own reset does
+            inner.rewards, inner.needs_reset = [], False
+        self.owned, self._begun, own = owned, begun, None
         if owned:
             own = inner.results_writer.filename if isinstance(inner.results_writer, _Unwritten) else None
             inner.results_writer = None
@@ -206,7 +210,8 @@ class SlotMonitor(gym.Wrapper):
         :param kwargs: arguments for the environment
         :return: first observation and info
         """
-        return self.env.reset(**kwargs)
+        begun, self._begun = self._begun, None
+        return self.env.reset(**kwargs) if begun is None else begun
 
     def step(self, action: Any) -> Any:
         """

@@ -480,15 +480,26 @@ def test_masks_that_are_wrong_or_missing_are_refused(env, message, mode):
         learned(env(), **MODES[mode])
 
 
-def test_masks_of_infos_that_no_reset_has_shown_are_refused_with_the_way_out():
-    """Here actors step the user's own environment, which only they reset."""
-    model = dqn(ByInfo(), n_actors=1)
-    with pytest.raises(ActorError, match=r"call model.get_env\(\).reset\(\) before learn\(\)"):
-        model.learn(200)
-    model = dqn(ByInfo(), n_actors=1)
-    model.get_env().reset()
-    assert_masks_belong_to_observations(all_steps(model.learn(800)), gamma=0.99)
-    model = dqn(ByMethod(), n_actors=1)
+@pytest.mark.parametrize("env", [ByInfo, ByMethod])
+@pytest.mark.parametrize("monitored", [True, False])
+def test_masks_of_the_users_own_environment(env, monitored):
+    """Actors step it, and it is reset once, as with SB3."""
+    resets, ends = [], []
+
+    class Counting(env):
+        def reset(self, **kwargs):
+            resets.append(kwargs)
+            return super().reset(**kwargs)
+
+        def step(self, action):
+            result = super().step(action)
+            ends.extend([{}] * (result[2] or result[3]))
+            return result
+
+    own = Counting() if monitored else DummyVecEnv([Counting])
+    model = dqn(own, n_actors=1, seed=7)
+    model.learn(1)
+    assert resets == [{"seed": 7}, *ends]
     assert_masks_belong_to_observations(all_steps(model.learn(800)), gamma=0.99)
 
 
