@@ -28,6 +28,7 @@ from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_ca2e.envs.copies.generators import GENERATORS, ids_of_generators, renew
+from sb3_ca2e.envs.copies.handles import released_handle
 from sb3_ca2e.envs.copies.inspection import (
     CONTAINERS,
     PLAIN,
@@ -277,6 +278,7 @@ def _parts(ours: Any, theirs: Any) -> list[tuple[Step, Any, Any]]:
     if _chooses_what_is_pickled(type(ours)):
         with contextlib.suppress(Exception):  # otherwise compare everything
             own = {name: value for name, value in own.items() if name in ours.__getstate__()}
+    own.pop(released_handle(ours) or "", None)  # a copy that has made its own keeps it
     return items + [(("attribute", name), value, other.get(name, _Missing)) for name, value in own.items()]
 
 

@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 from sb3_ca2e.common import copying
 from sb3_ca2e.envs.copies import patches
 from sb3_ca2e.envs.copies.comparison import OF_A_MONITOR, OF_LIVES, Change, changes_between, random_numbers_kept
+from sb3_ca2e.envs.copies.handles import name_of, released_handle
 from sb3_ca2e.envs.copies.inspection import of_display
 from sb3_ca2e.envs.copies.modules import modules_in, refuse_lost_modules
 from sb3_ca2e.envs.identity import EnvIdentity, identity_of
@@ -93,6 +94,13 @@ def env_builder(env: gym.Env, here: bool) -> Builder:
     """
     try:
         builder = dumps((env, ()), here)
+    except _ReleasedError as error:
+        what = f"its {name} (a {error.kind})" if (name := name_of(error.owner, env)) else f"a {error.kind}"
+        raise ValueError(
+            f"Actors need copies of {env}, but {what} can't be copied: {error}, so that the end of a copy would "
+            f"break your environment. {_PASS_A_FUNCTION}, or give BuilderVecEnv from sb3_ca2e a list of such functions."
+            f"{_SYNC}"
+        ) from error
     except Exception as error:
         raise ValueError(
             f"Actors need copies of {env}, which can't be pickled ({type(error).__name__}: {error}). "
@@ -278,6 +286,19 @@ def register(pickled: tuple[bytes, ...]) -> None:
             gym.registry.setdefault(spec.id, spec)
 
 
+class _ReleasedError(ValueError):
+    """
+    The end of a copy of an object would release what belongs to the original.
+
+    :param owner: the object
+    :param handle: name of its attribute
+    """
+
+    def __init__(self, owner: Any, handle: str):
+        self.owner, self.kind = owner, type(owner).__name__
+        super().__init__(f"its __del__ releases what {self.kind}.{handle} stands for, which a copy would share")
+
+
 class _MakesAnew:
     """Makes anew what holds a running episode, an open file or a window."""
 
@@ -296,6 +317,8 @@ class _MakesAnew:
             return _made_by, (maker, type(obj), made_with._ezpickle_args, made_with._ezpickle_kwargs)
         if isinstance(obj, functools._lru_cache_wrapper) and obj.__module__ == "__main__":
             return _with_cache, (obj.__wrapped__, obj.cache_parameters())  # cloudpickle would pickle it by name
+        if _pickled_as_any(type(obj)) and (handle := released_handle(obj)) is not None:
+            raise _ReleasedError(obj, handle)
         rest: Any = super()
         return rest.reducer_override(obj)
 
