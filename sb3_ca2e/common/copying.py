@@ -107,6 +107,35 @@ def loads(pickled: bytes, kept: Sequence[Any]) -> Any:
     return _Unpickler(io.BytesIO(pickled), kept).load()
 
 
+class _UnpicklerOfOthers(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module == cloudpickle.cloudpickle.__name__:
+            if name in ("_make_skeleton_class", "_make_skeleton_enum"):
+                return _own_class
+            if name == "_class_setstate":
+                return _left_alone
+        return super().find_class(module, name)
+
+
+def _own_class(*made_of: Any) -> Any:
+    """Return the class of this process that was pickled by value."""
+    return cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID[made_of[-2]]
+
+
+def _left_alone(kind: type, state: Any) -> type:
+    return kind
+
+
+def loads_of_others(pickled: bytes) -> Any:
+    """
+    Load a pickle that this process has made for another one with cloudpickle.
+
+    :param pickled: the pickle
+    :return: what another process gets, but with the classes of this process, unchanged, where they are pickled by value
+    """
+    return _UnpicklerOfOthers(io.BytesIO(pickled)).load()
+
+
 def dumps(obj: Any) -> tuple[bytes, list[Any]]:
     """
     Pickle an object for this process.

@@ -205,7 +205,7 @@ def _differs(ours: Any, theirs: Any, within: frozenset[int] = frozenset()) -> bo
     if isinstance(ours, _NOT_COMPARED):
         return theirs is _Missing or _named(ours) != _named(theirs)
     if type(ours) is not type(theirs):
-        return not _opaque(ours)
+        return None if _made_anew(type(ours), type(theirs)) else not _opaque(ours)
     if isinstance(ours, type):  # not identical, though pickled by name or reused in this process
         return True
     if isinstance(ours, _FUNCTIONS):
@@ -224,6 +224,15 @@ def _differs(ours: Any, theirs: Any, within: frozenset[int] = frozenset()) -> bo
         return _hashed_otherwise(ours.keys(), theirs.keys()) if isinstance(ours, dict) else not _opaque(ours)
     # The items of a tuple can't be set.
     return True if isinstance(ours, tuple) and any(map(_differs, ours, theirs, repeat(within))) else None
+
+
+def _made_anew(kind: type, other: type) -> bool:
+    """
+    Whether a class comes from the same code as another: a function that makes a class makes a new one at each call.
+    Copies share the classes of the original, unless they made their own.
+    """
+    is_local = "<locals>" in kind.__qualname__
+    return is_local and (kind.__module__, kind.__qualname__) == (other.__module__, other.__qualname__)
 
 
 def _hashed_otherwise(ours: Any, theirs: Any) -> bool:

@@ -35,6 +35,19 @@ _NOT_SEARCHED = (*PLAIN, *_FUNCTIONS)
 Names = frozenset[str]
 
 
+class ReleasedError(ValueError):
+    """
+    The end of a copy of an object would release what belongs to the original.
+
+    :param owner: the object
+    :param handle: name of its attribute
+    """
+
+    def __init__(self, owner: Any, handle: str):
+        self.owner, self.kind = owner, type(owner).__name__
+        super().__init__(f"its __del__ releases what {self.kind}.{handle} stands for, which a copy would share")
+
+
 def released_handle(value: Any) -> str | None:
     """
     Find a handle that ``__del__`` passes to a function outside the object.

@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 from sb3_ca2e.common import copying
 from sb3_ca2e.envs.copies import patches
 from sb3_ca2e.envs.copies.comparison import OF_A_MONITOR, OF_LIVES, Change, changes_between, random_numbers_kept
-from sb3_ca2e.envs.copies.handles import name_of, released_handle
+from sb3_ca2e.envs.copies.handles import ReleasedError, name_of, released_handle
 from sb3_ca2e.envs.copies.inspection import of_display
 from sb3_ca2e.envs.copies.modules import modules_in, refuse_lost_modules
 from sb3_ca2e.envs.identity import EnvIdentity, identity_of
@@ -55,7 +55,10 @@ def loaded(builder: Builder) -> Any:
     :return: a copy of the environment, or of the function that makes it
     """
     kept = builder.kept
-    made, changes = cloudpickle.loads(builder.pickled) if kept is None else copying.loads(builder.pickled, kept)
+    return _changed(*(cloudpickle.loads(builder.pickled) if kept is None else copying.loads(builder.pickled, kept)))
+
+
+def _changed(made: Any, changes: Sequence[Change]) -> Any:
     for change in changes:
         change.make(made)
     return made
@@ -94,7 +97,7 @@ def env_builder(env: gym.Env, here: bool) -> Builder:
     """
     try:
         builder = dumps((env, ()), here)
-    except _ReleasedError as error:
+    except ReleasedError as error:
         what = f"its {name} (a {error.kind})" if (name := name_of(error.owner, env)) else f"a {error.kind}"
         raise ValueError(
             f"Actors need copies of {env}, but {what} can't be copied: {error}, so that the end of a copy would "
@@ -109,11 +112,26 @@ def env_builder(env: gym.Env, here: bool) -> Builder:
     if not here:
         refuse_lost_modules(modules_in(builder.pickled), f"{env}")
     changes = _lacking(env, [])
-    if not changes:
-        return builder
-    for change in _lacking(env, changes):
-        raise ValueError(_not_carried_over(env, change, "the copy has another value"))
-    return dumps((env, changes), here)
+    if changes:
+        for change in _lacking(env, changes):
+            raise ValueError(_not_carried_over(env, change, "the copy has another value"))
+        builder = dumps((env, changes), here)
+    if not here:  # classes and functions are pickled by value, and load otherwise than in this process
+        _try(env, builder)
+    return builder
+
+
+def _try(env: gym.Env, builder: Builder) -> None:
+    """
+    Load what actors will load.
+
+    :raises ValueError: if that fails
+    """
+    try:
+        with _temporary(env, lambda: _changed(*copying.loads_of_others(builder.pickled))):
+            pass
+    except Exception as error:
+        raise ValueError(_not_loaded(env, error)) from error
 
 
 def _lacking(env: gym.Env, given: list[Change]) -> list[Change]:
@@ -143,8 +161,15 @@ def _copied(env: gym.Env, changes: Sequence[Change], more: Sequence[Change] = ()
     """
     Make a temporary copy in this process, with required changes, and with those of the others that can be applied.
     """
+    with _temporary(env, lambda: _loaded(env, changes, more)) as copied:
+        yield copied
+
+
+@contextlib.contextmanager
+def _temporary(env: gym.Env, load: Callable[[], gym.Env]) -> Iterator[gym.Env]:
     with patches.classes_kept(patches.kinds_of([env])):
-        copied = _loaded(env, changes, more)
+        with no_files(), random_numbers_kept():
+            copied = load()
         try:
             yield copied
         finally:
@@ -155,20 +180,23 @@ def _copied(env: gym.Env, changes: Sequence[Change], more: Sequence[Change] = ()
 
 def _loaded(env: gym.Env, changes: Sequence[Change], more: Sequence[Change]) -> gym.Env:
     try:
-        with no_files(), random_numbers_kept():
-            try:
-                copied: gym.Env = loaded(dumps((env, [*changes, *more]), here=True))
-            except Exception:
-                if not more:
-                    raise
-                more = [each for each in more if _refused(env, each) is None]
-                copied = loaded(dumps((env, [*changes, *more]), here=True))
-            return copied
+        try:
+            copied: gym.Env = loaded(dumps((env, [*changes, *more]), here=True))
+        except Exception:
+            if not more:
+                raise
+            more = [each for each in more if _refused(env, each) is None]
+            copied = loaded(dumps((env, [*changes, *more]), here=True))
+        return copied
     except Exception as error:
-        raise _NotLoadedError(
-            f"Actors step copies of {env}, and its pickle can't be loaded again{_raised_in(error)}. "
-            f"{_WITHOUT_ATTRIBUTES if isinstance(error, RecursionError) else ''}{_PASS_A_FUNCTION}.{_SYNC}"
-        ) from error
+        raise _NotLoadedError(_not_loaded(env, error)) from error
+
+
+def _not_loaded(env: gym.Env, error: Exception) -> str:
+    return (
+        f"Actors step copies of {env}, and its pickle can't be loaded again{_raised_in(error)}. "
+        f"{_WITHOUT_ATTRIBUTES if isinstance(error, RecursionError) else ''}{_PASS_A_FUNCTION}.{_SYNC}"
+    )
 
 
 def _refused(env: gym.Env, change: Change) -> BaseException | None:
@@ -286,19 +314,6 @@ def register(pickled: tuple[bytes, ...]) -> None:
             gym.registry.setdefault(spec.id, spec)
 
 
-class _ReleasedError(ValueError):
-    """
-    The end of a copy of an object would release what belongs to the original.
-
-    :param owner: the object
-    :param handle: name of its attribute
-    """
-
-    def __init__(self, owner: Any, handle: str):
-        self.owner, self.kind = owner, type(owner).__name__
-        super().__init__(f"its __del__ releases what {self.kind}.{handle} stands for, which a copy would share")
-
-
 class _MakesAnew:
     """Makes anew what holds a running episode, an open file or a window."""
 
@@ -318,7 +333,7 @@ class _MakesAnew:
         if isinstance(obj, functools._lru_cache_wrapper) and obj.__module__ == "__main__":
             return _with_cache, (obj.__wrapped__, obj.cache_parameters())  # cloudpickle would pickle it by name
         if _pickled_as_any(type(obj)) and (handle := released_handle(obj)) is not None:
-            raise _ReleasedError(obj, handle)
+            raise ReleasedError(obj, handle)
         rest: Any = super()
         return rest.reducer_override(obj)
 

@@ -801,3 +801,102 @@ def test_a_change_between_two_calls_of_learn_counts():
     model.learn(60, reset_num_timesteps=False)
     loads = model.replay_buffer.sample(500).observations[:, 0]
     assert set(loads.tolist()) == {1.0, 8.0}
+
+
+def indexed(numbers):
+    """As dm_control names parts of arrays: the class of the result is made anew for each array."""
+
+    class Indexer:
+        def of(self, name):
+            return numbers["xy".index(name)]
+
+        def set(self, name, value):
+            numbers["xy".index(name)] = value
+
+    return Indexer()
+
+
+class Numbers:
+    def __init__(self):
+        self.held = np.zeros(2)
+
+
+class Physics:
+    """Pickles its numbers alone, and makes from them what else it holds, as dm_control's does."""
+
+    def __init__(self):
+        self.__setstate__(Numbers())
+
+    def __getstate__(self):
+        return self.numbers
+
+    def __setstate__(self, numbers):
+        self.numbers = numbers
+        self.named = (indexed(numbers.held), "named")
+
+
+class Indexed(Crane):
+    def __init__(self, load=1.0):
+        super().__init__(load)
+        self.physics = Physics()
+
+    def _observed(self):
+        return np.full(16, self.physics.numbers.held[0])
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.physics.named[0].set("x", self.np_random.random())
+        return self._observed(), {}
+
+
+def test_a_part_whose_class_is_made_with_it_is_the_copys_own():
+    env = Indexed()
+    before = env.physics.numbers.held.copy()
+    other = copied(env)
+    seen, _ = other.reset(seed=3)
+    np.testing.assert_array_equal(env.physics.numbers.held, before)
+    np.testing.assert_array_equal(seen, env.reset(seed=3)[0])
+
+
+class Forwards:
+    """Forwards to a part that it does not have yet while it is loaded."""
+
+    def __init__(self):
+        self.part = np.zeros(2)
+
+    def __getattr__(self, name):
+        return getattr(self.part, name)
+
+
+def test_what_actors_load_is_tried_at_construction():
+    """A class that is pickled by value brings its attributes along only to another process."""
+
+    class Local:
+        part = Forwards()
+
+    env = Crane()
+    env.further = Local()
+    for here in (True, False):
+        with (
+            contextlib.nullcontext()
+            if here
+            else pytest.raises(
+                ValueError,
+                match=r"pickle can't be loaded again \(RecursionError.*__getattr__ must raise AttributeError",
+            )
+        ):
+            recipe_from(DummyVecEnv([lambda: env]), here=here)
+
+
+def test_trying_leaves_classes_that_are_pickled_by_value_as_they_are():
+    class Local:
+        def itself(self):
+            return Local
+
+    env = Crane()
+    env.further = Local()
+    recipe_from(DummyVecEnv([lambda: env]), here=True)
+    before = vars(Local).copy()
+    recipe_from(DummyVecEnv([lambda: env]), here=False)
+    assert {name: id(value) for name, value in vars(Local).items()} == {name: id(each) for name, each in before.items()}
+    assert env.further.itself() is Local
