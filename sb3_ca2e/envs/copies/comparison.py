@@ -11,7 +11,6 @@ import enum
 import functools
 import pathlib
 import pickle
-import random
 import types
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -27,7 +26,7 @@ from gymnasium.utils import EzPickle
 from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.monitor import Monitor
 
-from sb3_ca2e.envs.copies.generators import GENERATORS, ids_of_generators, renew
+from sb3_ca2e.envs.copies.generators import GENERATORS, ids_of_generators, random_numbers_kept, renew
 from sb3_ca2e.envs.copies.handles import released_handle
 from sb3_ca2e.envs.copies.inspection import (
     CONTAINERS,
@@ -148,13 +147,20 @@ def _not_set_by_reset(
         return changes
     after = [_at(copied, change.path) for change in changes]
     kept = {each for each, (was, now) in enumerate(zip(before, after, strict=True)) if was(now)}
-    plain = {each: now for each, now in enumerate(after) if each not in kept and is_plain(changes[each].value)}
-    kept |= plain.keys() & lacking
+    plain = {each: now for each, now in enumerate(after) if is_plain(changes[each].value)}
+    changed = plain.keys() - kept
+    kept |= changed & lacking
     if plain:
         with contextlib.suppress(Exception), copy_with([changes[each] for each in plain]) as other:
+            other_values = {each: _still(_at(other, changes[each].path)) for each in plain}
             _reset(env, other)
+            depends = {each for each, now in plain.items() if not same(now, _at(other, changes[each].path))}
             # Keep values on whose former value reset depends, such as a count of episodes.
-            kept |= {each for each, now in plain.items() if not same(now, _at(other, changes[each].path))}
+            kept |= changed & depends
+            # What reset sets, whatever it was before, may have been the same before by chance.
+            for each in plain.keys() - changed - lacking - depends:
+                if not same(changes[each].value, plain[each]) and same(changes[each].value, other_values[each]):
+                    kept.discard(each)
     return [change for each, change in enumerate(changes) if each in kept]
 
 
@@ -384,15 +390,3 @@ def _next(value: Any, step: Step) -> Any:
     if name in held:
         return held[name]
     return getattr(value, name, _Missing) if is_mujoco(value) else _Missing
-
-
-@contextlib.contextmanager
-def random_numbers_kept() -> Iterator[None]:
-    """Restore the user's random generators at the end."""
-    states = random.getstate(), np.random.get_state(), th.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        th.set_rng_state(states[2])

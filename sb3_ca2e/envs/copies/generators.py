@@ -1,5 +1,6 @@
 """Random generators held by a copy of an environment: each copy draws its own numbers."""
 
+import contextlib
 import gc
 import random
 import types
@@ -175,3 +176,15 @@ def _has_one(owner: Any) -> bool:
 
 def _number(sequence: np.random.SeedSequence) -> int:
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextlib.contextmanager
+def random_numbers_kept() -> Iterator[None]:
+    """Restore the user's random generators at the end."""
+    states = random.getstate(), np.random.get_state(), th.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        th.set_rng_state(states[2])

@@ -23,7 +23,8 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from sb3_ca2e.common import copying
 from sb3_ca2e.envs.copies import patches
-from sb3_ca2e.envs.copies.comparison import OF_A_MONITOR, OF_LIVES, Change, changes_between, random_numbers_kept
+from sb3_ca2e.envs.copies.comparison import OF_A_MONITOR, OF_LIVES, Change, changes_between
+from sb3_ca2e.envs.copies.generators import random_numbers_kept
 from sb3_ca2e.envs.copies.handles import ReleasedError, name_of, released_handle
 from sb3_ca2e.envs.copies.inspection import of_display
 from sb3_ca2e.envs.copies.modules import modules_in, refuse_lost_modules
@@ -32,6 +33,10 @@ from sb3_ca2e.envs.slot_monitor import code_that_raised, file_of, no_files, with
 
 if "__mp_main__" in sys.modules:  # the user's script, in a process that multiprocessing has spawned
     cloudpickle.register_pickle_by_value(sys.modules["__mp_main__"])
+
+
+#: Most comparisons of a copy with the original.
+_ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -111,10 +116,17 @@ def env_builder(env: gym.Env, here: bool) -> Builder:
         ) from error
     if not here:
         refuse_lost_modules(modules_in(builder.pickled), f"{env}")
-    changes = _lacking(env, [])
+    changes: list[Change] = []
+    for left in reversed(range(_ROUNDS)):
+        more = _lacking(env, changes)
+        for change in more:
+            # What a constructor draws may have been the same by chance before.
+            if left == 0 or change.path in [each.path for each in changes]:
+                raise ValueError(_not_carried_over(env, change, "the copy has another value"))
+        if not more:
+            break
+        changes += more
     if changes:
-        for change in _lacking(env, changes):
-            raise ValueError(_not_carried_over(env, change, "the copy has another value"))
         builder = dumps((env, changes), here)
     if not here:  # classes and functions are pickled by value, and load otherwise than in this process
         _try(env, builder)
@@ -122,11 +134,7 @@ def env_builder(env: gym.Env, here: bool) -> Builder:
 
 
 def _try(env: gym.Env, builder: Builder) -> None:
-    """
-    Load what actors will load.
-
-    :raises ValueError: if that fails
-    """
+    """Load what actors will load, and refuse the environment if that fails."""
     try:
         with _temporary(env, lambda: _changed(*copying.loads_of_others(builder.pickled))):
             pass

@@ -5,6 +5,7 @@ import ctypes
 import dataclasses
 import datetime
 import functools
+import itertools
 import math
 import operator
 import random
@@ -900,3 +901,39 @@ def test_trying_leaves_classes_that_are_pickled_by_value_as_they_are():
     recipe_from(DummyVecEnv([lambda: env]), here=False)
     assert {name: id(value) for name, value in vars(Local).items()} == {name: id(each) for name, each in before.items()}
     assert env.further.itself() is Local
+
+
+class Dealt(Crane):
+    """What its constructor and ``reset`` draw has few values, so that they are often the same."""
+
+    def __init__(self, load=1.0):
+        super().__init__(load)
+        EzPickle.__init__(self, load)
+        self.cards = [types.SimpleNamespace(value=int(value)) for value in np.random.default_rng().integers(2, size=8)]
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed)
+        for card in self.cards:
+            card.value = int(self.np_random.integers(2))
+        return observation, info
+
+
+def test_what_reset_draws_is_no_reason_to_refuse_if_it_was_the_same_by_chance():
+    for _ in range(20):
+        env = Dealt()
+        env.bend[0] = 3.0
+        assert copied(env).get_wrapper_attr("bend")[0] == 3.0
+
+
+def test_what_a_constructor_draws_is_carried_over_though_it_was_the_same_by_chance():
+    drawn = itertools.chain([1.0, 1.0], itertools.repeat(2.0))  # the first copy's is the same
+
+    class Drawn(Crane):
+        def __init__(self, load=1.0):
+            super().__init__(load)
+            EzPickle.__init__(self, load)
+            self.settings.level = next(drawn)
+
+    env = Drawn()
+    env.bend[0] = 3.0
+    assert copied(env).get_wrapper_attr("settings").level == 1.0
