@@ -201,7 +201,7 @@ def unseeded_verdict(case: Case, mode: str, folder: pathlib.Path, seen: list[Any
     :param mode: the way of passing the environment
     :param folder: the case's folder
     :param seen: what our slots saw in each ``learn``
-    :return: verdict and its reason
+    :return: verdict and its reason; ``same`` if only SB3's differ in something, which may be by chance
     """
 
     def model(to: pathlib.Path) -> Any:
@@ -213,7 +213,9 @@ def unseeded_verdict(case: Case, mode: str, folder: pathlib.Path, seen: list[Any
         (to := folder / "sb3-unseeded").mkdir()
         path.write_bytes(pickle.dumps(learns(to, model)))
     difference = unseeded_difference(seen, pickle.loads(path.read_bytes()))
-    return ("wrong", difference) if difference else ("equal", "")
+    if difference is None:
+        return "equal", ""
+    return ("same" if difference.endswith("saw the same") else "wrong"), difference
 
 
 def distribution_verdict(case: Case, mode: str, folder: pathlib.Path) -> tuple[str, str]:

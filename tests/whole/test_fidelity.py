@@ -229,6 +229,25 @@ def test_without_a_seed_what_is_equal_and_not_with_sb3_is_found():
     assert "two models" in unseeded_difference([sb3[0], sb3[1], sb3[0]], sb3)
 
 
+@pytest.mark.parametrize(
+    ("found", "verdict", "n_runs"),
+    [(["same", "equal"], "equal", 2), (["same", "same", "wrong"], "wrong", 3), (["same"] * 9, "wrong", 4)],
+)
+def test_what_is_equal_without_a_seed_is_wrong_only_if_it_is_so_each_time(found, verdict, n_runs, monkeypatch):
+    import fidelity
+    from differential.cases import cases
+
+    folders = []
+
+    def run(case, folder, modes, patience):
+        folders.append(folder)
+        return {mode: (found[len(folders) - 1], "two learn()s of a model saw the same") for mode in modes}
+
+    monkeypatch.setattr(fidelity, "_run_and_compare", run)
+    assert fidelity.tried(cases()["CartPole-v1"], ["sync-unseeded"])["sync-unseeded"][0] == verdict
+    assert len(set(folders)) == n_runs  # each run has a folder of its own
+
+
 def test_two_samples_differ_only_if_their_distributions_do():
     from differential.compare import p_value
 
