@@ -128,8 +128,8 @@ def env_builder(env: gym.Env, here: bool) -> Builder:
         changes += more
     if changes:
         builder = dumps((env, changes), here)
-    if not here:  # classes and functions are pickled by value, and load otherwise than in this process
-        _try(env, builder)
+    if not here and cloudpickle.cloudpickle.__name__.encode() in builder.pickled:
+        _try(env, builder)  # what is pickled by value loads otherwise than in this process
     return builder
 
 
