@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sb3_ca2e.envs.action_masks import INFO, METHOD, ActionMasks
+from sb3_ca2e.envs.action_masks import INFO, METHOD, ActionMasks, booleans
 from sb3_ca2e.errors import NotFiniteError, UnrecoverableError
 from sb3_ca2e.replay.block import ACTION_MASK, OBSERVATION, Frames, ObservationColumn
 
@@ -291,8 +291,8 @@ def allowed_actions(masks: ActionMasks, env: Any, info: Any) -> np.ndarray | Non
 def _valid_mask(masks: ActionMasks, raw: Any) -> np.ndarray:
     """Convert a mask to booleans; refuse any that does not say which actions are allowed, or allows none."""
     mask = np.asarray(raw)
-    allowed = mask.astype(np.bool_) if mask.dtype.kind in "biuf" else mask
-    if allowed.dtype != np.bool_ or mask.shape != (masks.n_actions,) or (mask != allowed).any():
+    allowed = booleans(mask) if mask.shape == (masks.n_actions,) else None
+    if allowed is None:
         raise UnrecoverableError(
             f"The action mask from {masks} is {raw!r}, expected an array of {masks.n_actions} booleans (or 0 and 1), "
             "one for each action, True where it is allowed. Correct the environment."

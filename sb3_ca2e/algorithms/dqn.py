@@ -126,10 +126,10 @@ class CA2EDQN(CA2EMixin, DQN):
         :param state: unused, as is ``episode_start``
         :param episode_start: unused
         :param deterministic: whether to act greedily instead of epsilon-greedily
-        :param action_masks: ``(n_actions,)`` or ``(batch, n_actions)``, which actions are allowed, as in SB3-Contrib's
-            ``MaskablePPO``; None for all, also if the model has learned with masks
+        :param action_masks: ``(n_actions,)`` or ``(batch, n_actions)`` booleans, or 0 and 1, which actions are
+            allowed, as in SB3-Contrib's ``MaskablePPO``; None for all, also if the model has learned with masks
         :return: actions, and ``state``
-        :raises ValueError: if the masks have another shape, or allow no action
+        :raises ValueError: if the masks have another shape or other values, or allow no action
         """
         if action_masks is None:
             return super().predict(observation, state, episode_start, deterministic)

@@ -56,6 +56,17 @@ class ActionMasks:
         return f"the environment's method {METHOD}()" if self.source == "method" else f"info[{INFO!r}]"
 
 
+def booleans(masks: np.ndarray) -> np.ndarray | None:
+    """
+    Convert action masks to booleans, but no logits or counts, whose truth values may mean the opposite.
+
+    :param masks: booleans, or 0 and 1
+    :return: bool, of the same shape; None if there are other values
+    """
+    allowed = masks.astype(np.bool_) if masks.dtype.kind in "biuf" else masks
+    return allowed if allowed.dtype == np.bool_ and (masks == allowed).all() else None
+
+
 def batch_of_masks(action_masks: Any, n_rows: int, n_actions: int) -> np.ndarray:
     """
     Check action masks that a user passes with observations.
@@ -64,15 +75,20 @@ def batch_of_masks(action_masks: Any, n_rows: int, n_actions: int) -> np.ndarray
     :param n_rows: number of observations
     :param n_actions: number of actions
     :return: ``(n_rows, n_actions)`` bool
-    :raises ValueError: if there are more or fewer, or a row allows no action
+    :raises ValueError: if there are more or fewer, or other values, or a row allows no action
     """
-    masks = np.asarray(action_masks)
-    if masks.size != n_rows * n_actions or masks.shape[-1:] != (n_actions,):
+    given = np.asarray(action_masks)
+    if given.size != n_rows * n_actions or given.shape[-1:] != (n_actions,):
         raise ValueError(
-            f"action_masks has the shape {masks.shape}, expected {(n_rows, n_actions)}: one boolean for each of "
+            f"action_masks has the shape {given.shape}, expected {(n_rows, n_actions)}: one boolean for each of "
             f"{n_actions} actions with each of {n_rows} observations."
         )
-    masks = masks.reshape(n_rows, n_actions).astype(np.bool_)
+    masks = booleans(given.reshape(n_rows, n_actions))
+    if masks is None:
+        raise ValueError(
+            f"action_masks is {action_masks!r}, expected booleans (or 0 and 1), one for each action, True where it is "
+            "allowed. Convert logits of 0 and -inf, for example, with np.isfinite()."
+        )
     if not masks.any(axis=1).all():
         raise ValueError("action_masks allows no action for an observation: mark at least one in each row.")
     return masks

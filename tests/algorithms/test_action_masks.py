@@ -356,6 +356,31 @@ def test_predict_refuses_masks_that_do_not_fit():
         model.predict(observations, action_masks=np.eye(3, N) * [[1], [1], [0]])
 
 
+@pytest.mark.parametrize(
+    "masks",
+    [
+        np.where(np.eye(N, dtype=bool), 0.0, -np.inf),  # to add to values, as for a softmax
+        np.where(np.eye(N, dtype=bool), 1.0, np.nan),
+        np.eye(N) / 2,
+        np.eye(N, dtype=int) * 2,
+        np.where(np.eye(N, dtype=bool), "yes", ""),
+        np.eye(N).astype(object),
+    ],
+    ids=["logits", "nan", "shares", "counts", "words", "objects"],
+)
+def test_predict_refuses_masks_that_are_not_booleans(masks):
+    model = dqn(ByMethod())
+    observations = np.zeros((N, N + 2), np.float32)
+    expected = r"expected booleans \(or 0 and 1\), one for each action, True where it is allowed"
+    with pytest.raises(ValueError, match=expected):
+        model.predict(observations, action_masks=masks, deterministic=True)
+    with pytest.raises(ValueError, match=expected):
+        model.predict(observations[0], action_masks=masks[0], deterministic=True)
+    for same in (np.eye(N), np.eye(N, dtype=bool).tolist(), th.eye(N, dtype=th.bool)):
+        actions, _ = model.predict(observations, action_masks=same, deterministic=True)
+        np.testing.assert_array_equal(actions, np.arange(N))
+
+
 def test_evaluation_of_sb3_contrib_plays_with_masks(tmp_path):
     maskable = pytest.importorskip("sb3_contrib.common.maskable.evaluation")
     callbacks = pytest.importorskip("sb3_contrib.common.maskable.callbacks")
