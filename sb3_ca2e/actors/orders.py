@@ -2,16 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.envs.calls import Call, EnvCall, SetAttribute, for_env
+from sb3_ca2e.envs.order_log import LoggedOrder
 
 __all__ = ["Call", "EnvCall", "Numbered", "Order", "SetAttribute", "Settings", "calls_of", "settings_of"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(LoggedOrder):
     """
     What workers use from their next block on; None leaves a setting as it is.
 
@@ -43,29 +44,9 @@ class Settings:
         return {name: value for name, value in values.items() if value is not None}
 
     def replaces(self, older: Any) -> bool:
-        """
-        Tell whether an older order need not be carried out.
-
-        :param older: an order
-        :return: True if it sets nothing else
-        """
         return isinstance(older, Settings) and older.given().keys() <= self.given().keys()
 
-    def depends_on(self, older: Any) -> bool:
-        """
-        Tell whether these settings replace nothing that is as old as another order.
-
-        :param older: an order
-        :return: False
-        """
-        return False
-
-    def without_values(self) -> "Settings":
-        """
-        Return what a log compares.
-
-        :return: the settings, whose explorations may be large
-        """
+    def without_values(self) -> Self:  # explorations may be large
         return replace(self, explorations=None if self.explorations is None else ())
 
 

@@ -3,10 +3,12 @@
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol, Self
 
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
+
+from sb3_ca2e.envs.order_log import LoggedOrder
 
 #: Methods that change nothing, and are called often: copies of an environment need not repeat them.
 _ONLY_LOOK = {"render", "action_masks", "get_wrapper_attr", "has_wrapper_attr"}
@@ -34,7 +36,7 @@ class Callee(Protocol):
 
 
 @dataclass(frozen=True)
-class EnvCall:
+class EnvCall(LoggedOrder):
     """
     A call of ``VecEnv.env_method``.
 
@@ -49,8 +51,6 @@ class EnvCall:
     kwargs: Mapping[str, Any]
     indices: tuple[int, ...]
 
-    limited: ClassVar[bool] = True
-
     def __str__(self) -> str:
         return f"env_method({self.method!r}, ...)"
 
@@ -62,35 +62,15 @@ class EnvCall:
         """
         env.env_method(self.method, self.args, self.kwargs)
 
-    def replaces(self, older: Any) -> bool:
-        """
-        Tell whether an older order need not be carried out; a method may read what earlier ones have done.
-
-        :param older: an order
-        :return: False
-        """
-        return False
-
     def depends_on(self, older: Any) -> bool:
-        """
-        Tell whether this order replaces nothing that is as old as another one.
+        return True  # a method may read what earlier calls have done
 
-        :param older: an order
-        :return: True
-        """
-        return True
-
-    def without_values(self) -> "EnvCall":
-        """
-        Return what a log compares.
-
-        :return: the call without its arguments
-        """
+    def without_values(self) -> Self:
         return replace(self, args=(), kwargs={})
 
 
 @dataclass(frozen=True)
-class SetAttribute:
+class SetAttribute(LoggedOrder):
     """
     A call of ``VecEnv.set_attr``.
 
@@ -102,8 +82,6 @@ class SetAttribute:
     name: str
     value: Any
     indices: tuple[int, ...]
-
-    limited: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return f"set_attr({self.name!r}, ...)"
@@ -117,29 +95,12 @@ class SetAttribute:
         env.set_attr(self.name, self.value)
 
     def replaces(self, older: Any) -> bool:
-        """
-        Tell whether an older order need not be carried out.
-
-        :param older: an order
-        :return: True if it sets the same attribute of no other environments
-        """
         return isinstance(older, SetAttribute) and older.name == self.name and set(older.indices) <= set(self.indices)
 
     def depends_on(self, older: Any) -> bool:
-        """
-        Tell whether this order replaces nothing that is as old as another one.
+        return isinstance(older, EnvCall)  # which may have read the earlier value
 
-        :param older: an order
-        :return: True for a method, which may have read the earlier value
-        """
-        return isinstance(older, EnvCall)
-
-    def without_values(self) -> "SetAttribute":
-        """
-        Return what a log compares.
-
-        :return: the call without the attribute's value
-        """
+    def without_values(self) -> Self:
         return replace(self, value=None)
 
 

@@ -1,8 +1,9 @@
 """A log of orders to environments and actors, from which those that start later catch up."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 #: Most orders in a log, which actors that start later have to repeat.
 MOST_CALLS = 10_000
@@ -10,11 +11,11 @@ MOST_CALLS = 10_000
 Pickled = TypeVar("Pickled")
 
 
-class Replacing(Protocol):
+class LoggedOrder(ABC):
     """An order, as a log sees it."""
 
     #: whether there may be many, so that a log limits their number
-    limited: ClassVar[bool]
+    limited: ClassVar[bool] = True
 
     def replaces(self, older: Any) -> bool:
         """
@@ -23,6 +24,7 @@ class Replacing(Protocol):
         :param older: an order
         :return: whether this one makes up for it
         """
+        return False
 
     def depends_on(self, older: Any) -> bool:
         """
@@ -31,8 +33,10 @@ class Replacing(Protocol):
         :param older: an order
         :return: whether to look no further
         """
+        return False
 
-    def without_values(self) -> "Replacing":
+    @abstractmethod
+    def without_values(self) -> Self:
         """
         Return what a log compares.
 
@@ -51,7 +55,7 @@ class Entry(Generic[Pickled]):
     """
 
     number: int
-    order: Replacing
+    order: LoggedOrder
     pickled: Pickled
 
 
@@ -70,7 +74,7 @@ class OrderLog(Generic[Pickled]):
         self.newest = 0
         self.entries: list[Entry[Pickled]] = []
 
-    def prepare(self, order: Replacing) -> Callable[[], Entry[Pickled]]:
+    def prepare(self, order: LoggedOrder) -> Callable[[], Entry[Pickled]]:
         """
         Check and pickle an order.
 
@@ -94,14 +98,14 @@ class OrderLog(Generic[Pickled]):
             ) from error
         return lambda: self._add(order.without_values(), pickled)
 
-    def _add(self, order: Replacing, pickled: Pickled) -> Entry[Pickled]:
+    def _add(self, order: LoggedOrder, pickled: Pickled) -> Entry[Pickled]:
         for position in self._replaced(order):
             del self.entries[position]
         self.newest += 1
         self.entries.append(Entry(self.newest, order, pickled))
         return self.entries[-1]
 
-    def _replaced(self, order: Replacing) -> list[int]:
+    def _replaced(self, order: LoggedOrder) -> list[int]:
         """Return the positions of the entries that an order replaces, the last one first."""
         positions = []
         for position in reversed(range(len(self.entries))):
