@@ -23,6 +23,8 @@ from tests.toy import RandomWalk
 #: By algorithm of SB3: ours, and its network and target.
 LOSSES = {True: "loss", False: "critic_loss"}
 ALGORITHMS = {sb3.DQN: CA2EDQN, sb3.DDPG: CA2EDDPG}
+#: Steps of a run. DQN updates its target every 40 steps, three times after a change at step 100.
+STEPS = 240
 
 
 def networks(model):
@@ -131,11 +133,11 @@ def told(algorithm, change, between, **kwargs):
     """What a model did that was changed by a callback, or between two calls of ``learn``."""
     model = model_of(algorithm, **kwargs)
     callback = Changing({} if between else {100: change})
-    model.learn(100 if between else 300, callback)
+    model.learn(100 if between else STEPS, callback)
     if between:
         model.rounds.append("between")
         change(model)
-        model.learn(200, callback, reset_num_timesteps=False)
+        model.learn(STEPS - 100, callback, reset_num_timesteps=False)
     return {"rounds": model.rounds, "followed": model.followed, "rates": callback.rates, "end": model.num_timesteps}
 
 
