@@ -19,6 +19,7 @@ from sb3_ca2e.replay.rows import Rows
 from sb3_ca2e.transport.shared_memory import actor_process as life
 from sb3_ca2e.transport.shared_memory import fork_client as forking
 from sb3_ca2e.transport.shared_memory import parking
+from tests import inside
 from tests.chaos.victims import children
 from tests.marked_processes import MARK, await_end, kill_marked, processes_marked
 
@@ -84,17 +85,38 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(patience * limit), append=False)
 
 
+#: Where pytest writes which test runs, and what stands there instead: a parked server needs the same environment.
+TEST, ANY_TEST = "PYTEST_CURRENT_TEST", "a test"
+
+
+@pytest.fixture(scope="module")
+def _one_server() -> Iterator[str]:
+    """Fork the actors of all tests of a module from one server, whose imports take seconds; yield their mark."""
+    yield uuid.uuid4().hex
+    parking.discard_parked()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Iterator[None]:
+    """Let all tests have the same environment."""
+    os.environ[TEST] = ANY_TEST
+    return (yield)
+
+
 @pytest.fixture(autouse=True)
-def process_mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def process_mark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Mark the processes that a test starts, and fail it if one is left; wait for threads that learning leaves."""
-    mark = uuid.uuid4().hex
+    stays = "_one_server" in request.fixturenames
+    mark = request.getfixturevalue("_one_server") if stays else uuid.uuid4().hex
     monkeypatch.setenv(MARK, mark)
+    os.environ[TEST] = ANY_TEST
     yield mark
     for thread in threading.enumerate():
         if thread.name == "compile":
             thread.join()
-    parking.discard_parked()
-    if left := processes_marked(mark):
+    if not stays:
+        parking.discard_parked()
+    if left := processes_marked(mark, but=inside.parked_server()):
         kill_marked(mark)
     assert left == []
 

@@ -12,6 +12,7 @@ from sb3_ca2e.replay import PrioritizedReplayBuffer
 from sb3_ca2e.replay.rows import Rows
 from sb3_ca2e.replay.samples import PrioritizedReplaySamples
 from sb3_ca2e.replay.storage import SegmentStorage
+from sb3_ca2e.transport.shared_memory import parking
 
 
 def storage(memory: PrioritizedReplayBuffer) -> SegmentStorage | None:
@@ -72,3 +73,11 @@ def collector(model: CA2EMixin) -> Collector | None:
     :return: what collects its actors' blocks; None once it has learned
     """
     return model._collector
+
+
+def parked_server() -> int | None:
+    """
+    :return: the process that waits for the next ``learn``, to fork its actors; None if there is none
+    """
+    server = parking._PARKING._server
+    return None if server is None else server._process.pid

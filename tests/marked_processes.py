@@ -14,12 +14,13 @@ MARK = "SB3_CA2E_TEST"
 SHARED = "sb3_ca2e-"
 
 
-def processes_marked(mark: str) -> list[str]:
+def processes_marked(mark: str, but: int | None = None) -> list[str]:
     """
     :param mark: what a test put into the environment
+    :param but: a process that does not count
     :return: command lines of the processes that inherited it
     """
-    return list(_marked(mark).values())
+    return [command for pid, command in _marked(mark).items() if pid != but]
 
 
 def kill_marked(mark: str) -> None:

@@ -14,6 +14,8 @@ from stable_baselines3.common.noise import NormalActionNoise
 from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorError, CA2ECheckpointCallback
 from sb3_ca2e.actors.exploration import epsilon_ladder, noise_ladder
 
+pytestmark = pytest.mark.usefixtures("_one_server")
+
 
 class Allowed(spaces.Discrete):
     """Draws only actions that are allowed."""

@@ -17,6 +17,7 @@ from sb3_ca2e import CA2EDDPG, CA2EDQN, ActorError, ActorWarning, BuilderVecEnv
 from sb3_ca2e.replay.block import PRIOR, TRANSITION
 from tests import inside
 
+pytestmark = pytest.mark.usefixtures("_one_server")
 LENGTH = 7
 met: collections.Counter = collections.Counter()
 

@@ -12,6 +12,8 @@ from sb3_ca2e import CA2EDQN, ActorError
 from sb3_ca2e.errors import ActorWarning
 from tests.toy import RandomWalk, dqn
 
+pytestmark = pytest.mark.usefixtures("_one_server")
+
 
 class Asked(gym.Env):
     """Observes the seed and the options that it was given last, and how often it has been reset."""

@@ -10,6 +10,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ca2e import CA2EDDPG, CA2EDQN
 
+pytestmark = pytest.mark.usefixtures("_one_server")
+
 
 class InPlace(gym.Env):
     """

@@ -24,6 +24,7 @@ from tests.learner import test_updates as updates
 from tests.learner.test_compiled_update import repeated, tensors_of
 from tests.toy import RandomWalk, dqn
 
+pytestmark = pytest.mark.usefixtures("_one_server")
 N = 6
 
 

@@ -17,6 +17,7 @@ from sb3_ca2e import CA2EDDPG, CA2EDQN
 from tests import inside
 from tests.toy import RandomWalk, ddpg, dqn
 
+pytestmark = pytest.mark.usefixtures("_one_server")
 #: Actors that hand over each step, so that SB3's loop is repeated step by step.
 STEP_BY_STEP = {"execution": "sync", "n_actors": 1, "local_buffer_size": 1}
 TWO_PROCESSES = {"execution": "async", "n_actors": 2, "n_processes": 2, "local_buffer_size": 10}

@@ -22,6 +22,8 @@ from sb3_ca2e import CA2EDDPG, CA2EDQN, PriorAgent
 from sb3_ca2e.algorithms.arguments import CA2EArguments
 from tests.toy import SYNC, RandomWalk, ddpg, dqn
 
+pytestmark = pytest.mark.usefixtures("_one_server")
+
 
 class Trace(BaseCallback):
     """What was called, in order, with the counters of that moment."""

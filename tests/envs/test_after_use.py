@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from sb3_ca2e import CA2EDQN, BuilderVecEnv
 from tests.toy import RandomWalk, dqn
 
-pytestmark = pytest.mark.usefixtures("_forkserver")
+pytestmark = pytest.mark.usefixtures("_forkserver", "_one_server")
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from tests import inside
 from tests.actors.levels_env import LevelsEnv
 from tests.envs.test_vec_normalize import stored_rows
 
-pytestmark = pytest.mark.usefixtures("_patient", "_forkserver")
+pytestmark = pytest.mark.usefixtures("_patient", "_forkserver", "_one_server")
 SMALL = {"policy_kwargs": {"net_arch": [8]}, "learning_starts": 10**6, "seed": 0, "device": "cpu"}
 #: Slots that step copies: in this process, and in two others.
 COPIES = {

@@ -23,7 +23,7 @@ from sb3_ca2e import ActorError, BuilderVecEnv, NativeVecEnv
 from sb3_ca2e.envs.recipe import recipe_from
 from tests.toy import RandomWalk, dqn
 
-pytestmark = pytest.mark.usefixtures("_forkserver")
+pytestmark = pytest.mark.usefixtures("_forkserver", "_one_server")
 
 
 class Shaped(Monitor):

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 from sb3_ca2e import CA2EDQN, PriorAgent
 from tests.toy import RandomWalk, dqn
 
-pytestmark = pytest.mark.usefixtures("_patient")
+pytestmark = pytest.mark.usefixtures("_patient", "_one_server")
 #: What SB3 says of a ``VecMonitor`` above a ``Monitor``.
 ABOVE = pytest.mark.filterwarnings("ignore:The environment is already wrapped with a `Monitor` wrapper")
 #: Transitions that are a whole number of blocks of three slots, and of SB3's rollouts: none is dropped at the end.

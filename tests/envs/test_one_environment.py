@@ -14,6 +14,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 from sb3_ca2e import CA2EDQN, BuilderVecEnv
 from tests.toy import RandomWalk, dqn
 
+pytestmark = pytest.mark.usefixtures("_one_server")
+
 
 class Robot(gym.Env):
     """There is one robot: whoever has it holds a file, as others would a port."""

@@ -26,7 +26,7 @@ from tests.actors.recording_env import RecordingEnv, make_spec
 from tests.chaos.victims import children
 from tests.transport.shared_memory.test_pool import BLOCK, Failing
 
-pytestmark = pytest.mark.usefixtures("_patient", "_forkserver")
+pytestmark = pytest.mark.usefixtures("_patient", "_forkserver", "_one_server")
 #: From what one process of all slots is to do to a pool. A further transport is one more line.
 TRANSPORTS = {"in process": SyncActors, "shared memory": lambda spec: AsyncActors([spec])}
 
@@ -68,7 +68,7 @@ def transport(request) -> str:
 def world(transport):
     it = World(transport)
     yield it
-    it.pool.stop()
+    it.pool.stop(keep_server=True)
 
 
 def made(block: Block) -> np.ndarray:
@@ -125,7 +125,7 @@ def test_the_prior_of_a_slot_plays_until_it_is_retired(transport):
         world.pool.retire(1)
         assert any(by_prior() == [False, False] for _ in range(49))
     finally:
-        world.pool.stop()
+        world.pool.stop(keep_server=True)
 
 
 @pytest.mark.parametrize("where", ["reset", "step"])
@@ -142,7 +142,7 @@ def test_an_environment_that_fails_is_told_by_its_slot(where, transport):
 def levels(transport):
     it = World(transport, LevelsEnv)
     yield it
-    it.pool.stop()
+    it.pool.stop(keep_server=True)
 
 
 def until_shown(world: World, *expected: tuple[float, float]) -> None:

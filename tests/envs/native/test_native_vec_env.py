@@ -15,7 +15,7 @@ from tests import inside
 from tests.actors.recording_env import LocalActor, make_spec
 from tests.toy import RandomWalk
 
-pytestmark = pytest.mark.usefixtures("_patient")
+pytestmark = pytest.mark.usefixtures("_patient", "_one_server")
 
 
 def cart_poles(n_envs: int, seed: int | None) -> VecEnv:
