@@ -8,7 +8,7 @@ runs what has no curve yet, ``games`` does so against the clock, ``report`` writ
 import importlib
 import sys
 
-COMMANDS = ("references", "train_priors", "run", "cell", "games", "report", "figures")
+COMMANDS = ("references", "train_priors", "run", "cell", "games", "steps", "report", "figures")
 
 
 def main() -> None:

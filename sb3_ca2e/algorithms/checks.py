@@ -26,6 +26,7 @@ _CHOICES: dict[str, tuple[bool | str, ...]] = {
     "inference": ("actor", "device", "auto"),
     "execution": ("async", "sync"),
     "double_q": (True, False),
+    "loss": ("huber", "squared"),
 }
 
 

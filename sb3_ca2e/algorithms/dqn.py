@@ -12,6 +12,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import LinearSchedule
+from torch import nn
 
 from sb3_ca2e.actors.action_samples import own_samples
 from sb3_ca2e.actors.exploration import Exploration, epsilon_ladder, replace_forbidden
@@ -23,6 +24,9 @@ from sb3_ca2e.learner.update import Networks, Result
 from sb3_ca2e.policies import CA2EDQNCnnPolicy, CA2EDQNMultiInputPolicy, CA2EDQNPolicy
 from sb3_ca2e.replay.memory import PrioritizedReplaySamples
 
+#: Losses of TD errors by name.
+LOSSES = {"huber": nn.functional.smooth_l1_loss, "squared": nn.functional.mse_loss}
+
 
 class CA2EDQN(CA2EMixin, DQN):
     """
@@ -32,6 +36,8 @@ class CA2EDQN(CA2EMixin, DQN):
     differ: 8 actors, 3-step returns, double Q-learning, prioritized sampling, the networks and the exploration.
 
     :param double_q: let the online network choose the action whose value the target network gives
+    :param loss: of a TD error, which importance weights multiply: ``"huber"``, smooth L1 as in SB3's DQN, or
+        ``"squared"``, as in the paper
     :param exploration_initial_eps: epsilon at the start: one number for all slots, a list with one per slot, or None
         for values spaced evenly from 1.0 to 0.2
     :param exploration_final_eps: epsilon at the end: one number for all slots, or a list with one per slot
@@ -46,7 +52,8 @@ class CA2EDQN(CA2EMixin, DQN):
     action_spaces = (spaces.Discrete,)
     called_by_sb3: ClassVar[dict[str, tuple[str, ...]]] = {"q_net": ("_predict", "set_training_mode")}
     compilable = True
-    update_settings = ("double_q", "max_grad_norm")
+    update_settings = ("double_q", "loss", "max_grad_norm")
+    before_saved: ClassVar[dict[str, Any]] = {"loss": "squared"}
 
     def __init__(
         self,
@@ -78,9 +85,10 @@ class CA2EDQN(CA2EMixin, DQN):
         _init_setup_model: bool = True,
         *,
         double_q: bool = True,
+        loss: str = "huber",
         **ca2e: Unpack[CA2EArguments],
     ) -> None:
-        self.double_q = double_q
+        self.double_q, self.loss = double_q, loss
         super().__init__(
             policy,
             env,
@@ -165,24 +173,24 @@ class CA2EDQN(CA2EMixin, DQN):
             next_q_values = next_q_values.gather(1, best)
             target_q_values = batch.rewards + (1 - batch.dones) * batch.discounts * next_q_values
 
-        def weighted_square(q_net: th.nn.Module) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor]]:
+        def weighted_loss(q_net: nn.Module) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor]]:
             q_values = q_net(batch.observations).gather(1, batch.actions.long())
-            td_errors = target_q_values - q_values
-            return (batch.weights * td_errors.square()).mean(), (td_errors.detach(), q_values.detach())
+            of_each = LOSSES[self.loss](q_values, target_q_values, reduction="none")
+            return (batch.weights * of_each).mean(), ((target_q_values - q_values).detach(), q_values.detach())
 
-        loss, (td_errors, q_values) = networks.optimize("q_net", weighted_square, self.max_grad_norm)
+        loss, (td_errors, q_values) = networks.optimize("q_net", weighted_loss, self.max_grad_norm)
         return td_errors.flatten(), {"loss": loss, "q_value": q_values.mean()}
 
-    def trained_networks(self) -> tuple[dict[str, th.nn.Module], dict[str, th.optim.Optimizer]]:
+    def trained_networks(self) -> tuple[dict[str, nn.Module], dict[str, th.optim.Optimizer]]:
         """
         Return the networks that an update reads or changes.
 
         :return: the networks by the names that :meth:`update` uses, and the optimizers of those that it optimizes
         """
-        modules: dict[str, th.nn.Module] = {"q_net": self.q_net, "q_net_target": self.q_net_target}
+        modules: dict[str, nn.Module] = {"q_net": self.q_net, "q_net_target": self.q_net_target}
         return modules, {"q_net": self.policy.optimizer}
 
-    def published_modules(self) -> dict[str, th.nn.Module]:
+    def published_modules(self) -> dict[str, nn.Module]:
         """
         Return the networks that actors need.
 

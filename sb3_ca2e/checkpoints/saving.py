@@ -58,6 +58,8 @@ class Saving(OffPolicyAlgorithm):
     _resumption: Resumption | None
     #: keyword arguments that the algorithm has and no other of this package
     own_arguments: ClassVar[frozenset[str]] = frozenset()
+    #: values that attributes had before they existed, for models that were saved then
+    before_saved: ClassVar[dict[str, Any]] = {}
 
     def save(
         self,
@@ -135,6 +137,7 @@ class Saving(OffPolicyAlgorithm):
                 f"{saved['policy_class']['__module__']}. Load it with the class that saved it; to learn from it, "
                 "pass it to a new model in prior_agents."
             )
+        kwargs = {name: value for name, value in cls.before_saved.items() if name not in saved} | kwargs
         return super().load(path, as_env(made(env)), device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
