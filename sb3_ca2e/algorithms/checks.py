@@ -3,8 +3,7 @@
 import inspect
 import math
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 from types import UnionType
 from typing import Any
 
@@ -283,12 +282,26 @@ def _check_each(model: Any) -> None:
     schedule = "a schedule such as stable_baselines3.common.utils.LinearSchedule(1e-3, 0.0, 1.0)"
     rates = ("learning_rate", "actor_learning_rate")
     require(f"a number of at least 0, or {schedule}", lambda value: callable(value) or _is_amount(value), *rates)
-    for name, choices in _CHOICES.items():
-        *first, last = map(repr, choices)
-        require(f"{', '.join(first)} or {last}", partial(_is_one_of, choices), name)
+    for name in _CHOICES:
+        if hasattr(model, name):
+            check_choice(model, name)
     for name in {"alpha", "beta"} & model.replay_buffer_kwargs.keys():
         if not _is_amount(value := model.replay_buffer_kwargs[name]):
             raise ValueError(f"replay_buffer_kwargs has {name}={value!r}; it must be a finite number of at least 0.")
+
+
+def check_choice(model: Any, name: str) -> None:
+    """
+    Check an argument that takes one of a few values.
+
+    :param model: model with the attribute
+    :param name: name of the attribute
+    :raises ValueError: if it has another value
+    """
+    choices, value = _CHOICES[name], getattr(model, name)
+    if not (isinstance(value, str | bool | np.bool_) and value in choices):
+        *first, last = map(repr, choices)
+        raise ValueError(f"{name} must be {', '.join(first)} or {last}, not {value!r}.")
 
 
 def _is_number(value: object) -> bool:
@@ -305,7 +318,3 @@ def _is_count(value: Any) -> bool:
 
 def _is_amount(value: Any) -> bool:
     return _is_number(value) and bool(0 <= value < np.inf)
-
-
-def _is_one_of(choices: Collection[bool | str], value: object) -> bool:
-    return isinstance(value, str | bool | np.bool_) and value in choices

@@ -19,6 +19,7 @@ from sb3_ca2e.actors.exploration import Exploration, epsilon_ladder, replace_for
 from sb3_ca2e.actors.inference import Steps
 from sb3_ca2e.algorithms.arguments import CA2EArguments
 from sb3_ca2e.algorithms.base import CA2EMixin
+from sb3_ca2e.algorithms.checks import check_choice
 from sb3_ca2e.envs.action_masks import batch_of_masks
 from sb3_ca2e.learner.update import Networks, Result
 from sb3_ca2e.policies import CA2EDQNCnnPolicy, CA2EDQNMultiInputPolicy, CA2EDQNPolicy
@@ -53,6 +54,7 @@ class CA2EDQN(CA2EMixin, DQN):
     called_by_sb3: ClassVar[dict[str, tuple[str, ...]]] = {"q_net": ("_predict", "set_training_mode")}
     compilable = True
     update_settings = ("double_q", "loss", "max_grad_norm")
+    checked = (*CA2EMixin.checked, "loss")
     before_saved: ClassVar[dict[str, Any]] = {"loss": "squared"}
 
     def __init__(
@@ -118,6 +120,16 @@ class CA2EDQN(CA2EMixin, DQN):
             _init_setup_model=_init_setup_model,
             **ca2e,
         )
+
+    def check_changes(self) -> None:
+        """
+        Check attributes that may have been changed since construction.
+
+        :raises TypeError: if an attribute has the wrong type
+        :raises ValueError: if the model can't learn with it
+        """
+        super().check_changes()
+        check_choice(self, "loss")
 
     def predict(
         self,

@@ -254,7 +254,7 @@ def test_targets_bootstrap_from_allowed_actions(double_q):
         assert not th.equal(next_values, values.gather(1, chooser.argmax(1, keepdim=True)))
     y = updates.target_of(batch, next_values, None, model.gamma)
     errors = y - online(batch.observations).gather(1, batch.actions)
-    updates.weighted_square(batch, errors, None).backward()
+    updates.weighted(batch, errors, None, updates.smooth_l1).backward()
     th.optim.SGD(online.parameters(), lr=1.0).step()
     _, result = updates.updated(model, 64)
     th.testing.assert_close(result["td_errors"], errors.detach().flatten(), rtol=1e-4, atol=2e-5)

@@ -79,16 +79,24 @@ def target_of(batch, next_q_values, mutation, gamma):
     return target if mutation == "gradient through the target" else target.detach()
 
 
-def weighted_square(batch, errors, mutation):
+def square(error):
+    return error**2
+
+
+def smooth_l1(error):
+    return 0.5 * error**2 if abs(float(error.detach())) < 1.0 else abs(error) - 0.5
+
+
+def weighted(batch, errors, mutation, loss=square):
     weights = th.ones_like(batch.weights) if mutation == "weights ignored" else batch.weights
-    return sum(weights[i, 0] * errors[i, 0] ** 2 for i in range(len(errors))) / len(errors)
+    return sum(weights[i, 0] * loss(errors[i, 0]) for i in range(len(errors))) / len(errors)
 
 
 def gradients(network):
     return [None if parameter.grad is None else parameter.grad.clone() for parameter in network.parameters()]
 
 
-def dqn_reference(model, batch, mutation=None, double_q=True):
+def dqn_reference(model, batch, mutation=None, double_q=True, loss=smooth_l1):
     """What one update must lead to: CA2E-DQN of the paper, written with nothing but forward passes and autograd."""
     online, target = copy.deepcopy(model.q_net), copy.deepcopy(model.q_net_target)
     optimizer = optimizer_of(model, online, model.lr_schedule(1.0))
@@ -98,7 +106,7 @@ def dqn_reference(model, batch, mutation=None, double_q=True):
     y = target_of(batch, next_q_values, mutation, model.gamma)
     q_values = online(batch.observations)
     errors = y - th.stack([row[int(a)] for row, a in zip(q_values, batch.actions, strict=True)])[:, None]
-    loss = weighted_square(batch, errors, mutation)
+    loss = weighted(batch, errors, mutation, square if mutation == "squared loss" else loss)
     loss.backward()
     optimizer.step()
     return {
@@ -118,7 +126,7 @@ def ddpg_reference(model, batch, mutation=None, critic_l2=None):
 
     next_q_values = critic_target(batch.next_observations, actor_target(batch.next_observations))[0]
     errors = target_of(batch, next_q_values, mutation, model.gamma) - critic(batch.observations, batch.actions)[0]
-    critic_loss = weighted_square(batch, errors, mutation)
+    critic_loss = weighted(batch, errors, mutation)
     squares = [(layer.weight**2).sum() for layer in critic.modules() if isinstance(layer, th.nn.Linear)]
     penalty = 0.0 if mutation == "no L2 penalty" else model.critic_l2 * 0.5 * sum(squares)
     (critic_loss + penalty).backward()
@@ -209,7 +217,7 @@ def test_an_update_is_the_papers(make, reference, sgd):
     ("make", "reference", "mutation"),
     [
         *[(make_dqn, dqn_reference, m) for m in ("double-Q off", "one-step discount", "weights ignored")],
-        *[(make_dqn, dqn_reference, m) for m in ("gradient through the target", "dones ignored")],
+        *[(make_dqn, dqn_reference, m) for m in ("gradient through the target", "dones ignored", "squared loss")],
         *[(make_ddpg, ddpg_reference, m) for m in ("one-step discount", "weights ignored", "no L2 penalty")],
         *[(make_ddpg, ddpg_reference, m) for m in ("gradient through the target", "dones ignored")],
     ],
@@ -225,6 +233,17 @@ def test_the_comparison_notices_a_wrong_formula(make, reference, mutation):
 def test_without_double_q_the_target_network_chooses():
     model = make_dqn(double_q=False)
     expected = dqn_reference(model, next_batch(model, 64), double_q=False)
+    assert_same(updated(model, 64)[1], expected)
+
+
+@pytest.mark.parametrize(("name", "loss"), [("huber", smooth_l1), ("squared", square)])
+def test_the_loss_can_be_chosen(name, loss):
+    model = make_dqn(loss=name)
+    batch = next_batch(model, 64)
+    expected = dqn_reference(model, batch, loss=loss)
+    sizes = expected["td_errors"].abs()
+    assert sizes.min() < 0.5, "the two losses would not differ"
+    assert sizes.max() > 1.0
     assert_same(updated(model, 64)[1], expected)
 
 

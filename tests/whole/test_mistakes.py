@@ -58,6 +58,7 @@ class Many(RandomWalk):
         (CA2EDQN, "CartPole-v1", {"info_keys": "lives"}, TypeError, r"takes a list of names; write \['lives'\]"),
         (CA2EDQN, "CartPole-v1", {"rate_limit": "no"}, ValueError, "rate_limit must be True or False, not 'no'"),
         (CA2EDQN, "CartPole-v1", {"double_q": "no"}, ValueError, "double_q must be True or False, not 'no'"),
+        (CA2EDQN, "CartPole-v1", {"loss": "mse"}, ValueError, "loss must be 'huber' or 'squared', not 'mse'"),
         (CA2EDDPG, "Pendulum-v1", {"critic_l2": -1e-2}, ValueError, "critic_l2 must be a finite number of at least 0"),
         (CA2EDDPG, "Pendulum-v1", {"actor_learning_rate": "lin_1e-4"}, ValueError, "or a schedule such as.*'lin_1e-4'"),
         (CA2EDQN, "CartPole-v1", {"learning_rate": -1e-4}, ValueError, "learning_rate must be a number of at least 0"),

@@ -32,6 +32,7 @@ def test_a_model_and_its_memory(folder):
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         np.testing.assert_array_equal(found[name], value, name)
+    assert model.loss == "squared"  # all that there was
     (agent,) = model.prior_agents
     assert (agent.source, agent.mean_reward) == ("hub:sb3/ppo-CartPole-v1", 500.0)
     assert agent.revision == "0123456789abcdef0123456789abcdef01234567"
