@@ -8,7 +8,7 @@ import numpy as np
 
 from sb3_ca2e.actors.exploration import Exploration
 from sb3_ca2e.actors.observations import allowed_actions
-from sb3_ca2e.envs.action_masks import ActionMasks
+from sb3_ca2e.actors.spec import WorkerSpec
 from sb3_ca2e.envs.slot_monitor import SlotMonitor
 from sb3_ca2e.envs.vector_slots import VecEnvSlot
 from sb3_ca2e.priors.loaded import LoadedPrior
@@ -34,7 +34,8 @@ class Playing(enum.IntEnum):
         return cls.NATURE if not prior else cls.PRIOR if age > 0 else cls.PRIOR_STARTS
 
 
-#: A nature slot plays every ``GREEDY_EVERY``-th game without exploration, to measure the learner.
+#: While there are prior agents, a nature slot plays every ``GREEDY_EVERY``-th game without exploration, to measure the
+#: learner; more often where games are long.
 GREEDY_EVERY = 10
 
 
@@ -48,7 +49,7 @@ class Slot:
     :param prior: prior agent, or None for a nature slot
     :param seed: seed of the exploration
     :param asked: arguments of its first ``reset``
-    :param action_masks: how to read which actions its environment allows
+    :param spec: what the actor process runs
     """
 
     def __init__(
@@ -59,15 +60,15 @@ class Slot:
         prior: LoadedPrior | None,
         seed: int,
         asked: Mapping[str, Any],
-        action_masks: ActionMasks,
+        spec: WorkerSpec,
     ):
         self.index, self.env, self.exploration, self.prior = index, env, exploration, prior
         self.rng = np.random.default_rng(seed)
         self.state: Any = None
         self.games = 0
-        self.greedy = False
-        self.age = 0
-        self.action_masks = action_masks
+        self.greedy, self.greedy_after = False, spec.greedy_after
+        self.age = self.explored = 0
+        self.action_masks = spec.recipe.action_masks
         self.begin(**asked)
         self._new_game()
 
@@ -89,6 +90,7 @@ class Slot:
         :param retired: whether the prior agent has been beaten or fails; the slot is a nature slot from now on
         """
         self.begin()
+        self.explored = 0 if self.greedy else self.explored + self.age
         self.age, self.state = 0, None
         self.exploration.reset()
         if retired and self.prior is not None:
@@ -99,4 +101,5 @@ class Slot:
 
     def _new_game(self) -> None:
         self.games += 1
-        self.greedy = self.prior is None and self.games % GREEDY_EVERY == 0
+        measures = self.prior is None and self.greedy_after is not None
+        self.greedy = measures and (self.games % GREEDY_EVERY == 0 or self.explored >= (self.greedy_after or 0))

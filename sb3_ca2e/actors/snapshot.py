@@ -46,8 +46,8 @@ class ActorsState:
     calls: Sequence[list[Call]] = ()
 
 
-#: Attributes of a slot that are restored in place, because other objects hold them too.
-_HELD_BY_OTHERS = ("env", "prior", "rng", "exploration")
+#: Attributes of a slot that are restored in place, because other objects hold them too, or that the model decides.
+_NOT_SAVED = ("env", "prior", "rng", "exploration", "greedy_after")
 _COUNTERS = ("version", "sequence", "steps")
 
 
@@ -68,7 +68,7 @@ def state_of(actor: Worker) -> ActorsState | None:
         environments,
         [slot.rng.bit_generator.state for slot in actor.slots],
         [slot.exploration for slot in actor.slots],
-        [{name: value for name, value in vars(slot).items() if name not in _HELD_BY_OTHERS} for slot in actor.slots],
+        [{name: value for name, value in vars(slot).items() if name not in _NOT_SAVED} for slot in actor.slots],
         [slot.prior is not None for slot in actor.slots],
         actor.observations.held,
         actor.flat,

@@ -36,6 +36,8 @@ class WorkerSpec:
     :param gamma: discount factor
     :param block_size: transitions in a block
     :param update_interval: transitions of a slot between two checks for newer parameters
+    :param greedy_after: number of exploring steps of a slot after which it plays a game without exploration at the
+        latest; None if there is no prior agent to be compared with
     :param warmup: the model's number of timesteps until which nature actors act at random
     :param begun: the model's number of timesteps when the process begins its first block
     :param n_learns: number of earlier calls of ``learn``; each call sees new episodes
@@ -60,6 +62,7 @@ class WorkerSpec:
     block_size: int
     update_interval: int
     supervision: Supervision
+    greedy_after: int | None = None
     warmup: int = 0
     begun: int = 0
     n_learns: int = 0

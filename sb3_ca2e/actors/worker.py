@@ -104,7 +104,7 @@ class Worker:
             seed = spec.seed_of(index)
             env = seat or spec.recipe.build(index, prior is not None, seed, self._generators)
             self._obey(len(self.slots), env)
-            self.slots.append(Slot(index, env, exploration, prior, seed, at_first, spec.recipe.action_masks))
+            self.slots.append(Slot(index, env, exploration, prior, seed, at_first, spec))
             self._generators.note()
             self._show_first(len(self.slots) - 1)
         self.collecting = -1

@@ -18,6 +18,7 @@ class CA2EArguments(TypedDict, total=False):
     :param n_processes: number of actor processes; None for one per CPU, and at most one per slot
     :param execution: ``"async"``, or ``"sync"`` to run the same actors and learner in one process, repeatably
     :param prior_alpha: a prior retires at ``r >= baseline + (alpha - 1) * abs(baseline)``
+    :param prior_confidence: confidence with which this must be known of the learner's average return r
     :param prior_patience: consecutive checks that must pass before a prior retires
     :param local_buffer_size: transitions that a slot hands over at once (B of the paper)
     :param actor_update_interval: transitions of a slot between two checks for newer parameters
@@ -40,6 +41,7 @@ class CA2EArguments(TypedDict, total=False):
     n_processes: Annotated[int | None, None]
     execution: Annotated[str, "async"]
     prior_alpha: Annotated[float, 1.0]
+    prior_confidence: Annotated[float, 0.9]
     prior_patience: Annotated[int, 3]
     local_buffer_size: Annotated[int, 50]
     actor_update_interval: Annotated[int, 100]

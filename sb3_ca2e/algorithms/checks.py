@@ -278,6 +278,7 @@ def _check_each(model: Any) -> None:
     seconds = "a number of seconds, or None"
     require(seconds, lambda value: value is None or (_is_number(value) and value > 0), "actor_timeout")
     require("a finite number", lambda value: _is_number(value) and np.isfinite(value), "prior_alpha")
+    require("a number above 0 and below 1", lambda value: _is_number(value) and 0 < value < 1, "prior_confidence")
     require("a finite number of at least 0", _is_amount, "critic_l2")
     schedule = "a schedule such as stable_baselines3.common.utils.LinearSchedule(1e-3, 0.0, 1.0)"
     rates = ("learning_rate", "actor_learning_rate")

@@ -87,7 +87,7 @@ class Construction(Hooks, Saving):
         self.n_processes = added["n_processes"]
         self.execution = added["execution"]
         self.prior_alpha = added["prior_alpha"]
-        self.prior_patience = added["prior_patience"]
+        self.prior_confidence, self.prior_patience = added["prior_confidence"], added["prior_patience"]
         self.local_buffer_size = added["local_buffer_size"]
         self.actor_update_interval = added["actor_update_interval"]
         self.rate_limit = added["rate_limit"]
@@ -201,7 +201,7 @@ class Construction(Hooks, Saving):
         """React to a prior slot that has become a nature slot."""
 
     def _retirement(self) -> Retirement:
-        retirement = Retirement(self.prior_alpha, self.prior_patience, self.retirement_state)
+        retirement = Retirement(self.prior_alpha, self.prior_patience, self.prior_confidence, self.retirement_state)
         for index in range(len(self.prior_agents)):
             retirement.add_prior(index)
         return retirement

@@ -1,5 +1,6 @@
 """Starts the actors of a model."""
 
+import math
 import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,6 +23,9 @@ from sb3_ca2e.transport.in_process import SyncActors
 from sb3_ca2e.transport.pool import ActorPool
 from sb3_ca2e.transport.shared_memory.inference_server import InferenceServer, pays
 from sb3_ca2e.transport.shared_memory.pool import AsyncActors
+
+#: Share of a slot's steps in a run that it explores before it measures the learner, at the latest.
+GREEDY_SHARE = 0.05
 
 
 def build_collector(
@@ -92,6 +96,9 @@ def _specs(
     n_processes = min(model.n_processes or cpu_count(), model.n_slots) if model.execution == "async" else 1
     modules = {name: for_actors(module) for name, module in model.published_modules().items()}
     seed = model.seed if model.seed is not None else secrets.randbits(31)
+    # Of long games, a run would hold too few without exploration; a resumed run goes on as before.
+    of_run = model._learns_until / model.n_slots
+    greedy_after = math.ceil(GREEDY_SHARE * of_run) if any(prior is not None for prior in priors) else None
     specs = []
     for process in range(n_processes):
         slots = list(range(process, model.n_slots, n_processes))  # deals the prior slots out evenly
@@ -110,6 +117,7 @@ def _specs(
                 gamma=model.gamma_in_use,
                 block_size=model.local_buffer_size,
                 update_interval=model.actor_update_interval,
+                greedy_after=greedy_after,
                 warmup=model.learning_starts,
                 begun=model.num_timesteps,
                 n_learns=n_learns,

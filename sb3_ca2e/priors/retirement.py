@@ -1,13 +1,14 @@
-"""Retirement of prior agents (Algorithm 1.1): r >= baseline, several times in a row."""
+"""Retirement of prior agents (Algorithm 1.1): r >= baseline with confidence, several times in a row."""
 
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-#: Number of greedy episodes whose mean return is the learner's average reward r.
-WINDOW = 20
-#: Number of greedy episodes between two checks.
-LOOK_EVERY = 5
+#: Largest number of greedy episodes whose mean return is the learner's average reward r, and the smallest.
+WINDOW, FEWEST = 10, 5
+#: Number of a prior's own episodes that are remembered.
+OWN_EPISODES = 20
 #: Number of episodes that measure a prior's baseline if none is given.
 BASELINE_EPISODES = 10
 
@@ -17,16 +18,17 @@ class Retirement:
     The retirement rule of Algorithm 1.1; its state is plain data, saved with the model.
 
     The paper compares r with a multiple of the baseline. For negative returns to be handled too, the condition is r >=
-    baseline + (alpha - 1) |baseline|.
+    baseline + (alpha - 1) |baseline|. As r is the mean of few episodes, the lower end of its interval must reach it.
 
     :param alpha: factor of the baseline that r must reach; 1 for the baseline itself
-    :param patience: number of consecutive checks that must pass before retirement
+    :param patience: number of consecutive greedy episodes after which the check must pass before retirement
+    :param confidence: confidence of the one-sided interval of r
     :param state: state of an earlier run, or None
     """
 
-    def __init__(self, alpha: float, patience: int, state: dict[str, Any] | None = None):
-        self.alpha, self.patience = alpha, patience
-        self.state: dict[str, Any] = state or {"greedy_returns": [], "since_look": 0, "priors": []}
+    def __init__(self, alpha: float, patience: int, confidence: float, state: dict[str, Any] | None = None):
+        self.alpha, self.patience, self.confidence = alpha, patience, confidence
+        self.state: dict[str, Any] = state or {"greedy_returns": [], "priors": []}
 
     def add_prior(self, index: int) -> None:
         """
@@ -80,8 +82,12 @@ class Retirement:
     @property
     def learner_reward(self) -> float | None:
         """Mean return of the learner's last greedy episodes; None before there are enough."""
-        returns = self.state["greedy_returns"]
-        return float(np.mean(returns)) if len(returns) >= WINDOW else None
+        returns = self._last_greedy()
+        return float(np.mean(returns)) if len(returns) >= FEWEST else None
+
+    def _last_greedy(self) -> list[float]:
+        returns: list[float] = self.state["greedy_returns"][-WINDOW:]
+        return returns
 
     def prior_episode(self, index: int, episode_return: float) -> None:
         """
@@ -91,7 +97,7 @@ class Retirement:
         :param episode_return: raw return
         """
         prior = self.state["priors"][index]
-        prior["returns"] = [*prior["returns"], episode_return][-WINDOW:]
+        prior["returns"] = [*prior["returns"], episode_return][-OWN_EPISODES:]
         if prior["baseline"] is None and len(prior["returns"]) >= BASELINE_EPISODES:
             prior["baseline"] = float(np.mean(prior["returns"]))
 
@@ -103,12 +109,11 @@ class Retirement:
         :param timestep: number of transitions so far
         :return: positions of the prior agents that retire now
         """
-        self.state["greedy_returns"] = [*self.state["greedy_returns"], episode_return][-WINDOW:]
-        self.state["since_look"] += 1
+        self.state["greedy_returns"].append(episode_return)
+        self.state["greedy_returns"] = self._last_greedy()
         reward = self.learner_reward
-        if reward is None or self.state["since_look"] < LOOK_EVERY:
+        if reward is None:
             return []
-        self.state["since_look"] = 0
         return [index for index in range(len(self.state["priors"])) if self._look(index, reward, timestep)]
 
     def _look(self, index: int, reward: float, timestep: int) -> bool:
@@ -118,9 +123,31 @@ class Retirement:
         if baseline is None or prior["retired_at"] is not None:
             return False
         prior["learner_reward"] = reward
-        beaten = reward >= baseline + (self.alpha - 1.0) * abs(baseline)
-        prior["streak"] = prior["streak"] + 1 if beaten else 0
+        bar = baseline + (self.alpha - 1.0) * abs(baseline)
+        prior["streak"] = prior["streak"] + 1 if reward - self._margin(prior["returns"]) >= bar else 0
         if prior["streak"] < self.patience:
             return False
         prior["retired_at"] = timestep
         return True
+
+    def _margin(self, of_prior: list[float]) -> float:
+        """
+        Return how far the lower end of the interval lies below r.
+
+        Few episodes that happen to be alike don't make it narrow: their spread counts as at least that of the prior's.
+        """
+        returns = self._last_greedy()
+        spread = max(np.std(each, ddof=1) for each in (returns, of_prior) if len(each) > 1)
+        return float(student_t(self.confidence, len(returns) - 1) * spread / np.sqrt(len(returns)))
+
+
+def student_t(confidence: float, degrees: int) -> float:
+    """
+    Return a quantile of Student's t distribution (Abramowitz and Stegun, 26.7.5).
+
+    :param confidence: probability, between 0 and 1
+    :param degrees: degrees of freedom, at least 4
+    :return: the quantile, 2 % off at most from 0.5 to 0.975
+    """
+    z = NormalDist().inv_cdf(confidence)
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)

@@ -1,5 +1,6 @@
 """Environments that remember everything that happened to them, and actors on them in this process."""
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,6 +106,7 @@ def make_spec(model: BaseAlgorithm, **changes: Any) -> WorkerSpec:
         "block_size": 10,
         "update_interval": 10,
         "supervision": Supervision(restarts=10, timeout=60.0),
+        "greedy_after": sys.maxsize,  # only every tenth game
         "statistics": published_statistics(model),
     }
     fields |= changes

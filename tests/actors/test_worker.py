@@ -270,6 +270,23 @@ def test_games_report_whether_they_were_greedy():
         assert [r for r, _ in games] == pytest.approx(recorded[: len(games)], abs=1e-5)
 
 
+@pytest.mark.parametrize("greedy_after", [1, 9, 40, None])
+def test_long_games_are_measured_more_often_and_none_without_priors(greedy_after):
+    model = vector_dqn(exploration_initial_eps=1.0)
+    actor = LocalActor(make_spec(model, block_size=400, greedy_after=greedy_after))
+    actor.publish(model)
+    games = actor.actor.collect().games
+    for position in range(SLOTS):
+        expected, explored = [], 0
+        told = [greedy for (_, slot), (_, greedy) in sorted(games.items()) if slot == position]
+        for number, episode in enumerate(actor.episodes(position)[: len(told)], start=1):
+            due = greedy_after is not None and (number % GREEDY_EVERY == 0 or explored >= greedy_after)
+            expected.append(due)
+            explored = 0 if due else explored + len(episode.steps)
+        assert told == expected
+        assert any(told) == (greedy_after is not None)
+
+
 def test_warm_up_is_uniformly_random_and_then_over():
     warmup = 40 * 10 * SLOTS
     run = Run(vector_dqn(exploration_initial_eps=0.0, exploration_final_eps=0.0), n_blocks=45, warmup=warmup)

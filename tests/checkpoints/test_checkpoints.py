@@ -124,7 +124,7 @@ class OfLength(RandomWalk):
 
 
 def test_a_beaten_prior_ends_its_episode_in_a_resumed_run_too(tmp_path):
-    """The nature slot's greedy episodes beat it after 600 of its steps; its episodes have 1,000."""
+    """The nature slot's twentieth greedy episode beats it after 600 of its steps; its episodes have 1,000."""
     DQN("MlpPolicy", RandomWalk(), seed=0, buffer_size=1).save(tmp_path / "dqn")
 
     def env():
@@ -132,7 +132,7 @@ def test_a_beaten_prior_ends_its_episode_in_a_resumed_run_too(tmp_path):
 
     prior = PriorAgent(tmp_path / "dqn.zip", mean_reward=-1e9)
     folder = tmp_path / "checkpoints"
-    model = dqn(env(), prior_agents=[prior], prior_patience=1, n_actors=2, gradient_steps=0)
+    model = dqn(env(), prior_agents=[prior], prior_patience=16, n_actors=2, gradient_steps=0)
     kinds = Kinds(slot=1)
     model.learn(2400, [CA2ECheckpointCallback(800, folder, save_replay_buffer=True, keep_last=1), kinds])
     again = CA2EDQN.resume(folder, env())

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ca2e import BuilderVecEnv, PriorAgent
 from sb3_ca2e.actors.slot import GREEDY_EVERY
-from sb3_ca2e.priors.retirement import WINDOW
+from sb3_ca2e.priors.retirement import OWN_EPISODES, WINDOW
 from sb3_ca2e.replay.block import OBSERVATION, TRANSITION
 from tests import inside
 from tests.toy import RandomWalk, dqn
@@ -67,6 +67,18 @@ def prior(**kwargs) -> PriorAgent:
     return PriorAgent(DQN("MlpPolicy", Numbered(), buffer_size=1), **kwargs)
 
 
+def greedy_games(n_games: int) -> list[int]:
+    """Numbers of a slot's games without exploration: each tenth, and after a twentieth of its steps at the latest."""
+    numbers, explored = [], 0
+    for number in range(1, n_games + 1):
+        if number % GREEDY_EVERY == 0 or explored >= 0.05 * 3 * n_games:
+            numbers.append(number)
+            explored = 0
+        else:
+            explored += 3
+    return numbers
+
+
 def test_only_greedy_games_measure_the_learner_and_each_priors_own_games_measure_it():
     offsets, n_games = (0, 100, 1000, 2000), 5 * GREEDY_EVERY + 3
     env = BuilderVecEnv([partial(Numbered, offset) for offset in offsets])
@@ -75,10 +87,11 @@ def test_only_greedy_games_measure_the_learner_and_each_priors_own_games_measure
     assert [row["episodes"] for row in model.actor_stats] == [n_games] * 4
     assert [row["epsilon"] > 0.0 for row in model.actor_stats] == [True, True, False, False]
     # Slots step together: games of a number end one after the other.
-    numbers = range(GREEDY_EVERY, n_games + 1, GREEDY_EVERY)
-    assert model.retirement_state["greedy_returns"] == pytest.approx([n + of for n in numbers for of in offsets[:2]])
+    returns = [number + of for number in greedy_games(n_games) for of in offsets[:2]]
+    assert len(returns) > WINDOW
+    assert model.retirement_state["greedy_returns"] == pytest.approx(returns[-WINDOW:])
     for of_prior, offset in zip(model.retirement_state["priors"], offsets[2:], strict=True):
-        assert of_prior["returns"] == pytest.approx(offset + np.arange(n_games - WINDOW, n_games) + 1.0)
+        assert of_prior["returns"] == pytest.approx(offset + np.arange(n_games - OWN_EPISODES, n_games) + 1.0)
         assert of_prior["baseline"] == pytest.approx(offset + 5.5)  # of its first ten games
 
 
@@ -107,9 +120,11 @@ def test_a_slots_mean_return_is_of_the_games_since_its_prior_was_beaten():
     assert kinds.seen == ["nature", "nature", "prior"]
     first, second, beaten = model.actor_stats
     assert (first["ep_rew_mean"], second["ep_rew_mean"]) == pytest.approx((55.5, 55.5))  # the last hundred games
-    # Beaten by the twentieth greedy game, the hundredth of a slot, which is in the twentieth round of blocks.
-    assert beaten["retired_at"] == 19 * 3 * 15
-    assert beaten["ep_rew_mean"] == pytest.approx(np.mean(range(100, 106)))
+    # Beaten by the fifth greedy game, the third of the first slot, which is in the fourth round of blocks.
+    third = greedy_games(105)[2]
+    assert 3 * 15 < 3 * third <= 4 * 15
+    assert beaten["retired_at"] == 3 * 3 * 15
+    assert beaten["ep_rew_mean"] == pytest.approx(np.mean(range(third, 106)))
     assert beaten["kind"] == "nature"  # as of the last step of a block that begins with the prior's
     model.learn(3, kinds)
     assert kinds.seen == ["nature"] * 3
