@@ -6,7 +6,8 @@ line of ``benchmarks/results/learning/steps.jsonl``; what is there is not run ag
 
     python benchmarks/learn.py steps run                                   # all steps, seeds 0 to 3, 50,000 transitions
     python benchmarks/learn.py steps run --task Acrobot-v1 --step sb3 --step double --seeds 0-7 --transitions 100000
-    python benchmarks/learn.py steps report                                # the table in docs/learning.md
+    python benchmarks/learn.py steps run --step "squared loss"             # one of the trials beside the last step
+    python benchmarks/learn.py steps report                                # writes the tables beside the runs
 """
 
 import argparse
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from provenance import REPOSITORY, commit, write_between
+from provenance import REPOSITORY, commit
 from stable_baselines3 import DDPG, DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
@@ -33,11 +34,8 @@ from learning.curve import CURVE_SEED, LearningCurve
 from learning.experiment import CURVES
 from learning.references import references
 from sb3_ca2e import CA2EDDPG, CA2EDQN
-from sb3_ca2e.actors import slot
 
 RUNS = CURVES / "steps.jsonl"
-#: Where the table goes.
-MARK = "<!-- steps -->"
 N_EVALUATIONS, N_EPISODES = 20, 10
 
 #: Settings of both sides, as ``hyperparams/`` has them for ours. Learning rates fall to zero.
@@ -75,14 +73,11 @@ STEPS: dict[str, dict[str, dict[str, Any]]] = {
             "double_q": False,
             "loss": "huber",
             "exploration_initial_eps": 1.0,
-            "greedy_games": False,
         },
         "eight slots": {"n_actors": 8, "local_buffer_size": 50, "actor_update_interval": 100},
         "ladder": {"exploration_initial_eps": None},
-        "greedy games": {"greedy_games": True},
         "3-step returns": {"n_steps": 3},
         "double": {"double_q": True},
-        "squared loss": {"loss": "squared"},
         "prioritized": {"replay_buffer_kwargs": _MAXIMUM},
         "actors' priorities": {"replay_buffer_kwargs": None},
         "layer norm": {"policy": "MlpPolicy"},
@@ -90,10 +85,9 @@ STEPS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "ddpg": {
         "sb3": {},
-        "alike": {**_ALIKE, "replay_buffer_kwargs": _UNIFORM, "critic_l2": 0.0, "greedy_games": False},
+        "alike": {**_ALIKE, "replay_buffer_kwargs": _UNIFORM, "critic_l2": 0.0},
         "eight slots": {"n_actors": 8, "local_buffer_size": 50, "actor_update_interval": 100},
         "ladder": {"action_noise": None},
-        "greedy games": {"greedy_games": True},
         "3-step returns": {"n_steps": 3},
         "prioritized": {"replay_buffer_kwargs": _MAXIMUM},
         "actors' priorities": {"replay_buffer_kwargs": None},
@@ -106,13 +100,13 @@ STEPS: dict[str, dict[str, dict[str, Any]]] = {
 #: What is tried beside the last step: its settings with these changes.
 TRIALS: dict[str, dict[str, dict[str, Any]]] = {
     "dqn": {
-        "huber": {"loss": "huber"},
-        "huber, uniform": {"loss": "huber", "replay_buffer_kwargs": _UNIFORM},
-        "huber, maximum": {"loss": "huber", "replay_buffer_kwargs": _MAXIMUM},
-        "huber, single": {"loss": "huber", "double_q": False},
-        "huber, uniform, single": {"loss": "huber", "replay_buffer_kwargs": _UNIFORM, "double_q": False},
-        "huber, rate / 4": {"loss": "huber", "rate": 0.25},
-        "huber, alpha 0.3": {"loss": "huber", "replay_buffer_kwargs": {"alpha": 0.3}},
+        "squared loss": {"loss": "squared"},
+        "uniform": {"replay_buffer_kwargs": _UNIFORM},
+        "maximum priority": {"replay_buffer_kwargs": _MAXIMUM},
+        "single": {"double_q": False},
+        "uniform, single": {"replay_buffer_kwargs": _UNIFORM, "double_q": False},
+        "rate / 4": {"rate": 0.25},
+        "alpha 0.3": {"replay_buffer_kwargs": {"alpha": 0.3}},
     },
     "ddpg": {"uniform": {"replay_buffer_kwargs": _UNIFORM}},
 }
@@ -161,8 +155,6 @@ def model_of(task: str, step: str, seed: int, transitions: int) -> BaseAlgorithm
         common |= {"policy": DQNPolicy}
     if not own:
         return (DDPG if continuous else DQN)(**common)
-    if not own.pop("greedy_games"):
-        slot.GREEDY_EVERY = sys.maxsize  # in this process, where the actors of "sync" are
     if continuous:
         rate = own.get("actor_learning_rate", rate)
         own["actor_learning_rate"] = LinearSchedule(rate, 0.0, 1.0)
@@ -310,7 +302,7 @@ def main() -> None:
         lengths = sorted({each["transitions"] for each in done()})
         text = "\n".join(line for length in lengths for line in table(length))
         print(text)
-        write_between(REPOSITORY / "docs" / "learning.md", MARK, text + "\n")
+        RUNS.with_suffix(".md").write_text(f"# From SB3's algorithms to ours\n\n{text.rstrip()}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

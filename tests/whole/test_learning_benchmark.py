@@ -464,3 +464,49 @@ def test_who_asks_for_an_evaluation_does_not_wait_for_it():
         evaluator.answered(wait=True)
     evaluator.close()
     env.close()
+
+
+@pytest.mark.parametrize("task", ["LunarLander-v3", "Pendulum-v1"])
+def test_the_last_step_from_sb3_to_ours_is_what_we_ship(task):
+    from learning import steps
+
+    last = list(steps.STEPS[steps.TASKS[task]["algorithm"]])[-1]
+    model = steps.model_of(task, last, seed=0, transitions=100)
+    shipped = type(model)("MlpPolicy", task, device="cpu")
+    names = ("n_slots", "n_steps", "local_buffer_size", "actor_update_interval", "execution", "replay_buffer_kwargs")
+    own = ("double_q", "loss", "exploration_initial_eps") if task == "LunarLander-v3" else ("critic_l2", "action_noise")
+    for name in (*names, *own):
+        assert getattr(model, name) == getattr(shipped, name), name
+    assert type(model.policy) is type(shipped.policy)
+
+
+def test_a_step_keeps_the_changes_of_those_before_it():
+    from learning import steps
+
+    names = steps.names_of("LunarLander-v3")
+    before = steps.settings_of("LunarLander-v3", names[0])
+    assert before == {}
+    for name in list(steps.STEPS["dqn"])[1:]:
+        now = steps.settings_of("LunarLander-v3", name)
+        assert now == {**before, **steps.STEPS["dqn"][name]}
+        assert now != before
+        before = now
+    for name, changes in steps.TRIALS["dqn"].items():
+        assert steps.settings_of("LunarLander-v3", name) == {**before, **changes}
+
+
+def test_runs_of_steps_are_kept_and_told(tmp_path, monkeypatch):
+    from learning import steps
+
+    monkeypatch.setattr(steps, "RUNS", tmp_path / "steps.jsonl")
+    monkeypatch.setattr(steps, "N_EVALUATIONS", 2)
+    monkeypatch.setattr(steps, "N_EPISODES", 1)
+    for step in ("sb3", "alike"):
+        steps.run("Acrobot-v1", step, 0, 40)
+    first, second = steps.done()
+    assert (first["step"], second["step"], len(first["returns"])) == ("sb3", "alike", 3)
+    text = "\n".join(steps.table(40))
+    low, high = -498.63, -75.61  # of references.json
+    areas = [(np.trapezoid(each["returns"]) / 2 - low) / (high - low) for each in (first, second)]
+    assert f"| sb3 | 1 | {areas[0]:.2f} [" in text
+    assert f"{areas[1] - areas[0]:.2f} [" in text.splitlines()[-2]
