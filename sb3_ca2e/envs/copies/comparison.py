@@ -60,7 +60,7 @@ _NOT_COMPARED = (*GENERATORS, types.ModuleType, types.BuiltinFunctionType)
 #: Attributes of a ``Monitor`` that describe the current episode, or its file.
 _OF_AN_EPISODE = {"rewards", "needs_reset", "episode_returns", "episode_lengths", "episode_times", "total_steps"}
 _OF_A_RUN = {*_OF_AN_EPISODE, "results_writer", "t_start", "current_reset_info"}
-_OF_A_WRAPPER = {"env", "_action_space", "_observation_space", "_metadata", "_cached_spec"}
+_OF_A_WRAPPER = {"env", "_action_space", "_observation_space", "_metadata", "_cached_spec", "_saved_kwargs"}
 #: Attributes of a ``Monitor`` and an ``EpisodicLifeEnv``; those without any others are made anew in copies.
 OF_A_MONITOR = {*_OF_A_WRAPPER, *_OF_A_RUN, "allow_early_resets", "info_keywords", "reset_keywords"}
 OF_LIVES = {*_OF_A_WRAPPER, "lives", "was_real_done"}
@@ -292,7 +292,7 @@ def _parts(ours: Any, theirs: Any) -> list[tuple[Step, Any, Any]]:
         own = {name: value for name, value in own.items() if name not in _OF_A_RUN}
     if _chooses_what_is_pickled(type(ours)):
         with contextlib.suppress(Exception):  # otherwise compare everything
-            own = {name: value for name, value in own.items() if name in ours.__getstate__()}
+            own = {name: value for name, value in own.items() if name in {*ours.__getstate__(), *_OF_A_WRAPPER}}
     own.pop(released_handle(ours) or "", None)  # a copy that has made its own keeps it
     return items + [(("attribute", name), value, other.get(name, _Missing)) for name, value in own.items()]
 

@@ -457,6 +457,28 @@ def test_what_a_class_leaves_out_when_it_is_pickled_is_left_out():
     assert copy.unwrapped.locked.used() is not env.locked.used()
 
 
+class Converted(gym.Wrapper):
+    """Pickles its own attributes, and forgets those that every wrapper has, as gymnasium's ArrayConversion does."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.scale = 2.0
+
+    def __getstate__(self):
+        return {"env": self.env, "scale": self.scale}
+
+    def __setstate__(self, state):
+        self.env, self.scale = state["env"], state["scale"]
+
+
+def test_what_every_wrapper_has_is_carried_over():
+    env = Converted(Crane())
+    env.metadata = {"render_modes": ["ansi"]}
+    other = copied(env).env.env  # without the slot's monitors
+    assert vars(other).keys() == vars(env).keys()
+    assert (other.metadata, other.spec, other.scale) == ({"render_modes": ["ansi"]}, None, 2.0)
+
+
 def test_a_difference_of_times_that_was_changed_is_carried_over():
     env = Crane()
     env.when = datetime.timedelta(days=3)
