@@ -1,6 +1,6 @@
 """Comparisons of what two programs saw and stored."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -68,28 +68,30 @@ def _shown(record: dict[str, Any], name: str) -> str:
     return f"{type(value).__name__} {value!r}"[:300]
 
 
-def stored_difference(held: dict[str, Any], theirs: list[dict[str, Any]]) -> str | list[list[int]]:
+def stored_difference(
+    held: dict[str, Any], theirs: list[dict[str, Any]], acted_so: Callable[[int, int, int], bool]
+) -> str | list[list[int]]:
     """
     Find out which rows of a memory belong to which slot: whole blocks, each from one slot.
 
     :param held: contents of our memory
     :param theirs: contents of SB3's buffer for each slot,
+    :param acted_so: whether the action of a row is that of a slot at a step; slots may see the same for a while
     :return: rows of each slot, or what is stored and should not be
     """
-    # Slots may see the same for a while, as before a game begins; real numbers are scaled, and compared later.
-    names = (*SEEN, "actions") if held["actions"].dtype.kind == "i" else SEEN
     rows: list[list[int]] = [[] for _ in theirs]
     for start in range(0, len(held["rewards"]), BLOCK):
         block = np.arange(start, min(start + BLOCK, len(held["rewards"])))
-        differences = []
+        differences, alike = [], []
         for slot, buffer in enumerate(theirs):
             after = np.arange(len(rows[slot]), len(rows[slot]) + len(block))
-            if (difference := _rows_difference(held, block, buffer, after, names)) is None:
-                rows[slot] += block.tolist()
-                break
-            differences.append(f"slot {slot}: {difference}")
-        else:
+            if (difference := _rows_difference(held, block, buffer, after, SEEN)) is None:
+                alike.append((slot, all(acted_so(row, slot, step) for row, step in zip(block, after, strict=True))))
+            else:
+                differences.append(f"slot {slot}: {difference}")
+        if not alike:
             return f"rows {start} to {block[-1]} are the next block of no slot; " + "; ".join(differences)
+        rows[max(alike, key=lambda each: each[1])[0]] += block.tolist()
     if not all(rows):
         return "nothing of a slot is stored"
     for slot, buffer in enumerate(theirs):

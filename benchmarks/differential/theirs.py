@@ -135,15 +135,19 @@ def stored_as_seen(case: Case, ours: list[list[Any]], held: dict[str, Any]) -> s
         model = program(venv, None, given)
         model.learn(len(given))
         buffers.append(contents(model.replay_buffer, len(tape.steps(records))))
-    rows = stored_difference(held, buffers)
-    if isinstance(rows, str):
-        return rows
-    actions = held["actions"]
+    actions, stepped = held["actions"], [tape.steps(records) for records in ours]
     box = made.action_space if isinstance(made.action_space, spaces.Box) else None
     asked = actions[:, 0] if box is None else model.policy.unscale_action(actions.reshape(-1, *box.shape))
+
+    def acted_so(row: int, slot: int, at: int) -> bool:
+        return bool(tape.digest(asked[row]) == stepped[slot][at]["action_digest"])
+
+    rows = stored_difference(held, buffers, acted_so)
+    if isinstance(rows, str):
+        return rows
     for slot, mine in enumerate(rows):
-        for at, (row, step) in enumerate(zip(mine, tape.steps(ours[slot]), strict=False)):
-            if tape.digest(asked[row]) != step["action_digest"]:
+        for at, (row, step) in enumerate(zip(mine, stepped[slot], strict=False)):
+            if not acted_so(row, slot, at):
                 return f"slot {slot}, step {at}: the action {step['action']!r}, stored as {actions[row]!r}"
     return None
 

@@ -33,6 +33,7 @@ CASES = (
     "VecExtractDictObs, CartPole-v1 timed",
 )
 MODES = ("sync", "async", "async-unseeded")
+VERDICTS = ("equal", "alike", "refused", "not installed", "wrong")
 
 #: Runs one side of all cases in a process that has not learned before.
 SIDE = """
@@ -82,6 +83,14 @@ def test_a_program_is_the_same_or_refused(verdicts, name):
 
 
 # The table of cases.
+
+
+def test_the_committed_table_has_all_cases_and_nothing_wrong():
+    from differential.cases import cases
+
+    told = json.loads((BENCHMARKS / "results" / "fidelity.json").read_text(encoding="utf-8"))["cases"]
+    assert [each["name"] for each in told] == list(cases())
+    assert {verdict for each in told for verdict, _ in each["verdicts"].values()} <= {*VERDICTS} - {"wrong"}
 
 
 def test_each_wrapper_that_gymnasium_and_sb3_export_is_tried():
@@ -168,12 +177,14 @@ def memory(rewards, order=None):
     rows = np.arange(len(rewards)) if order is None else np.array(order)
     both = {"a": observations[rows], "b": -observations[rows]}
     ends = {"rewards": rewards[rows], "dones": dones[rows], "timeouts": np.zeros_like(dones[rows])}
-    actions = np.zeros((len(rewards), 1), np.int64)
-    return {"observations": both, "next_observations": {"a": observations[rows] + 1}, "actions": actions, **ends}
+    return {"observations": both, "next_observations": {"a": observations[rows] + 1}, **ends}
 
 
 def test_rows_of_a_memory_are_found_in_any_order_of_blocks(monkeypatch):
     from differential import compare
+
+    def any_action(row, slot, step):
+        return True
 
     monkeypatch.setattr(compare, "BLOCK", 2)
     slots = [memory([1, 9, 3, 4]), memory([6, 7, 8, 9])]
@@ -191,30 +202,28 @@ def test_rows_of_a_memory_are_found_in_any_order_of_blocks(monkeypatch):
             for name, part in whole.items()
         }
 
-    assert compare.stored_difference(held(), slots) == [[2, 3, 6, 7], [0, 1, 4, 5]]
+    assert compare.stored_difference(held(), slots, any_action) == [[2, 3, 6, 7], [0, 1, 4, 5]]
     (wrong := held())["next_observations"]["a"][6] += 1
-    assert "rows 6 to 7 are the next block of no slot" in compare.stored_difference(wrong, slots)
+    assert "rows 6 to 7 are the next block of no slot" in compare.stored_difference(wrong, slots, any_action)
     wrong = held()
     wrong["rewards"] = wrong["rewards"].astype(float)
-    assert "float64" in compare.stored_difference(wrong, slots)
+    assert "float64" in compare.stored_difference(wrong, slots, any_action)
     (cut := held())["dones"][7] = 1  # where learn() returned
-    assert isinstance(compare.stored_difference(cut, slots), list)
+    assert isinstance(compare.stored_difference(cut, slots, any_action), list)
     (wrong := held())["dones"][3] = 0
-    assert "slot 0: dones" in compare.stored_difference(wrong, slots)
+    assert "slot 0: dones" in compare.stored_difference(wrong, slots, any_action)
 
 
 def test_slots_that_saw_the_same_are_told_apart_by_their_actions():
     from differential.compare import BLOCK, stored_difference
 
     slots = [memory([0] * BLOCK), memory([0] * BLOCK)]
-    slots[0]["actions"][3] = 1
-    held = {
-        name: np.concatenate([slots[1][name], slots[0][name]]) for name in ("rewards", "dones", "timeouts", "actions")
-    }
+    held = {name: np.concatenate([each[name] for each in slots]) for name in ("rewards", "dones", "timeouts")}
     for name in ("observations", "next_observations"):
         held[name] = {key: np.concatenate([each[name][key] for each in slots]) for key in slots[0][name]}
     first, second = list(range(BLOCK)), list(range(BLOCK, 2 * BLOCK))
-    assert stored_difference(held, slots) == [second, first]
+    assert stored_difference(held, slots, lambda row, slot, step: (row < BLOCK) == (slot == 1)) == [second, first]
+    assert stored_difference(held, slots, lambda row, slot, step: (row < BLOCK) == (slot == 0)) == [first, second]
 
 
 def test_without_a_seed_what_is_equal_and_not_with_sb3_is_found():
