@@ -86,7 +86,9 @@ def stored_difference(
         for slot, buffer in enumerate(theirs):
             after = np.arange(len(rows[slot]), len(rows[slot]) + len(block))
             if (difference := _rows_difference(held, block, buffer, after, SEEN)) is None:
-                alike.append((slot, all(acted_so(row, slot, step) for row, step in zip(block, after, strict=True))))
+                alike.append(
+                    (slot, all(acted_so(int(row), slot, int(step)) for row, step in zip(block, after, strict=True)))
+                )
             else:
                 differences.append(f"slot {slot}: {difference}")
         if not alike:

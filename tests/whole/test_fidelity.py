@@ -191,9 +191,7 @@ def test_rows_of_a_memory_are_found_in_any_order_of_blocks(monkeypatch):
 
     def held():
         mine = [memory([1, 9, 3, 4]), memory([6, 7, 8, 9])]
-        whole = {
-            name: np.concatenate([each[name] for each in mine]) for name in ("rewards", "dones", "timeouts", "actions")
-        }
+        whole = {name: np.concatenate([each[name] for each in mine]) for name in ("rewards", "dones", "timeouts")}
         for name in ("observations", "next_observations"):
             whole[name] = {key: np.concatenate([each[name][key] for each in mine]) for key in mine[0][name]}
         order = [4, 5, 0, 1, 6, 7, 2, 3]
