@@ -20,8 +20,7 @@ from sb3_ca2e import CA2EDDPG, CA2EDQN
 from tests import inside
 from tests.toy import RandomWalk
 
-#: By algorithm of SB3: ours, and its network and target.
-LOSSES = {True: "loss", False: "critic_loss"}
+#: By algorithm of SB3: ours.
 ALGORITHMS = {sb3.DQN: CA2EDQN, sb3.DDPG: CA2EDDPG}
 #: Steps of a run. DQN updates its target every 40 steps, three times after a change at step 100.
 STEPS = 240
@@ -64,7 +63,7 @@ def observed(algorithm):
             way_gone = followed(network, target, target_before) if dqn else None
             super().train(gradient_steps, batch_size)
             logged = self.logger.name_to_value
-            error = logged["train/loss"] if algorithm is sb3.DQN else math.sqrt(logged[f"train/{LOSSES[dqn]}"])
+            error = logged["train/loss"] if dqn else math.sqrt(logged["train/critic_loss"])  # Huber, or squared
             rate = optimizer(self).param_groups[0]["lr"]
             way = th.stack([(n - o).square().sum() for n, o in zip(network.parameters(), before, strict=True)]).sum()
             self.followed.append(way_gone if dqn else followed(network, target, target_before))

@@ -342,7 +342,8 @@ def test_a_run_leaves_curves_and_does_not_run_again(trial, tmp_path):
         assert on_the_way.seconds.is_monotonic_increasing
     ours, theirs = curves["ca2e-bad-priors"], curves["off-policy"]
     assert ours.updates.max() == theirs.updates.max() > 0
-    assert ours.prior_share.iloc[-1] == 0.25
+    # Of eight slots, two or, once the learner has beaten the untrained prior, one
+    assert 0.125 <= ours.prior_share.iloc[-1] <= 0.25
     assert (theirs.prior_share == 0).all()
     log = pd.read_csv(tmp_path / "CartPole-v1" / "ca2e-bad-priors" / "101" / "progress.csv")
     assert log["time/total_timesteps"].iloc[-1] == 1600
