@@ -349,7 +349,10 @@ def test_a_run_leaves_curves_and_does_not_run_again(trial, tmp_path):
     assert log["time/total_timesteps"].iloc[-1] == 1600
     told = json.loads((tmp_path / "CartPole-v1" / "ca2e-bad-priors" / "101.json").read_text())
     assert told["priors"] == ["untrained", "half"]
-    assert [actor["kind"] for actor in told["actors"]] == ["nature"] * 6 + ["prior"] * 2
+    *nature, untrained, half = told["actors"]
+    assert {actor["kind"] for actor in nature} == {"nature"}
+    assert untrained["kind"] == "prior" or untrained["retired_at"] is not None
+    assert half["kind"] == "prior"
 
     again = learn(*arguments)
     assert "2 of 2 cells are done" in again.communicate()[0]
