@@ -29,7 +29,7 @@ from sb3_ca2e.checkpoints.saving import Saving
 from sb3_ca2e.common.misspelt import refuse_misspelt
 from sb3_ca2e.envs.copies.modules import modules_of, refuse_lost_modules
 from sb3_ca2e.envs.model_env import as_env, forget_asked, made
-from sb3_ca2e.envs.recipe import identity_from, recipe_from
+from sb3_ca2e.envs.recipe import identity_from, recipe_from, unwrapped
 from sb3_ca2e.learner.interrupts import Interrupts
 from sb3_ca2e.learner.update import Learner
 from sb3_ca2e.priors.agent import PriorAgent, PriorSource
@@ -227,7 +227,8 @@ class Construction(Hooks, Saving):
 
     def _steps_own(self, env: VecEnv) -> bool:
         """Tell whether slots step the user's own environments: in one process, with one slot for each."""
-        return self.execution == "sync" and self.n_slots == env.num_envs and isinstance(env.unwrapped, DummyVecEnv)
+        here = self.execution == "sync" and self.n_slots == env.num_envs
+        return here and isinstance(unwrapped(env)[0], DummyVecEnv)
 
     def set_env(self, env: Any, force_reset: bool = True) -> None:
         """

@@ -207,7 +207,7 @@ def identity_from(env: VecEnv) -> EnvIdentity:
     :param env: the model's environment, as SB3 wrapped it
     :return: identity of the first of its environments
     """
-    base, _ = _unwrap(env)
+    base, _ = unwrapped(env)
     if isinstance(base, SubprocVecEnv):
         return fetched(base, 0)[1]
     return base.identity if isinstance(base, BuilderVecEnv) and base.makes_new else identity_of_vec(base)
@@ -229,7 +229,7 @@ def recipe_from(
     :raises NotImplementedError: if SB3 does not support the observation space
     """
     get_obs_shape(env.observation_space)  # refuses spaces that SB3 does not support
-    base, wrappers = _unwrap(env)
+    base, wrappers = unwrapped(env)
     n_stack, axes = 1, dict.fromkeys(_boxes(env.observation_space), 0)
     transposed: frozenset[str] = frozenset()
     normalize: VecNormalize | None = None
@@ -379,8 +379,13 @@ def _transposed(wrapper: VecTransposeImage) -> frozenset[str]:
     return frozenset(getattr(wrapper, "image_space_keys", [OBSERVATION]))
 
 
-def _unwrap(env: VecEnv) -> tuple[Base, list[VecEnv]]:
-    """Return the environment without its wrappers, and the wrappers, innermost first."""
+def unwrapped(env: VecEnv) -> tuple[Base, list[VecEnv]]:
+    """
+    Take the wrappers off that actors rebuild.
+
+    :param env: a vectorized environment
+    :return: the environment without them, and the wrappers, innermost first
+    """
     wrappers: list[VecEnv] = []
     while not isinstance(env, Base):
         if not hasattr(env, "venv"):
